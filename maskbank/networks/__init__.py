@@ -1,0 +1,74 @@
+"""The networks that MaskBank can track with, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from maskbank.bank import PAPER_TOTAL, AdaptivePolicy, PaperPolicy, paper_budget
+from maskbank.networks.afb_urr import AfbUrr
+from maskbank.networks.lite import Lite
+from maskbank.networks.segmenter import AfbUrrSegmenter, LiteSegmenter, Segmenter
+from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
+
+BUNDLED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "lite.safetensors"
+
+Policy = AdaptivePolicy | PaperPolicy
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and the way it tracks.
+
+    Attributes:
+        network, segmenter: the two classes that make it.
+        policy: from the budget in entries (None: the model's own) and the number of classes, background included,
+            to the policy of each bank.
+        memorize_every: frames from one memorized frame to the next.
+        only_sure: whether objects that the network is unsure of do not learn from the frame.
+        short_side: of the working image in pixels, unless the user sets another.
+        weights: the bundled file; None where the user has to bring one.
+    """
+
+    network: Callable[[], nn.Module]
+    segmenter: Callable[[nn.Module, torch.device], Segmenter]
+    policy: Callable[[int | None, int], Policy]
+    memorize_every: int
+    only_sure: bool
+    short_side: int
+    weights: Path | None = None
+
+
+def adaptive(budget: int | None, classes: int) -> AdaptivePolicy:
+    return AdaptivePolicy() if budget is None else AdaptivePolicy(budget)
+
+
+def paper(budget: int | None, classes: int) -> PaperPolicy:
+    return PaperPolicy(paper_budget(PAPER_TOTAL if budget is None else budget, classes))
+
+
+MODELS = {
+    "lite": Model(Lite, LiteSegmenter, adaptive, 5, True, 480, BUNDLED_WEIGHTS),
+    "afb-urr": Model(AfbUrr, AfbUrrSegmenter, adaptive, 5, True, 480),
+    # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
+    "afb-urr-paper": Model(AfbUrr, AfbUrrSegmenter, paper, 1, False, 480),
+}
+
+
+def load_segmenter(name: str, weights: Path | None, device: torch.device) -> tuple[Segmenter, str]:
+    """The named model's network with its weights, and their fingerprint.
+
+    weights: None takes the bundled file. Raises WeightsError with one sentence.
+    """
+    model = MODELS[name]
+    weights = weights or model.weights
+    if weights is None:
+        raise WeightsError(
+            f"The model {name} brings no weights: set MASKBANK_WEIGHTS to a checkpoint that AFB-URR's authors released."
+        )
+    network = model.network()
+    fit_weights(network, load_state_dict(weights), str(weights))
+    identity = fingerprint(network)
+    return model.segmenter(network, device), identity

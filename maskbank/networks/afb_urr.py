@@ -1,0 +1,352 @@
+"""The network of AFB-URR: matching against feature banks, then refinement where the result is uncertain.
+
+Liang, Li, Jafari, Chen, "Video Object Segmentation with Adaptive Feature Bank and Uncertain-Region
+Refinement", NeurIPS 2020 (arXiv 2010.07958), section 3. Module names are those of the released checkpoints
+(562 tensors), so that these load as they are. Notation: K classes, class 0 the background; H, W the image;
+h, w = padded H, W / 16.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from maskbank.bank import FeatureBank
+
+# The authors' values.
+KEY_CHANNELS = 128
+VALUE_CHANNELS = 512
+STRIDE = 16  # pixels of the image per feature, in both directions
+USED_ABOVE = 1e-3  # an entry counts as used by a query that gives it more weight than this
+LOCAL_WINDOW = 7  # pixels at 1/2 resolution: the neighbourhood of the local refinement
+EPSILON = 1e-8  # keeps the refinement's quotients finite
+SCORE_MARGIN = 1e-7  # class scores stay this far from 0 and 1, so that logits stay finite
+
+READ_ELEMENTS = 1 << 24  # weights (entries × queries) held at once while reading: 64 MiB in float32
+CLASSES_AT_ONCE = 4  # classes per batch: bounds the peak memory, about 0.2 GB per class at 480p
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the network keeps of one image; all later calls about that image use it.
+
+    Attributes:
+        key: query keys, (128, h·w).
+        value: query values, (512, h·w).
+        skip3, skip2: what the refinement modules take from the image, (1, 256, 2h, 2w) and (1, 256, 4h, 4w).
+        r1: fine features for the local refinement, (1, 64, 8h, 8w).
+        image: the padded image, (1, 3, 16h, 16w), RGB in [0, 1].
+        padding: padded pixels (left, right, top, bottom).
+    """
+
+    key: Tensor
+    value: Tensor
+    skip3: Tensor
+    skip2: Tensor
+    r1: Tensor
+    image: Tensor
+    padding: tuple[int, int, int, int]
+
+
+class AfbUrr(nn.Module):
+    """AFB-URR with a ResNet-50 backbone: a pure function of tensors, for inference.
+
+    `encode` looks at an image once; `memorize` turns class masks of that image into bank entries, and
+    `segment` reads banks to find the classes in it. Keys depend on the class, so there is one bank per class.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder_m = MemoryEncoder()
+        self.encoder_q = QueryEncoder()
+        self.keyval_r4 = KeyValue()
+        self.decoder = Decoder()
+        self.eval()  # batch-norm uses the checkpoint's statistics, never those of one image
+
+    def encode(self, image: Tensor) -> Features:
+        """Look at an image, (1, 3, H, W) RGB in [0, 1] of any size.
+
+        Raises:
+            ValueError: the image has another shape.
+        """
+        if image.ndim != 4 or image.shape[:2] != (1, 3):
+            raise ValueError(f"An image must have shape (1, 3, H, W), not {tuple(image.shape)}.")
+        padding = padding_for(*image.shape[-2:])
+        image = F.pad(image, padding)
+        r4, r3, r2, r1 = self.encoder_q(image)
+        key, value = self.keyval_r4(r4)
+        return Features(
+            key=key[0].flatten(1),
+            value=value[0].flatten(1),
+            skip3=self.decoder.RF3.skip(r3),
+            skip2=self.decoder.RF2.skip(r2),
+            r1=r1,
+            image=image,
+            padding=padding,
+        )
+
+    def memorize(self, features: Features, masks: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Encode the classes of an image for their banks.
+
+        Args:
+            features: the image, from `encode`.
+            masks: (K, H, W) class probabilities in [0, 1], the background first.
+
+        Returns:
+            One pair per class: keys (128, h·w) and values (1, 512, h·w).
+
+        Raises:
+            ValueError: the masks do not have the image's size.
+        """
+        left, right, top, bottom = features.padding
+        height, width = features.image.shape[-2:]
+        if masks.ndim != 3 or masks.shape[1:] != (height - top - bottom, width - left - right):
+            raise ValueError(
+                f"Masks must have shape (K, {height - top - bottom}, {width - left - right}), "
+                f"not {tuple(masks.shape)}."
+            )
+        # In the padding a pixel is of no class, not even background: zeros, like the authors.
+        padded = F.pad(masks, features.padding).unsqueeze(1)  # (K, 1, 16h, 16w)
+        pairs = []
+        for some in padded.split(CLASSES_AT_ONCE):
+            keys, values = self.keyval_r4(self.encoder_m(features.image, some))
+            pairs += [(k.flatten(1), v.flatten(1).unsqueeze(0)) for k, v in zip(keys, values, strict=True)]
+        return pairs
+
+    def segment(self, features: Features, banks: Sequence[FeatureBank]) -> tuple[Tensor, list[Tensor]]:
+        """Find the classes in an image.
+
+        Args:
+            features: the image, from `encode`.
+            banks: one per class, the background first.
+
+        Returns:
+            Logits (K, H, W), whose softmax over the classes are the class probabilities; and per class the
+            increments (N,) of its entries' use counters, in the order of the bank's parts.
+
+        Raises:
+            ValueError: fewer than two classes, or a bank without an entry to read.
+        """
+        if len(banks) < 2:
+            raise ValueError("Segmenting takes the background's bank and at least one more.")
+        height, width = (side // STRIDE for side in features.image.shape[-2:])
+        queried = features.value.unflatten(1, (height, width))
+        matches, use = [], []
+        for bank in banks:
+            readout, increments = read(bank, features)
+            matches.append(torch.cat([readout.unflatten(1, (height, width)), queried]))
+            use.append(increments)
+        scores = self.decoder(torch.stack(matches), features).clamp(SCORE_MARGIN, 1 - SCORE_MARGIN)
+        logits = torch.log(scores / (1 - scores))
+        left, right, top, bottom = features.padding
+        return logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right], use
+
+
+def padding_for(height: int, width: int) -> tuple[int, int, int, int]:
+    """The pixels (left, right, top, bottom) that make both sides multiples of 16, the smaller half first."""
+    across, down = -width % STRIDE, -height % STRIDE
+    return across // 2, across - across // 2, down // 2, down - down // 2
+
+
+def read(bank: FeatureBank, features: Features) -> tuple[Tensor, Tensor]:
+    """Match an image's query keys with a bank of one class and read its values (the paper's section 3.2).
+
+    Args:
+        bank: of its parts the tensors `keys` (128, n), `values` (1, 512, n), `valid` (1, n) are read.
+        features: the image, from `encode`.
+
+    Returns:
+        The read-out (512, h·w), and what each entry's use counter grows by, (N,) in the order of the parts:
+        log(1 + number of queries that give the entry a weight above 1e-3).
+
+    Raises:
+        ValueError: the bank has no entry to read.
+    """
+    parts = bank.parts
+    if not any(part.valid.any() for part in parts):
+        raise ValueError("The bank has no entry to read.")
+    sizes = [len(part) for part in parts]
+    hidden = ~torch.cat([part.valid[0] for part in parts])  # (N,)
+    queries_at_once = max(1, READ_ELEMENTS // sum(sizes))
+    # Every query has a softmax of its own, so queries can go in groups; entries cannot. The parts of a bank
+    # are never joined, for that would copy the whole bank for every image.
+    readouts, used = [], torch.zeros(sum(sizes), device=features.key.device)
+    for queries in features.key.split(queries_at_once, dim=1):
+        similarity = torch.cat([part.keys.T @ queries for part in parts])  # (N, queries)
+        similarity /= math.sqrt(KEY_CHANNELS)
+        weights = similarity.masked_fill_(hidden.unsqueeze(1), -math.inf).softmax(dim=0)
+        used += (weights > USED_ABOVE).sum(dim=1)
+        shares = weights.split(sizes)
+        readouts.append(sum(part.values[0] @ share for part, share in zip(parts, shares, strict=True)))
+    return torch.cat(readouts, dim=1), torch.log1p(used)
+
+
+class Bottleneck(nn.Module):
+    """ResNet-50's block: 1×1, 3×3, 1×1 convolutions around a shortcut (He et al., arXiv 1512.03385)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, downsample: bool) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * channels)
+        self.downsample = nn.Identity()
+        if downsample:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, 4 * channels, 1, stride, bias=False), nn.BatchNorm2d(4 * channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+def stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    """One ResNet stage; its first block changes resolution and channel count."""
+    first = Bottleneck(channels_in, channels, stride, downsample=True)
+    rest = [Bottleneck(4 * channels, channels, 1, downsample=False) for _ in range(blocks - 1)]
+    return nn.Sequential(first, *rest)
+
+
+class Backbone(nn.Module):
+    """ResNet-50 up to its third stage, with ImageNet's normalisation of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
+        self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.res2 = stage(64, 64, blocks=3, stride=1)
+        self.res3 = stage(256, 128, blocks=4, stride=2)
+        self.res4 = stage(512, 256, blocks=6, stride=2)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
+
+    def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """From the first convolution's output to r4, r3, r2, r1 (1/16, 1/8, 1/4, 1/2 of the image)."""
+        r1 = F.relu(self.bn1(x))
+        r2 = self.res2(F.max_pool2d(r1, 3, stride=2, padding=1))
+        r3 = self.res3(r2)
+        return self.res4(r3), r3, r2, r1
+
+
+class QueryEncoder(Backbone):
+    """Encodes an image to be segmented."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.stages(self.conv1(self.normalise(image)))
+
+
+class MemoryEncoder(Backbone):
+    """Encodes an image together with the masks of its classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1_m = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        self.conv1_o = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+
+    def forward(self, image: Tensor, masks: Tensor) -> Tensor:
+        """Image (1, 3, 16h, 16w) and masks (K, 1, 16h, 16w) to r4 (K, 1024, h, w)."""
+        seen = self.conv1(self.normalise(image))  # the same for all classes
+        return self.stages(seen + self.conv1_m(masks) + self.conv1_o(1 - masks))[0]
+
+
+class KeyValue(nn.Module):
+    """Keys for matching and values to be read, from the encoders' r4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Key = nn.Conv2d(1024, KEY_CHANNELS, 3, padding=1)
+        self.Value = nn.Conv2d(1024, VALUE_CHANNELS, 3, padding=1)
+
+    def forward(self, r4: Tensor) -> tuple[Tensor, Tensor]:
+        return self.Key(r4), self.Value(r4)
+
+
+class ResBlock(nn.Module):
+    """Two 3×3 convolutions, activated before each, around a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Refine(nn.Module):
+    """Joins a coarse class-wise map with features of the image at twice its resolution."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.convFS = nn.Conv2d(channels_in, channels, 3, padding=1)
+        self.ResFS = ResBlock(channels)
+        self.ResMM = ResBlock(channels)
+
+    def skip(self, image_features: Tensor) -> Tensor:
+        """The image's share, which does not depend on the class."""
+        return self.ResFS(self.convFS(image_features))
+
+    def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
+        return self.ResMM(skip + upsample(coarse))
+
+
+class Decoder(nn.Module):
+    """From matched values to class scores, with the uncertain-region refinement (the paper's section 3.3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convFM = nn.Conv2d(2 * VALUE_CHANNELS, 256, 3, padding=1)
+        self.ResMM = ResBlock(256)
+        self.RF3 = Refine(512, 256)
+        self.RF2 = Refine(256, 256)
+        self.pred2 = nn.Conv2d(256, 2, 3, padding=1)
+        self.local_convFM = nn.Conv2d(128, 32, 3, padding=1)
+        self.local_ResMM = ResBlock(32)
+        self.local_pred2 = nn.Conv2d(32, 2, 3, padding=1)
+
+    def forward(self, matches: Tensor, features: Features) -> Tensor:
+        """Matches (K, 1024, h, w) to class scores (K, 16h, 16w) in [0, 1], each class judged by itself."""
+        logits = torch.cat([self.decode(some, features) for some in matches.split(CLASSES_AT_ONCE)])
+        rough = logits.softmax(dim=1)[:, 1:].softmax(dim=0)  # (K, 1, 8h, 8w)
+        first, second = rough.topk(2, dim=0).values
+        uncertainty = torch.exp(1 - first / (second + EPSILON))  # (1, 8h, 8w), 1 at a tie
+        local = torch.cat([self.refine(some, features.r1) for some in rough.split(CLASSES_AT_ONCE)])
+        return upsample(logits + uncertainty * local).softmax(dim=1)[:, 1]
+
+    def decode(self, matches: Tensor, features: Features) -> Tensor:
+        """Matches (k, 1024, h, w) to rough logits (k, 2, 8h, 8w): not the class, the class."""
+        p = self.ResMM(self.convFM(matches))
+        p = self.RF3(features.skip3, p)
+        p = self.RF2(features.skip2, p)
+        return upsample(self.pred2(F.relu(p)))
+
+    def refine(self, rough: Tensor, r1: Tensor) -> Tensor:
+        """Rough masks (k, 1, 8h, 8w) to corrections (k, 2, 8h, 8w) from what the class looks like nearby."""
+        weighted = local_mean(rough * r1) / (local_mean(rough) + EPSILON)  # (k, 64, 8h, 8w)
+        q = self.local_convFM(torch.cat([r1.expand_as(weighted), weighted], dim=1))
+        q = self.local_pred2(F.relu(self.local_ResMM(q)))
+        return q * F.max_pool2d(rough, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Twice the resolution."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+def local_mean(x: Tensor) -> Tensor:
+    """The mean over the neighbourhood, where what lies outside the image counts as zero."""
+    return F.avg_pool2d(x, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)

@@ -1,0 +1,192 @@
+"""The one interface behind which the networks track: look at a frame, memorize it, segment with banks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.bank import Entries, FeatureBank
+from maskbank.networks.afb_urr import AfbUrr
+from maskbank.networks.lite import Lite, compete, full_size, similarity, to_hint
+
+
+@dataclass(frozen=True, eq=False)
+class Remembered:
+    """What a network is given of one job: its banks, and where its n objects were in the frame before."""
+
+    banks: tuple[FeatureBank, ...]
+    hint: Tensor  # (n, ...), from `Segmenter.hint`
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The n objects of one job in one frame."""
+
+    logits: Tensor  # (n, H, W) float32, each against the background, whose own logit is 0
+    presence: Tensor  # (n,) probability that the object is in the frame
+    quality: Tensor  # (n,) Jaccard index that the mask is expected to reach
+    use: tuple[Tensor, ...]  # of each bank: what its use counters grow by, (N,)
+
+
+class Segmenter(Protocol):
+    """A network as the tracker uses it; images are (1, 3, H, W) RGB in [0, 1]."""
+
+    def encode(self, image: Tensor) -> Any:
+        """Looks at an image once; the result is handed to the other calls about that image."""
+
+    def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
+        """The banks of a job to which `objects` new objects come; () is a new job."""
+
+    def memorize(
+        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
+    ) -> tuple[Entries | None, ...]:
+        """What each bank has to learn of an image, None for nothing.
+
+        probabilities: (n, H, W); valid: (n,) bool, the objects that may learn; frame: the image's index.
+        """
+
+    def hint(self, probabilities: Tensor) -> Tensor:
+        """What the network wants to know of a frame when it segments the next: (n, H, W) → (n, ...)."""
+
+    def segment(self, features: Any, jobs: Sequence[Remembered]) -> list[Segmentation]:
+        """Finds the objects of several jobs in one image."""
+
+
+class LiteSegmenter:
+    """`Lite` behind the interface: one bank per job, whose keys all objects share."""
+
+    def __init__(self, network: Lite, device: torch.device):
+        self.network = fold_batch_norm(network.eval()).to(device, memory_format=torch.channels_last)
+        self.device = device
+        self.autocast = fast_bfloat16(device)
+
+    def _fast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def encode(self, image: Tensor) -> Any:
+        with self._fast():
+            return self.network.encode(image.contiguous(memory_format=torch.channels_last))
+
+    def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
+        return (banks[0].add_objects(objects),) if banks else (FeatureBank(),)
+
+    def memorize(
+        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
+    ) -> tuple[Entries | None, ...]:
+        if not valid.any():
+            return (None,)
+        with self._fast():
+            values = self.network.value(features, probabilities[None])[0]
+        return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid),)
+
+    def hint(self, probabilities: Tensor) -> Tensor:
+        return to_hint(probabilities)
+
+    def segment(self, features: Any, jobs: Sequence[Remembered]) -> list[Segmentation]:
+        readouts, uses = zip(*(read(job.banks[0], features.key.float()) for job in jobs), strict=True)
+        grid = features.f4.shape[-2:]
+        hint = torch.cat([F.adaptive_avg_pool2d(job.hint, grid) for job in jobs])  # a job's images may differ in size
+        with self._fast():
+            decoded = self.network.decode(features, torch.cat(readouts)[None], hint[None])
+        logits = full_size(decoded.logits.float(), features.size)[0]
+        counts = [len(job.hint) for job in jobs]
+        return [
+            Segmentation(part, presence, quality, (use,))
+            for part, presence, quality, use in zip(
+                logits.split(counts),
+                decoded.presence[0].sigmoid().split(counts),
+                decoded.quality[0].sigmoid().split(counts),
+                uses,
+                strict=True,
+            )
+        ]
+
+
+def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor]:
+    """What a bank answers to the query key of a frame.
+
+    query: (1, 64, h·w). Returns the read-out (n, 128, h·w) and the weight that each entry got, (N,), which is what
+    its use counter grows by. Objects that may read the same entries share one softmax.
+    """
+    parts = bank.parts
+    scores = torch.cat([similarity(part.keys[None], query)[0] for part in parts])  # (N, h·w)
+    valid = torch.cat([part.valid for part in parts], 1)  # (n, N)
+    sizes = [len(part) for part in parts]
+    patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
+    objects = valid.shape[0]
+    readout = query.new_empty(objects, parts[0].values.shape[1], query.shape[2])
+    use = query.new_zeros(len(scores))
+    for number, pattern in enumerate(patterns):
+        readers = (pattern_of == number).nonzero()[:, 0]
+        masked = scores if pattern.all() else scores.masked_fill(~pattern[:, None], -torch.inf)
+        weights = masked.softmax(0)
+        use += weights.sum(1) * (len(readers) / objects)
+        shares = weights.split(sizes)
+        readout[readers] = sum(
+            (part.values[readers].flatten(0, 1) @ share).unflatten(0, (len(readers), -1))
+            for part, share in zip(parts, shares, strict=True)
+        )
+    return readout, use
+
+
+class AfbUrrSegmenter:
+    """`AfbUrr` behind the interface: the background has the first bank, then each object its own."""
+
+    def __init__(self, network: AfbUrr, device: torch.device):
+        self.network = network.eval().to(device)
+
+    def encode(self, image: Tensor) -> Any:
+        return self.network.encode(image)
+
+    def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
+        return (*(banks or (FeatureBank(),)), *(FeatureBank() for _ in range(objects)))
+
+    def memorize(
+        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
+    ) -> tuple[Entries | None, ...]:
+        background = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
+        learnt = self.network.memorize(features, torch.cat([background, probabilities]))
+        learns = [bool(valid.all()), *valid.tolist()]  # the background is what no object is: sure where all are
+        return tuple(
+            Entries.of_frame(keys, values, frame) if wanted else None
+            for (keys, values), wanted in zip(learnt, learns, strict=True)
+        )
+
+    def hint(self, probabilities: Tensor) -> Tensor:
+        """The network takes none."""
+        return probabilities.new_empty(len(probabilities), 0, 0)
+
+    def segment(self, features: Any, jobs: Sequence[Remembered]) -> list[Segmentation]:
+        """The network has no heads for presence and quality: presence is 1, quality how sure the mask's pixels are."""
+        found = []
+        for job in jobs:
+            logits, use = self.network.segment(features, job.banks)
+            logits = logits[1:] - logits[:1]
+            probability = compete(logits[None])[0]
+            mask = probability > 0.5
+            sure = (probability * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+            found.append(Segmentation(logits, torch.ones_like(sure), sure, tuple(use)))
+        return found
+
+
+def fold_batch_norm(module: torch.nn.Module) -> torch.nn.Module:
+    """Merges each batch norm into the convolution before it, in place: the same function, fewer passes."""
+    for child in module.children():
+        fold_batch_norm(child)
+    if isinstance(module, torch.nn.Sequential):
+        for i in range(len(module) - 1):
+            if isinstance(module[i], torch.nn.Conv2d) and isinstance(module[i + 1], torch.nn.BatchNorm2d):
+                module[i] = torch.nn.utils.fuse_conv_bn_eval(module[i], module[i + 1])
+                module[i + 1] = torch.nn.Identity()
+    return module
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is native there; without such instructions a CPU is faster in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capability = torch.cpu.get_capabilities()
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))

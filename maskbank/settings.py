@@ -1,0 +1,87 @@
+"""All settings, from environment variables that begin with MASKBANK_; every one has a default."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from maskbank.networks import MODELS
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; the text names the variable, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """See the README's table of settings."""
+
+    model: str = "lite"
+    weights: Path | None = None  # None: the bundled file
+    device: str = "cpu"
+    short_side: int | None = None  # pixels; None: the model's own
+    store: str = "memory://"
+    budget: int | None = None  # entries per bank; None: the model's own
+    ttl_hours: float = 12.0
+    cache_mb: int = 2048
+    max_pixels: int = 40_000_000
+    max_objects: int = 50
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings that an environment such as `os.environ` asks for; an empty value counts as unset.
+
+    Raises SettingsError with one sentence for the administrator.
+    """
+
+    def text(name: str, default: str) -> str:
+        return environment.get(name, "").strip() or default
+
+    def number(name: str, default: float | None, low: float, high: float, kind: type = int) -> float | None:
+        value = text(name, "")
+        if not value:
+            return default
+        try:
+            parsed = kind(value)
+        except ValueError:
+            parsed = None
+        if parsed is None or not low <= parsed <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise SettingsError(f"{name} is {value!r}, but must be {what} from {low:g} to {high:g}.")
+        return parsed
+
+    model = text("MASKBANK_MODEL", "lite")
+    if model not in MODELS:
+        raise SettingsError(f"MASKBANK_MODEL is {model!r}, but must be one of {', '.join(MODELS)}.")
+    weights = text("MASKBANK_WEIGHTS", "")
+    if weights and not Path(weights).is_file():
+        raise SettingsError(f"MASKBANK_WEIGHTS is {weights!r}, but there is no such file.")
+    store = text("MASKBANK_STORE", "memory://")
+    if store != "memory://":
+        raise SettingsError(f"MASKBANK_STORE is {store!r}, but must be memory:// in this version.")
+    return Settings(
+        model=model,
+        weights=Path(weights) if weights else None,
+        device=_device(text("MASKBANK_DEVICE", "auto")),
+        short_side=number("MASKBANK_SIZE", None, 64, 2160),
+        store=store,
+        budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000),
+        ttl_hours=number("MASKBANK_TTL_HOURS", 12.0, 0.01, 10_000, float),
+        cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
+        max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 1_000_000_000),
+        max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise SettingsError(f"MASKBANK_DEVICE is {name!r}, but must be auto, cpu, cuda or cuda:N.")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise SettingsError(
+            f"MASKBANK_DEVICE is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here."
+        )
+    return name

@@ -1,0 +1,98 @@
+"""Banks in the memory of this process: gone with it, and unknown to other workers."""
+
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+
+from torch import Tensor
+
+from maskbank.store import Revision
+
+
+class MemoryStore:
+    """Revisions of a bank share most of their tensors, so old ones are cheap and kept while there is room.
+
+    When there is not, old revisions go first, those of the bank that was not used for longest before others; a bank's
+    newest revision goes only with the bank.
+
+    Args:
+        ttl_s: seconds after which a bank that was not used expires.
+        max_bytes: of all tensors together.
+        clock: seconds, from any start.
+    """
+
+    def __init__(self, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.monotonic):
+        self.ttl_s = ttl_s
+        self.max_bytes = max_bytes
+        self.clock = clock
+        self.bytes = 0
+        self._banks: OrderedDict[str, dict[int, Revision]] = OrderedDict()  # least recently used first
+        self._used: dict[str, float] = {}
+        self._holders: Counter[int] = Counter()  # by address of a tensor's memory: how many revisions share it
+
+    def load(self, bank: str, number: int) -> Revision | None:
+        self._expire()
+        revision = self._banks.get(bank, {}).get(number)
+        if revision is not None:
+            self._touch(bank)
+        return revision
+
+    def save(self, revision: Revision) -> None:
+        self._expire()
+        revisions = self._banks.setdefault(revision.bank, {})
+        if revision.number not in revisions:
+            revisions[revision.number] = revision
+            self._hold(revision)
+        self._touch(revision.bank)
+        self._make_room()
+
+    def __len__(self) -> int:
+        """How many banks there are."""
+        return len(self._banks)
+
+    def _touch(self, bank: str) -> None:
+        self._banks.move_to_end(bank)
+        self._used[bank] = self.clock()
+
+    def _expire(self) -> None:
+        oldest = self.clock() - self.ttl_s
+        while self._banks and self._used[next(iter(self._banks))] < oldest:
+            self._drop_bank(next(iter(self._banks)))
+
+    def _make_room(self) -> None:
+        for bank in list(self._banks):
+            revisions = self._banks[bank]
+            for number in sorted(revisions)[:-1]:
+                if self.bytes <= self.max_bytes:
+                    return
+                self._release(revisions.pop(number))
+        while self.bytes > self.max_bytes and len(self._banks) > 1:
+            self._drop_bank(next(iter(self._banks)))
+
+    def _drop_bank(self, bank: str) -> None:
+        for revision in self._banks.pop(bank).values():
+            self._release(revision)
+        del self._used[bank]
+
+    def _hold(self, revision: Revision) -> None:
+        for address, size in _storages(revision).items():
+            if not self._holders[address]:
+                self.bytes += size
+            self._holders[address] += 1
+
+    def _release(self, revision: Revision) -> None:
+        for address, size in _storages(revision).items():
+            self._holders[address] -= 1
+            if not self._holders[address]:
+                self.bytes -= size
+                del self._holders[address]
+
+
+def _storages(revision: Revision) -> dict[int, int]:
+    """The memory blocks of a revision's tensors: address → bytes."""
+    tensors: list[Tensor] = [revision.memory.hint]
+    for bank in revision.memory.banks:
+        for part in bank.parts:
+            tensors += [tensor for _, tensor in part.tensors()]
+    blocks = (tensor.untyped_storage() for tensor in tensors)
+    return {block.data_ptr(): block.nbytes() for block in blocks if block.nbytes()}

@@ -1,0 +1,227 @@
+"""The loop between network and bank: look at a frame, find the objects in it, remember it if it is worth it.
+
+The tracker itself holds no job: all it knows of one is in a `Memory`, which a call never changes but replaces.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.bank import FeatureBank
+from maskbank.images import resize_image, resize_mask, working_size
+from maskbank.networks import Model
+from maskbank.networks.lite import compete
+from maskbank.networks.segmenter import Remembered, Segmentation, Segmenter
+
+VISIBLE_FROM = 0.5  # presence below it: the object is gone
+GONE_BELOW = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
+SURE_FROM = 0.6  # confidence from which a frame is worth remembering
+HIDDEN_LOGIT = -30.0  # of an object that is gone: it takes part in no competition
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """All that is remembered of one job with n objects; an empty one is a job that has yet to be seeded."""
+
+    banks: tuple[FeatureBank, ...] = ()
+    hint: Tensor = field(default_factory=lambda: torch.zeros(0))  # (n, ...), from `Segmenter.hint`
+    frames: int = 0  # looked at so far; the index of the next one
+    memorized: int = 0  # index of the last frame that was memorized
+
+    @property
+    def objects(self) -> int:
+        return len(self.hint)
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One image, encoded once for all objects and jobs."""
+
+    features: Any
+    size: tuple[int, int]  # height, width of the image
+    working: tuple[int, int]  # of the image as the network sees it
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """The answer for one object in one frame."""
+
+    mask: np.ndarray  # (H, W) bool; empty if the object is not visible
+    confidence: float  # 0 to 1: expected Jaccard index; for an object that is gone, how surely it is gone
+
+    @property
+    def visible(self) -> bool:
+        return bool(self.mask.any())
+
+
+class Tracker:
+    """Tracks objects of any number of jobs.
+
+    Args:
+        model: how to track.
+        segmenter: its network, with weights.
+        device: where the network runs.
+        short_side: of the working image, in pixels; None takes the model's.
+        budget: entries per bank; None takes the policy's.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        segmenter: Segmenter,
+        device: torch.device,
+        short_side: int | None = None,
+        budget: int | None = None,
+    ):
+        self.model = model
+        self.segmenter = segmenter
+        self.device = device
+        self.short_side = short_side or model.short_side
+        self.budget = budget
+
+    @torch.inference_mode()
+    def look(self, image: np.ndarray) -> Frame:
+        """Encodes an image, (H, W, 3) uint8 RGB."""
+        size = image.shape[:2]
+        working = working_size(*size, self.short_side)
+        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, *working)))
+        tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
+        return Frame(self.segmenter.encode(tensor), size, working)
+
+    def seed(self, frame: Frame, memory: Memory, masks: dict[int, np.ndarray]) -> Memory:
+        """The memory after objects were outlined in a frame, see `track`."""
+        return self.track(frame, [memory], [masks])[0][0]
+
+    @torch.inference_mode()
+    def track(
+        self, frame: Frame, memories: Sequence[Memory], seeds: Sequence[dict[int, np.ndarray]] | None = None
+    ) -> list[tuple[Memory, list[Tracked]]]:
+        """Finds the objects of all jobs in a frame; they compete for its pixels.
+
+        seeds: for each memory the objects that a person outlined in this frame, by number: (H, W) bool masks, which
+        must not overlap. A number from `memory.objects` on is a new object; numbers have no gaps.
+
+        Returns for each memory the one to go on with, and its objects' answers in order (for a seed, its mask).
+        Raises BankFullError when a bank has no room for one more seed frame.
+        """
+        seeds = seeds or [{} for _ in memories]
+        found = self._segment(frame, memories)
+        counts = [m.objects + sum(k >= m.objects for k in s) for m, s in zip(memories, seeds, strict=True)]
+        logits = torch.cat(
+            [self._with_new(part.logits, count) for part, count in zip(found, counts, strict=True)]
+        )
+        outlined: dict[int, np.ndarray] = {}  # by position among the objects of all jobs
+        for first, masks in zip(np.cumsum([0, *counts]), seeds, strict=False):
+            outlined |= {int(first) + number: mask for number, mask in masks.items()}
+        probabilities = self._probabilities(frame, logits, outlined)
+        masks = full_masks(frame.size, logits, outlined)
+
+        answers, start = [], 0
+        for memory, part, own_seeds, count in zip(memories, found, seeds, counts, strict=True):
+            own = slice(start, start + count)
+            tracked = [
+                Tracked(mask, 1.0 if k in own_seeds else _confidence(part, k, mask))
+                for k, mask in enumerate(masks[own])
+            ]
+            answers.append((self._remember(frame, memory, part, probabilities[own], tracked, own_seeds), tracked))
+            start += count
+        return answers
+
+    def _segment(self, frame: Frame, memories: Sequence[Memory]) -> list[Segmentation]:
+        """What the network finds of each memory's objects; those that are gone get no pixel."""
+        none = torch.zeros(0, device=self.device)
+        nothing = Segmentation(torch.zeros(0, *frame.working, device=self.device), none, none, ())
+        known = [m for m in memories if m.objects]
+        jobs = [Remembered(m.banks, m.hint) for m in known]
+        found = iter(self.segmenter.segment(frame.features, jobs) if jobs else [])
+        result = []
+        for memory in memories:
+            part = next(found) if memory.objects else nothing
+            gone = (part.presence < VISIBLE_FROM)[:, None, None]
+            result.append(replace(part, logits=part.logits.masked_fill(gone, HIDDEN_LOGIT)))
+        return result
+
+    def _with_new(self, logits: Tensor, count: int) -> Tensor:
+        new = logits.new_full((count - len(logits), *logits.shape[1:]), HIDDEN_LOGIT)
+        return torch.cat([logits, new])
+
+    def _probabilities(self, frame: Frame, logits: Tensor, outlined: dict[int, np.ndarray]) -> Tensor:
+        """(n, h, w) at the working size; where a person outlined an object there is no doubt."""
+        probabilities = compete(logits[None])[0]
+        if outlined:
+            given = {
+                k: torch.from_numpy(resize_mask(mask, *frame.working)).to(self.device)
+                for k, mask in outlined.items()
+            }
+            probabilities = probabilities * (1 - sum(given.values())).clamp(min=0)
+            for k, mask in given.items():
+                probabilities[k] = mask
+        return probabilities
+
+    def _remember(
+        self,
+        frame: Frame,
+        memory: Memory,
+        found: Segmentation,
+        probabilities: Tensor,
+        tracked: list[Tracked],
+        seeds: dict[int, np.ndarray],
+    ) -> Memory:
+        banks = memory.banks
+        for bank_use, position in zip(found.use, range(len(banks)), strict=True):
+            banks = (*banks[:position], banks[position].count_use(bank_use), *banks[position + 1 :])
+        joining = len(tracked) - memory.objects
+        if joining:
+            banks = self.segmenter.join(banks, joining)
+        now, memorized = memory.frames, memory.memorized
+        due = now - memorized >= self.model.memorize_every
+        if seeds or due:
+            if seeds:
+                learns = torch.tensor([k in seeds for k in range(len(tracked))])
+            else:
+                learns = torch.tensor([self._worth_learning(found, k, t) for k, t in enumerate(tracked)])
+            entries = self.segmenter.memorize(frame.features, probabilities, learns, now)
+            policy = self.model.policy(self.budget, len(tracked) + 1)
+            learn = policy.seed if seeds else policy.memorize
+            banks = tuple(
+                bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True)
+            )
+            memorized = now
+        return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized)
+
+    def _worth_learning(self, found: Segmentation, k: int, tracked: Tracked) -> bool:
+        if not self.model.only_sure:
+            return True
+        return tracked.confidence >= SURE_FROM if tracked.visible else float(found.presence[k]) < GONE_BELOW
+
+
+def full_masks(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """(H, W) bool masks of n objects, no two overlapping: each pixel goes to the best class.
+
+    One object at a time, so that a 4K frame with many objects does not take gigabytes.
+    """
+    best = torch.zeros(size, device=logits.device)  # the background's logit
+    ids = torch.full(size, -1, dtype=torch.int32, device=logits.device)
+    for k, logit in enumerate(logits):
+        if k in outlined or float(logit.max()) <= 0:
+            continue
+        full = logit
+        if tuple(logit.shape) != tuple(size):
+            full = F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        wins = full > best
+        best, ids = torch.where(wins, full, best), ids.masked_fill(wins, k)
+    owner = ids.cpu().numpy()
+    for k, mask in outlined.items():
+        owner[mask] = k
+    return [owner == k for k in range(len(logits))]
+
+
+def _confidence(found: Segmentation, k: int, mask: np.ndarray) -> float:
+    presence = float(found.presence[k])
+    return presence * float(found.quality[k]) if mask.any() else 1 - presence
+

@@ -1,0 +1,82 @@
+"""What training reads: still images and video sequences with indexed PNG masks, in the folder layout of DAVIS.
+
+    DATA/static/<source>/<name>.jpg + <name>.png
+    DATA/video/<source>/<sequence>/<frame>.jpg + <frame>.png
+
+In a mask 0 is background, 255 is void (scored as background) and every other index is one object.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its objects, kept small: training never needs more than `MAX_SHORT_SIDE` pixels."""
+
+    image: np.ndarray  # (H, W, 3) uint8, RGB
+    ids: np.ndarray  # (H, W) uint8
+
+    def objects(self, smallest: float = 0.002, largest: float = 0.8) -> list[int]:
+        """The object ids that cover a share of the image between the two."""
+        ids, counts = np.unique(self.ids, return_counts=True)
+        share = counts / self.ids.size
+        return [int(i) for i, s in zip(ids, share, strict=True) if i != 0 and smallest <= s <= largest]
+
+
+MAX_SHORT_SIDE = 400
+
+
+def read_sample(image_path: Path) -> Sample:
+    """Reads `image_path` and the mask beside it, shrunk to the size that training uses."""
+    image = np.asarray(Image.open(image_path).convert("RGB"))
+    ids = np.array(Image.open(image_path.with_suffix(".png")))
+    if ids.ndim != 2 or ids.shape != image.shape[:2]:
+        raise ValueError(f"The mask of {image_path} is not an indexed PNG of the image's size.")
+    ids[ids == VOID] = 0
+    scale = MAX_SHORT_SIDE / min(ids.shape)
+    if scale < 1:
+        size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
+    return Sample(image, ids)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images or sequences of one origin; each item is a list of samples in time order (one for a still)."""
+
+    name: str
+    items: list[list[Sample]]
+
+
+def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source], list[Source]]:
+    """All stills and all sequences below `data`, decoded into memory (about 1 MB an image).
+
+    Raises ValueError with one sentence when the folder holds none.
+    """
+    stills, videos = [], []
+    for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
+        items = [[read_sample(p)] for p in sorted(folder.glob("*.jpg")) if p.with_suffix(".png").exists()]
+        items = [item for item in items if item[0].objects()]
+        if items:
+            stills.append(Source(folder.name, items))
+    for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
+        items = []
+        for sequence in sorted(p for p in folder.iterdir() if p.is_dir()):
+            frames = [read_sample(p) for p in sorted(sequence.glob("*.jpg")) if p.with_suffix(".png").exists()]
+            if len(frames) >= 2:
+                items.append(frames)
+        if items:
+            videos.append(Source(folder.name, items))
+    if not stills and not videos:
+        raise ValueError(
+            f"{data} holds neither static/<source>/*.jpg nor video/<source>/<sequence>/*.jpg with .png masks beside."
+        )
+    return stills, videos

@@ -1,0 +1,52 @@
+"""What training asks of a clip's masks and of the judgement that goes with them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.networks.lite import LiteDecoded, compete, full_size, with_background
+
+PRESENT_PIXELS = 16  # fewer are "not visible"
+
+
+def frame_loss(decoded: LiteDecoded, truth: Tensor, real: Tensor, hard_share: float) -> Tensor:
+    """Loss of one frame of a batch.
+
+    truth: (B, S, S) int64 class per pixel (0 background, 1..n objects); real: (B, n) bool, False for a slot without
+    an object in this clip; hard_share: the share of each frame's hardest pixels that counts (bootstrapped
+    cross-entropy, as in STCN). Rough and refined masks both learn; presence and quality learn to judge them.
+    """
+    logits = full_size(decoded.logits.float(), truth.shape[-2:])
+    truth4 = truth[:, 1::4, 1::4]
+    rough = decoded.rough.float()[..., : truth4.shape[1], : truth4.shape[2]]
+    objects = torch.arange(1, logits.shape[1] + 1, device=truth.device).view(1, -1, 1, 1)
+    target = (truth[:, None] == objects).float()  # (B, n, S, S)
+    probability = compete(logits)
+    return (
+        hard_cross_entropy(logits, truth, hard_share)
+        + 0.5 * hard_cross_entropy(rough, truth4, hard_share)
+        + dice(probability, target)[real].mean()
+        + 0.2 * judgement_loss(decoded, probability.detach(), target, real)
+    )
+
+
+def hard_cross_entropy(logits: Tensor, truth: Tensor, hard_share: float) -> Tensor:
+    per_pixel = F.cross_entropy(with_background(logits), truth, reduction="none").flatten(1)
+    return per_pixel.topk(max(int(per_pixel.shape[1] * hard_share), 1), 1, sorted=False)[0].mean()
+
+
+def dice(probability: Tensor, target: Tensor) -> Tensor:
+    """(B, n, S, S) twice → (B, n), 0 where they are the same."""
+    overlap, total = (probability * target).sum((2, 3)), (probability + target).sum((2, 3))
+    return 1 - (2 * overlap + 1) / (total + 1)
+
+
+def judgement_loss(decoded: LiteDecoded, probability: Tensor, target: Tensor, real: Tensor) -> Tensor:
+    present = target.sum((2, 3)) >= PRESENT_PIXELS
+    mask = probability > 0.5
+    overlap = (mask * target).sum((2, 3))
+    jaccard = overlap / (mask.float() + target - mask * target).sum((2, 3)).clamp(min=1)
+    presence = F.binary_cross_entropy_with_logits(decoded.presence.float(), present.float(), reduction="none")
+    quality = F.binary_cross_entropy_with_logits(decoded.quality.float(), jaccard, reduction="none")
+    judged = real & present
+    return presence[real].mean() + (quality * judged).sum() / judged.sum().clamp(min=1)
