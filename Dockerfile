@@ -8,9 +8,9 @@
 # Size of the CPU image, estimated from the installed files (requirements.txt in a virtual environment):
 #   150 MB  python:3.11-slim
 #   792 MB  torch (CPU build)     160 MB  OpenCV     75 MB  NumPy     82 MB  SymPy (torch needs it)
-#    68 MB  everything else in requirements.txt
+#    67 MB  everything else in requirements.txt
 #   100 MB  added by Nuclio (processor, its wheels) and 30 MB by the weights
-#   ≈ 1.46 GB, below the 2 GB that we allow. The CUDA build of torch brings about 5 GB more.
+#   ≈ 1.46 GB, below the 2 GB that we allow. The CUDA build of torch adds some 5 to 6 GB (not measured).
 #
 # Every native library of these wheels needs only libc, libm, libstdc++, libgcc and zlib, which the slim
 # image has (a test checks this): no apt-get, no X11, no CUDA image (torch's wheels carry CUDA's libraries;

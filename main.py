@@ -29,9 +29,7 @@ def handler(context: Any, event: Any) -> Any:
         sentence = "The tracker failed on this frame; its log tells the administrator why."
         return _response(context, 500, sentence, "text/plain")
     milliseconds = round((time.perf_counter() - started) * 1000)
-    context.logger.info_with(
-        "Tracked", request=event.id, objects=len(reply["states"]), milliseconds=milliseconds
-    )
+    context.logger.info_with("Tracked", request=event.id, objects=len(reply["states"]), milliseconds=milliseconds)
     return _response(context, 200, json.dumps(reply), "application/json")
 
 

@@ -2,13 +2,9 @@
 
 from collections.abc import Mapping
 
-import torch
-
-from maskbank.networks import MODELS, load_segmenter
 from maskbank.service import Service
-from maskbank.settings import read_settings
+from maskbank.settings import build_tracker, read_settings
 from maskbank.store.memory import MemoryStore
-from maskbank.tracker import Tracker
 
 
 class ModelHandler:
@@ -16,10 +12,7 @@ class ModelHandler:
 
     def __init__(self, environment: Mapping[str, str]):
         settings = read_settings(environment)
-        model = MODELS[settings.model]
-        device = torch.device(settings.device)
-        segmenter, fingerprint = load_segmenter(settings.model, settings.weights, device)
-        tracker = Tracker(model, segmenter, device, settings.short_side, settings.budget)
+        tracker, fingerprint = build_tracker(settings)
         store = MemoryStore(settings.ttl_hours * 3600, settings.cache_mb << 20)
         self.service = Service(tracker, store, settings.max_pixels, settings.max_objects)
         self.description = {

@@ -23,9 +23,10 @@ PAPER_TWO_CLASS_SHARE = 0.8  # of a class's budget, where there are only two cla
 UPDATE_RATE = 0.1  # share of the new direction in a merge (the authors' default for DAVIS)
 MERGE_THRESHOLD = 0.95  # cosine similarity of keys above which entries merge (the authors' default)
 
-# Ours. A 480p frame has 1620 entries, so these allow 8 seed frames beside the recent ones.
-DEFAULT_BUDGET = 20_000  # entries
-DEFAULT_RECENT_FRAMES = 4  # memorized frames
+# Ours. A 480p frame has 1620 entries, so there is room for 18 seed frames.
+DEFAULT_BUDGET = 30_000  # entries
+DEFAULT_RECENT_FRAMES = 3  # memorized frames
+DEFAULT_OLDER = 3_000  # entries; what is read at every frame costs time at every frame
 
 MATCH_ELEMENTS = 1 << 24  # similarities (old × new entries) held at once while merging: 64 MiB in float32
 
@@ -152,9 +153,7 @@ class FeatureBank:
             got = tuple(increments.shape)
             raise ValueError(f"A bank of {len(self)} entries cannot count increments of shape {got}.")
         growths = increments.split([len(part) for part in self.parts])
-        grown = iter(
-            replace(part, use=part.use + growth) for part, growth in zip(self.parts, growths, strict=True)
-        )
+        grown = iter(replace(part, use=part.use + growth) for part, growth in zip(self.parts, growths, strict=True))
         return FeatureBank(
             seeds=next(grown) if self.seeds is not None else None,
             older=next(grown) if self.older is not None else None,
@@ -256,45 +255,55 @@ class AdaptivePolicy:
     Attributes:
         budget: entries of one bank.
         recent_frames: memorized frames that are kept whole; fewer where the budget does not hold them.
+        older: entries that are kept of all other frames together; fewer where the budget does not hold them.
         merge_threshold: cosine similarity of keys above which entries merge.
         update_rate: share of the new direction in a merge.
     """
 
     budget: int = DEFAULT_BUDGET
     recent_frames: int = DEFAULT_RECENT_FRAMES
+    older: int = DEFAULT_OLDER
     merge_threshold: float = MERGE_THRESHOLD
     update_rate: float = UPDATE_RATE
 
     def __post_init__(self) -> None:
         check_merging(self.budget, self.update_rate, self.merge_threshold)
-        if self.recent_frames < 0:
-            raise ValueError(f"The number of recent frames must be 0 or more, not {self.recent_frames}.")
+        if self.recent_frames < 0 or self.older < 0:
+            raise ValueError(
+                f"Recent frames and older entries must be 0 or more, not {self.recent_frames}, {self.older}."
+            )
 
     def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has learnt an outlined frame for ever: `entries` of that frame only, at least one.
 
         Raises:
-            BankFullError: permanent and recent entries together would exceed the budget.
+            BankFullError: the outlined frames together would exceed the budget.
         """
         outlined = 0 if bank.seeds is None else len(bank.seeds)
-        recent = sum(len(frame) for frame in bank.recent)
-        if outlined + recent + len(entries) > self.budget:
+        if outlined + len(entries) > self.budget:
             raise BankFullError(
                 f"The feature bank has a budget of {self.budget} entries, of which outlined frames hold "
-                f"{outlined} for ever and recent frames {recent}: one more outlined frame of {len(entries)} "
-                "does not fit."
+                f"{outlined} for ever: one more outlined frame of {len(entries)} does not fit."
             )
         seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
-        return self._thinned(replace(bank, seeds=seeds), int(entries.frame[0]))
+        return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has learnt one frame: `entries` of that frame only, at least one."""
+        return self._fitted(replace(bank, recent=(*bank.recent, entries)), int(entries.frame[0]))
+
+    def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
+        """The bank within its limits: recent frames become older entries, and the least used of these go."""
         room = self.budget - (0 if bank.seeds is None else len(bank.seeds))
-        older, recent = bank.older, (*bank.recent, entries)
+        older, recent = bank.older, bank.recent
         while len(recent) > self.recent_frames or sum(len(frame) for frame in recent) > room:
             leaving, *staying = recent
             older, recent = self._compressed(older, leaving), tuple(staying)
-        return self._thinned(replace(bank, older=older, recent=recent), int(entries.frame[0]))
+        limit = min(self.older, room - sum(len(frame) for frame in recent))
+        if older is not None and len(older) > limit:
+            worst_first = use_per_age(older, now).argsort(stable=True)  # of equals, the oldest goes first
+            older = older.select(worst_first[len(older) - limit :].sort().values)
+        return replace(bank, older=older, recent=recent)
 
     def _compressed(self, older: Entries | None, leaving: Entries) -> Entries:
         """The older entries with a frame that leaves the recent ones."""
@@ -303,14 +312,6 @@ class AdaptivePolicy:
         # Renormalised: else entries that are merged at every frame would fade away in a video of thousands.
         older, fresh = merge(older, leaving, self.update_rate, self.merge_threshold, renormalise=True)
         return older.concat(fresh)
-
-    def _thinned(self, bank: FeatureBank, now: int) -> FeatureBank:
-        """The bank without as many of its least used older entries as are over the budget."""
-        excess = len(bank) - self.budget
-        if bank.older is None or excess <= 0:
-            return bank
-        worst_first = use_per_age(bank.older, now).argsort(stable=True)  # of equals, the oldest goes first
-        return replace(bank, older=bank.older.select(worst_first[excess:].sort().values))
 
 
 def check_merging(budget: int, update_rate: float, merge_threshold: float) -> None:
@@ -328,9 +329,7 @@ def use_per_age(entries: Entries, now: int) -> Tensor:
     return entries.use / (entries.frame - now).abs().clamp(min=1)
 
 
-def merge(
-    older: Entries, new: Entries, rate: float, threshold: float, renormalise: bool
-) -> tuple[Entries, Entries]:
+def merge(older: Entries, new: Entries, rate: float, threshold: float, renormalise: bool) -> tuple[Entries, Entries]:
     """Merge each new entry into the older one it resembles most, if enough (the paper's section 3.2).
 
     The cosine similarity of keys decides, among entries that the same objects may read; keys and values then

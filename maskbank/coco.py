@@ -51,9 +51,7 @@ class CocoWriter:
     def document(self) -> dict:
         """The COCO document of everything added so far, ready for `json.dumps`."""
         object_ids = sorted(self._labels.keys() | {a["category_id"] for a in self._annotations})
-        categories = [
-            {"id": i, "name": self._labels.get(i, f"object {i}"), "supercategory": ""} for i in object_ids
-        ]
+        categories = [{"id": i, "name": self._labels.get(i, f"object {i}"), "supercategory": ""} for i in object_ids]
         return {
             "info": {"description": "Masks propagated by MaskBank", "version": __version__},
             "licenses": [],

@@ -18,6 +18,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # 4000 x 10 pixels cannot cost more than an ordinary frame of a wide camera.
 MAX_ASPECT = 4
 
+_DAMAGED = "The image is damaged or truncated and cannot be decoded."
+_BOMB = "The image has more pixels than can be decoded safely."  # Pillow's own limit, 179 million pixels
 _ORIENTATION_TAG = 0x0112  # EXIF 2.32, table 4
 _UNDO_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -86,12 +88,12 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError:
-            raise TooLargeError("The image has more pixels than can be decoded safely.") from None
+            raise TooLargeError(_BOMB) from None
         except UnidentifiedImageError:
             allowed = ", ".join(FORMATS)
             raise RequestError(f"The image is damaged or not in an allowed format ({allowed}).") from None
         except Exception:  # decoders let out whatever the damaged bytes provoke (struct, zlib, index errors)
-            raise RequestError("The image is damaged and cannot be decoded.") from None
+            raise RequestError(_DAMAGED) from None
 
         width, height = image.size
         if width < 1 or height < 1:
@@ -106,9 +108,9 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         except RequestError:
             raise
         except Image.DecompressionBombError:  # a tile or a frame that is larger than the header said
-            raise TooLargeError("The image has more pixels than can be decoded safely.") from None
+            raise TooLargeError(_BOMB) from None
         except Exception:  # as above
-            raise RequestError("The image is damaged or truncated and cannot be decoded.") from None
+            raise RequestError(_DAMAGED) from None
         undo = _UNDO_ORIENTATION.get(_orientation(image))
         return np.array(rgb if undo is None else rgb.transpose(undo))
 

@@ -66,12 +66,9 @@ def parse_request(body: object, max_objects: int) -> TrackRequest:
             f"The request has {len(shapes)} shapes but {len(states)} states; each object needs one of each."
         )
     if len(shapes) > max_objects:
-        raise TooLargeError(
-            f"The request has {len(shapes)} objects, but at most {max_objects} can be tracked at once."
-        )
+        raise TooLargeError(f"The request has {len(shapes)} objects, but at most {max_objects} can be tracked at once.")
     entries = tuple(
-        _parse_entry(number, shape, state)
-        for number, (shape, state) in enumerate(zip(shapes, states, strict=True), 1)
+        _parse_entry(number, shape, state) for number, (shape, state) in enumerate(zip(shapes, states, strict=True), 1)
     )
     corrected = [entry.state for entry in entries if entry.shape and entry.state]
     if len({(state.bank, state.object) for state in corrected}) < len(corrected):

@@ -62,8 +62,7 @@ class Service:
                 frame = frame or self.tracker.look(image)
                 next_revisions = self._track(frame, jobs, digest)
             done |= {
-                (job.revision.bank, job.revision.number): new
-                for job, new in zip(jobs, next_revisions, strict=True)
+                (job.revision.bank, job.revision.number): new for job, new in zip(jobs, next_revisions, strict=True)
             }
         replies = [
             reply_to(entry, done[place], number, image.shape[:2])
@@ -209,11 +208,7 @@ def reply_to(entry: Entry, revision: Revision, number: int, size: tuple[int, int
     if entry.shape is not None and (entry.state is None or entry.shape.type == known.type):
         shape = entry.shape  # what the annotator drew is the truth, to the last digit
     elif mask is not None:
-        shape = (
-            Shape("mask", mask)
-            if known.type == "mask"
-            else mask_to_shape(decode_rle(mask, *size), known.type)
-        )
+        shape = Shape("mask", mask) if known.type == "mask" else mask_to_shape(decode_rle(mask, *size), known.type)
     else:
         shape = last_known(known) if known.type == "rectangle" or entry.legacy else None
     if shape is None:

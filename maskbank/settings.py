@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from maskbank.networks import MODELS
+from maskbank.networks import MODELS, load_segmenter
+from maskbank.tracker import Tracker
 
 
 class SettingsError(ValueError):
@@ -85,3 +86,14 @@ def _device(name: str) -> str:
             f"MASKBANK_DEVICE is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here."
         )
     return name
+
+
+def build_tracker(settings: Settings) -> tuple[Tracker, str]:
+    """The tracker that the settings ask for, and the fingerprint of its weights.
+
+    Raises WeightsError with one sentence when the weights cannot be used.
+    """
+    device = torch.device(settings.device)
+    segmenter, fingerprint = load_segmenter(settings.model, settings.weights, device)
+    tracker = Tracker(MODELS[settings.model], segmenter, device, settings.short_side, settings.budget)
+    return tracker, fingerprint

@@ -112,9 +112,7 @@ class Tracker:
         seeds = seeds or [{} for _ in memories]
         found = self._segment(frame, memories)
         counts = [m.objects + sum(k >= m.objects for k in s) for m, s in zip(memories, seeds, strict=True)]
-        logits = torch.cat(
-            [self._with_new(part.logits, count) for part, count in zip(found, counts, strict=True)]
-        )
+        logits = torch.cat([self._with_new(part.logits, count) for part, count in zip(found, counts, strict=True)])
         outlined: dict[int, np.ndarray] = {}  # by position among the objects of all jobs
         for first, masks in zip(np.cumsum([0, *counts]), seeds, strict=False):
             outlined |= {int(first) + number: mask for number, mask in masks.items()}
@@ -155,8 +153,7 @@ class Tracker:
         probabilities = compete(logits[None])[0]
         if outlined:
             given = {
-                k: torch.from_numpy(resize_mask(mask, *frame.working)).to(self.device)
-                for k, mask in outlined.items()
+                k: torch.from_numpy(resize_mask(mask, *frame.working)).to(self.device) for k, mask in outlined.items()
             }
             probabilities = probabilities * (1 - sum(given.values())).clamp(min=0)
             for k, mask in given.items():
@@ -188,9 +185,7 @@ class Tracker:
             entries = self.segmenter.memorize(frame.features, probabilities, learns, now)
             policy = self.model.policy(self.budget, len(tracked) + 1)
             learn = policy.seed if seeds else policy.memorize
-            banks = tuple(
-                bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True)
-            )
+            banks = tuple(bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True))
             memorized = now
         return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized)
 
@@ -224,4 +219,3 @@ def full_masks(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.nda
 def _confidence(found: Segmentation, k: int, mask: np.ndarray) -> float:
     presence = float(found.presence[k])
     return presence * float(found.quality[k]) if mask.any() else 1 - presence
-

@@ -278,9 +278,7 @@ def test_weights_of_another_network_are_told_apart() -> None:
     wide = torch.zeros(2, 3, 3, 3)
     bad = state["1.bias"].clone()
     bad[1] = torch.nan
-    assert refused(state | {"0.weight": wide}) == (
-        misfit + "0.weight has shape (2, 3, 3, 3) instead of (2, 1, 3, 3)."
-    )
+    assert refused(state | {"0.weight": wide}) == (misfit + "0.weight has shape (2, 3, 3, 3) instead of (2, 1, 3, 3).")
     assert refused({k: v for k, v in state.items() if k != "0.bias"}) == (
         misfit + "1 of its 7 tensors are missing (0.bias)."
     )
@@ -289,9 +287,7 @@ def test_weights_of_another_network_are_told_apart() -> None:
         misfit + "7 of its 7 tensors are missing (0.weight, 0.bias, 1.weight, …) "
         "and 7 tensors are not its own (net.0.weight, net.0.bias, net.1.weight, …)."
     )
-    assert refused(state | {"1.bias": bad}) == (
-        "The weights w.pth are damaged: 1.bias has values that are not finite."
-    )
+    assert refused(state | {"1.bias": bad}) == ("The weights w.pth are damaged: 1.bias has values that are not finite.")
     assert fingerprint(network) == before
 
 

@@ -109,9 +109,7 @@ def test_f_equals_the_slow_reference():
         mask = blob(rng, size)
         truth = mask ^ (blob(rng, size) & blob(rng, size))
         for tolerance in (0.008, 0.05):
-            assert boundary_f(mask, truth, tolerance) == pytest.approx(
-                slow_boundary_f(mask, truth, tolerance)
-            )
+            assert boundary_f(mask, truth, tolerance) == pytest.approx(slow_boundary_f(mask, truth, tolerance))
 
 
 def test_f_is_fast_on_a_frame_of_480p():
@@ -152,9 +150,7 @@ def test_baselines_on_a_panning_picture():
     rng = np.random.default_rng(4)
     picture = cv2.GaussianBlur(rng.random((120, 200, 3), np.float32), (0, 0), 2)
     picture = cv2.normalize(picture, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-    frames = [
-        np.ascontiguousarray(picture[:, 30 - 3 * i : 190 - 3 * i]) for i in range(8)
-    ]  # 3 px to the right
+    frames = [np.ascontiguousarray(picture[:, 30 - 3 * i : 190 - 3 * i]) for i in range(8)]  # 3 px to the right
     truths = [box(40, 20 + 3 * i, 40, 40, (120, 160)) * np.uint8(2) for i in range(8)]
     answers = {name: list(run(iter(frames), truths[0])) for name, run in BASELINES.items()}
     for answer in answers.values():

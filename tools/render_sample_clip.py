@@ -51,9 +51,7 @@ def value_noise(rng: np.random.Generator, size: tuple[int, int], cell: float) ->
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
-def fractal_noise(
-    rng: np.random.Generator, size: tuple[int, int], cell: float, octaves: int = 4
-) -> np.ndarray:
+def fractal_noise(rng: np.random.Generator, size: tuple[int, int], cell: float, octaves: int = 4) -> np.ndarray:
     """Sum of `value_noise` at halving cell sizes and strengths, (height, width) float32 in 0..1."""
     layers = [value_noise(rng, size, max(cell / 2**i, 1.5)) / 2**i for i in range(octaves)]
     return sum(layers) / (2 - 2 ** (1 - octaves))

@@ -109,8 +109,7 @@ class AfbUrr(nn.Module):
         height, width = features.image.shape[-2:]
         if masks.ndim != 3 or masks.shape[1:] != (height - top - bottom, width - left - right):
             raise ValueError(
-                f"Masks must have shape (K, {height - top - bottom}, {width - left - right}), "
-                f"not {tuple(masks.shape)}."
+                f"Masks must have shape (K, {height - top - bottom}, {width - left - right}), not {tuple(masks.shape)}."
             )
         # In the padding a pixel is of no class, not even background: zeros, like the authors.
         padded = F.pad(masks, features.padding).unsqueeze(1)  # (K, 1, 16h, 16w)

@@ -34,9 +34,7 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
         self.first = conv_bn_relu(inputs, outputs, stride)
-        self.second = nn.Sequential(
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        )
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
         self.shortcut = (
             nn.Identity()
             if inputs == outputs and stride == 1
@@ -106,9 +104,7 @@ class Encoder(nn.Module):
         self.to2 = conv_bn_relu(3, 32, 2)
         self.to4 = nn.Sequential(Residual(32, 48, 2), Residual(48, 48))
         self.to8 = nn.Sequential(Residual(48, 96, 2), Residual(96, 96))
-        self.to16 = nn.Sequential(
-            Residual(96, 192, 2), Residual(192, 192), Residual(192, 192), Residual(192, 192)
-        )
+        self.to16 = nn.Sequential(Residual(96, 192, 2), Residual(192, 192), Residual(192, 192), Residual(192, 192))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         f2 = self.to2(images)

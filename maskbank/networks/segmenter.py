@@ -40,9 +40,7 @@ class Segmenter(Protocol):
     def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
         """The banks of a job to which `objects` new objects come; () is a new job."""
 
-    def memorize(
-        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
-    ) -> tuple[Entries | None, ...]:
+    def memorize(self, features: Any, probabilities: Tensor, valid: Tensor, frame: int) -> tuple[Entries | None, ...]:
         """What each bank has to learn of an image, None for nothing.
 
         probabilities: (n, H, W); valid: (n,) bool, the objects that may learn; frame: the image's index.
@@ -73,9 +71,7 @@ class LiteSegmenter:
     def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
         return (banks[0].add_objects(objects),) if banks else (FeatureBank(),)
 
-    def memorize(
-        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
-    ) -> tuple[Entries | None, ...]:
+    def memorize(self, features: Any, probabilities: Tensor, valid: Tensor, frame: int) -> tuple[Entries | None, ...]:
         if not valid.any():
             return (None,)
         with self._fast():
@@ -144,12 +140,13 @@ class AfbUrrSegmenter:
     def join(self, banks: tuple[FeatureBank, ...], objects: int) -> tuple[FeatureBank, ...]:
         return (*(banks or (FeatureBank(),)), *(FeatureBank() for _ in range(objects)))
 
-    def memorize(
-        self, features: Any, probabilities: Tensor, valid: Tensor, frame: int
-    ) -> tuple[Entries | None, ...]:
+    def memorize(self, features: Any, probabilities: Tensor, valid: Tensor, frame: int) -> tuple[Entries | None, ...]:
         background = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
         learnt = self.network.memorize(features, torch.cat([background, probabilities]))
-        learns = [bool(valid.all()), *valid.tolist()]  # the background is what no object is: sure where all are
+        learns = [
+            bool(valid.all()),
+            *valid.tolist(),
+        ]  # the background is what no object is: sure where all are
         return tuple(
             Entries.of_frame(keys, values, frame) if wanted else None
             for (keys, values), wanted in zip(learnt, learns, strict=True)

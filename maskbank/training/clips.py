@@ -59,9 +59,7 @@ class ClipMaker:
             if made is None:
                 continue
             images, ids = made
-            kept = [
-                i for i in np.unique(ids[0]) if i and SMALLEST_SEED <= (ids[0] == i).mean() <= LARGEST_SEED
-            ]
+            kept = [i for i in np.unique(ids[0]) if i and SMALLEST_SEED <= (ids[0] == i).mean() <= LARGEST_SEED]
             if not kept:
                 continue
             self.random.shuffle(kept)
@@ -204,9 +202,7 @@ class ClipMaker:
             place,
             np.array([size, size]) * rng.uniform(0.4, 0.6, 2),
         )
-        images = [
-            _warp(s.image, matrix, None, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101) for s in samples
-        ]
+        images = [_warp(s.image, matrix, None, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101) for s in samples]
         id_maps = [_warp(s.ids, matrix, None, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) for s in samples]
         if self.stills and rng.random() < 0.35:
             self._paste_cutout(images, id_maps, new_id=200, size=size)
@@ -242,7 +238,12 @@ def _weights(values: list[float]) -> np.ndarray:
 
 
 def _warp(
-    image: np.ndarray, matrix: np.ndarray, field: np.ndarray | None, size: int, interpolation: int, border: int
+    image: np.ndarray,
+    matrix: np.ndarray,
+    field: np.ndarray | None,
+    size: int,
+    interpolation: int,
+    border: int,
 ) -> np.ndarray:
     """`image` mapped by `matrix` onto (S, S), then bent by `field`."""
     if field is None:

@@ -21,7 +21,10 @@ from maskbank.training.data import Source, load_sources
 from maskbank.training.losses import frame_loss
 
 SAVE_EVERY_S = 120
-HARD_PIXELS_FROM, HARD_PIXELS_TO = 1.0, 0.3  # share of pixels that count, at the start and after HARD_BY of training
+HARD_PIXELS_FROM, HARD_PIXELS_TO = (
+    1.0,
+    0.3,
+)  # share of pixels that count, at the start and after HARD_BY of training
 HARD_BY = 0.3
 REMEMBER = 0.75  # chance that a frame between seed and last is memorized, as the bank does not keep each one
 HINT_DROP = 0.1  # chance that a clip goes without the previous mask, so that the bank alone must do
@@ -61,10 +64,7 @@ def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator
     hint_kept = (torch.rand(batch, 1, 1, 1, device=ids.device) > HINT_DROP).float()
 
     def features_at(t: int) -> LiteFeatures:
-        parts = [
-            getattr(all_features, name)[t * batch : (t + 1) * batch]
-            for name in ("key", "f16", "f8", "f4", "f2")
-        ]
+        parts = [getattr(all_features, name)[t * batch : (t + 1) * batch] for name in ("key", "f16", "f8", "f4", "f2")]
         return LiteFeatures(*parts, all_features.size)
 
     first = features_at(0)

@@ -1,0 +1,80 @@
+"""The function without Nuclio: its handler behind a local HTTP server that speaks Nuclio's invocation."""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import nuclio_sdk
+import nuclio_sdk.logger
+
+FUNCTION_FOLDER = Path(__file__).resolve().parents[1]  # where main.py lies, as in the deployed function
+
+
+def start_worker(log_level: int = logging.WARNING) -> tuple[Any, Any]:
+    """The handler of `main.py` and a context for it, initialised as Nuclio's wrapper does for each worker."""
+    if str(FUNCTION_FOLDER) not in sys.path:
+        sys.path.insert(0, str(FUNCTION_FOLDER))
+    function = importlib.import_module("main")
+    logger = nuclio_sdk.logger.Logger(log_level, "maskbank")
+    # nuclio-sdk logs whatever the level is; Nuclio filters later.
+    logging.getLogger("maskbank").addFilter(lambda record: record.levelno >= log_level)
+    logger.set_handler("default", sys.stderr, nuclio_sdk.logger.HumanReadableFormatter())
+    context = nuclio_sdk.Context(logger=logger)
+    function.init_context(context)
+    return function.handler, context
+
+
+def invoke(
+    handler: Any, context: Any, body: bytes, content_type: str, path: str = "/", method: str = "POST"
+) -> tuple[int, str, bytes]:
+    """One event through the handler, as Nuclio's wrapper does it: status, content type and body of the response.
+
+    A JSON body that parses arrives as an object, any other as bytes.
+    """
+    parsed: object = body
+    if content_type.split(";")[0].strip() == "application/json":
+        try:
+            parsed = json.loads(body)
+        except ValueError:
+            parsed = body
+    event = nuclio_sdk.Event(body=parsed, content_type=content_type, path=path, method=method)
+    output = nuclio_sdk.Response.from_entrypoint_output(json.dumps, handler(context, event))
+    return output["status_code"], output["content_type"], output["body"].encode()
+
+
+@contextmanager
+def local_function(port: int = 0, log_level: int = logging.WARNING) -> Iterator[str]:
+    """Runs the function with one worker on this machine only; gives its URL. Port 0 takes a free one."""
+    handler, context = start_worker(log_level)
+
+    class Invocation(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            content_type = self.headers.get("Content-Type", "")
+            status, reply_type, reply = invoke(handler, context, body, content_type, self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", reply_type)
+            self.send_header("Content-Length", str(len(reply)))
+            self.end_headers()
+            self.wfile.write(reply)
+
+        def log_message(self, *_: object) -> None:
+            """The function's own log is enough."""
+
+    with HTTPServer(("127.0.0.1", port), Invocation) as server:  # one request at a time, like one worker
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,66 @@
+"""`maskbank track`: a video and its seed masks in, a folder of results out."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from maskbank.coco import CocoWriter
+from maskbank.frames import FrameSource, write_id_mask
+from maskbank.propagation import propagate
+from maskbank.rendering import VideoWriter, overlay
+from maskbank.tracker import Tracker
+
+
+class ResultFolder:
+    """Writes masks/NAME.png, annotations.json and overlay.* as frames come; whole up to the last frame added.
+
+    Args:
+        out: the folder; made if needed.
+        video: the ending of the overlay video; None for none.
+        fps: of that video.
+        labels: names of objects by id.
+    """
+
+    def __init__(self, out: Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
+        self.out = out
+        (out / "masks").mkdir(parents=True, exist_ok=True)
+        self._coco = CocoWriter(labels)
+        self._labels = labels or {}
+        self._closing = ExitStack()
+        self._video = self._closing.enter_context(VideoWriter(out / f"overlay.{video}", fps)) if video else None
+
+    def add(self, name: str, image: np.ndarray, ids: np.ndarray, confidence: Mapping[int, float]) -> np.ndarray:
+        """Writes the result of the frame file `name`; returns the overlay, (H, W, 3) uint8 RGB."""
+        write_id_mask(self.out / "masks" / f"{Path(name).stem}.png", ids)
+        self._coco.add(name, ids)
+        labels = {i: f"{self._labels.get(i, i)} {value:.2f}" for i, value in confidence.items()}
+        drawn = overlay(image, ids, labels)
+        if self._video:
+            self._video.write(drawn)
+        return drawn
+
+    def __enter__(self) -> "ResultFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+        self._coco.save(self.out / "annotations.json")
+
+
+def track_to_folder(
+    tracker: Tracker, frames: FrameSource, seeds: Mapping[int, np.ndarray], out: Path, video: str | None
+) -> None:
+    """Tracks `seeds` (id maps by frame index) through `frames`; an interruption leaves what was done.
+
+    Raises ValueError with one sentence for a seed or a frame that cannot be used, OSError for a file.
+    """
+    with (
+        ResultFolder(out, video, frames.fps) as results,
+        tqdm(total=len(frames), unit="frame", desc="tracking") as bar,
+    ):
+        for index, step in enumerate(propagate(tracker, frames, seeds)):
+            results.add(frames.name(index), step.image, step.ids, step.confidence)
+            bar.update()
