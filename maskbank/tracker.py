@@ -89,7 +89,7 @@ class Tracker:
         """Encodes an image, (H, W, 3) uint8 RGB."""
         size = image.shape[:2]
         working = working_size(*size, self.short_side)
-        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, *working)))
+        pixels = torch.tensor(resize_image(image, *working))
         tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
         return Frame(self.segmenter.encode(tensor), size, working)
 
