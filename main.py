@@ -21,6 +21,7 @@ def handler(context: Any, event: Any) -> Any:
     started = time.perf_counter()
     try:
         reply = context.user_data.model.service.handle(event.body)
+        body = json.dumps(reply)
     except RequestError as error:
         context.logger.info_with("Request refused", request=event.id, status=error.status, reason=str(error))
         return _response(context, error.status, str(error), "text/plain")
@@ -30,7 +31,7 @@ def handler(context: Any, event: Any) -> Any:
         return _response(context, 500, sentence, "text/plain")
     milliseconds = round((time.perf_counter() - started) * 1000)
     context.logger.info_with("Tracked", request=event.id, objects=len(reply["states"]), milliseconds=milliseconds)
-    return _response(context, 200, json.dumps(reply), "application/json")
+    return _response(context, 200, body, "application/json")
 
 
 def _response(context: Any, status: int, body: str, content_type: str) -> Any:

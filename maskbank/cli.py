@@ -11,11 +11,14 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 1 after one sentence on stderr, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    # A stop by a process manager leaves what was done, like Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a process manager is like Ctrl-C
     try:
         options.run(options)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        print(f"maskbank: {error.filename}: {error.strerror}." if named else f"maskbank: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
         print(f"maskbank: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -71,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--data", type=Path, required=True)
     train.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
-    train.add_argument("--minutes", type=float, required=True, help="length of the whole run")
-    train.add_argument("--stop-after", type=float, metavar="MINUTES", help="leave earlier, to be resumed")
+    train.add_argument("--minutes", type=_minutes, required=True, help="length of the whole run")
+    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
     train.add_argument("--schedule", choices=("small", "large"), default="small", help="small: CPU, large: GPU")
     train.add_argument("--learning-rate", type=float, default=8e-4)
     train.add_argument("--init", type=Path, help="weights to start from")
@@ -104,6 +107,16 @@ def _seed(text: str) -> tuple[int, Path]:
     return int(index), Path(path)
 
 
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return minutes
+
+
 def _track(options: argparse.Namespace) -> None:
     from maskbank.frames import open_frames, read_id_mask
     from maskbank.settings import build_tracker, read_settings
@@ -126,10 +139,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     from maskbank.evaluation.evaluate import evaluate, report
 
     _apply_model_options(options)
-    results = list(evaluate(options.data))
-    print(report(results))
-    if options.out:
-        options.out.write_text(report(results) + "\n")
+    results = []
+    try:
+        for result in evaluate(options.data):
+            results.append(result)
+    finally:  # what was done before an interruption or a bad sequence is worth having
+        if results:
+            print(report(results))
+            if options.out:
+                options.out.write_text(report(results) + "\n")
 
 
 def _train(options: argparse.Namespace) -> None:

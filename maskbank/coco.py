@@ -48,6 +48,10 @@ class CocoWriter:
                 }
             )
 
+    def __len__(self) -> int:
+        """How many frames there are."""
+        return len(self._images)
+
     def document(self) -> dict:
         """The COCO document of everything added so far, ready for `json.dumps`."""
         object_ids = sorted(self._labels.keys() | {a["category_id"] for a in self._annotations})

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from maskbank.images import decode_image
-from maskbank.rendering import davis_palette
+from maskbank.rendering import davis_palette, silent_stderr
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000  # per frame; enough for 8K video and 60-megapixel photos
@@ -113,7 +113,8 @@ class VideoFile(FrameSource):
 
     def _open(self) -> cv2.VideoCapture:
         # FFmpeg by name: OpenCV's guessing would read "frame2.jpg" as a pattern for a sequence of images
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        with silent_stderr():
+            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():
             raise ValueError(f"{self.path} is not a video that can be read.")
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)

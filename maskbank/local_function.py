@@ -24,7 +24,7 @@ def start_worker(log_level: int = logging.WARNING) -> tuple[Any, Any]:
     function = importlib.import_module("main")
     logger = nuclio_sdk.logger.Logger(log_level, "maskbank")
     # nuclio-sdk logs whatever the level is; Nuclio filters later.
-    logging.getLogger("maskbank").addFilter(lambda record: record.levelno >= log_level)
+    logging.getLogger("maskbank").filters = [lambda record: record.levelno >= log_level]
     logger.set_handler("default", sys.stderr, nuclio_sdk.logger.HumanReadableFormatter())
     context = nuclio_sdk.Context(logger=logger)
     function.init_context(context)
@@ -42,7 +42,7 @@ def invoke(
     if content_type.split(";")[0].strip() == "application/json":
         try:
             parsed = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             parsed = body
     event = nuclio_sdk.Event(body=parsed, content_type=content_type, path=path, method=method)
     output = nuclio_sdk.Response.from_entrypoint_output(json.dumps, handler(context, event))
@@ -64,6 +64,7 @@ def local_function(port: int = 0, log_level: int = logging.WARNING) -> Iterator[
             self.send_response(status)
             self.send_header("Content-Type", reply_type)
             self.send_header("Content-Length", str(len(reply)))
+            self.send_header("Connection", "close")  # there is one worker: no caller may keep it from others
             self.end_headers()
             self.wfile.write(reply)
 

@@ -25,6 +25,9 @@ def propagate(tracker: Tracker, frames: Iterable[np.ndarray], seeds: Mapping[int
 
     Raises ValueError when a seed's size is not its frame's, or when it shows no object.
     """
+    for index, seed in sorted(seeds.items()):
+        if not seed.any():
+            raise ValueError(f"The seed mask of frame {index} shows no object.")
     memory = Memory()
     numbers: dict[int, int] = {}  # object id → its number in the memory
     for index, image in enumerate(frames):
@@ -44,7 +47,4 @@ def _seed_masks(seed: np.ndarray, image: np.ndarray, index: int, numbers: dict[i
     if seed.shape != image.shape[:2]:
         wanted, got = (f"{s[1]} x {s[0]}" for s in (image.shape, seed.shape))
         raise ValueError(f"The seed mask of frame {index} is {got} pixels, but the frame is {wanted}.")
-    present = [int(i) for i in np.unique(seed) if i]
-    if not present:
-        raise ValueError(f"The seed mask of frame {index} shows no object.")
-    return {numbers.setdefault(i, len(numbers)): seed == i for i in present}
+    return {numbers.setdefault(int(i), len(numbers)): seed == i for i in np.unique(seed) if i}

@@ -115,7 +115,8 @@ class VideoWriter:
             self._shape = image.shape
             self._writer = self._open(*(side + side % 2 for side in image.shape[1::-1]))
         if image.shape != self._shape:
-            raise ValueError(f"{self.path}: a frame of shape {image.shape} follows one of {self._shape}.")
+            size, first = (f"{shape[1]} x {shape[0]}" for shape in (image.shape, self._shape))
+            raise ValueError(f"{self.path}: a frame of {size} follows one of {first}, but a video has one size.")
         even = cv2.copyMakeBorder(image, 0, image.shape[0] % 2, 0, image.shape[1] % 2, cv2.BORDER_REPLICATE)
         self._writer.write(cv2.cvtColor(even, cv2.COLOR_RGB2BGR))
 
@@ -134,7 +135,7 @@ class VideoWriter:
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = CODECS[self.path.suffix.lower()]
-        with _silent_stderr():
+        with silent_stderr():
             fourcc = cv2.VideoWriter_fourcc(*codec)
             writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
@@ -146,7 +147,7 @@ class VideoWriter:
 
 
 @contextmanager
-def _silent_stderr() -> Iterator[None]:
+def silent_stderr() -> Iterator[None]:
     """Hide what native code prints: OpenCV remarks on every webm, whatever its tag, and has no switch."""
     sys.stderr.flush()
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
@@ -173,8 +174,9 @@ def _text_scale(image: np.ndarray) -> float:
 
 
 def _write_label(image: np.ndarray, mask: np.ndarray, text: str, colour: np.ndarray) -> None:
-    """Write `text` in place, above the object's box where there is room, else inside its top."""
-    x, y, width, _ = cv2.boundingRect(mask.astype(np.uint8))
+    """Write `text` in place, above the box of the object's largest part where there is room, else inside its top."""
+    _, _, boxes, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    x, y, width, _, _ = boxes[1 + boxes[1:, cv2.CC_STAT_AREA].argmax()]  # the first is the background
     (text_width, text_height), base = cv2.getTextSize(text, FONT, _text_scale(image), 1)
     left = int(np.clip(x + (width - text_width) / 2, 0, max(image.shape[1] - text_width - 6, 0)))
     _write(image, text, (left, max(y - text_height - base - 8, 0)), background=colour.tolist())

@@ -23,6 +23,7 @@ class Job:
     """The part of a request that concerns one revision of one bank; a bank yet to be made is `NEW`."""
 
     revision: Revision
+    wanted: frozenset[int]  # the objects that the request asks for
     seeds: dict[int, tuple[str, np.ndarray]]  # by object: the shape's type and its mask, (H, W) bool
 
 
@@ -105,7 +106,8 @@ class Service:
         """Tracks and seeds, and stores what comes of it; other requests' revisions stay as they are."""
         seeds = [{number: mask for number, (_, mask) in job.seeds.items()} for job in jobs]
         try:
-            results = self.tracker.track(frame, [job.revision.memory for job in jobs], seeds)
+            memories, wanted = [job.revision.memory for job in jobs], [job.wanted for job in jobs]
+            results = self.tracker.track(frame, memories, seeds, wanted)
         except BankFullError:
             raise RequestError(
                 "An object already has as many corrected frames as the tracker can remember; "
@@ -155,9 +157,10 @@ def plan(
     """Groups a request's objects by bank.
 
     Returns for each entry its place, (bank, revision number), and its object's number there; and the jobs in rounds:
-    the jobs of a round compete for pixels, so no bank is in a round twice with two of its revisions.
+    the jobs of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
     """
     seeds: dict[tuple[str, int], dict[int, tuple[str, np.ndarray]]] = {place: {} for place in revisions}
+    wanted: dict[tuple[str, int], set[int]] = {}
     places = []
     new_place = (NEW.bank, NEW.number)
     for index, entry in enumerate(entries):
@@ -169,11 +172,12 @@ def plan(
             number, type_ = len(seeds.setdefault(place, {})), entry.shape.type
         if index in masks:
             seeds[place][number] = (type_, masks[index])
+        wanted.setdefault(place, set()).add(number)
         places.append((place, number))
     rounds: list[list[Job]] = []
     for place, own_seeds in seeds.items():
-        job = Job(revisions.get(place, NEW), own_seeds)
-        free = (r for r in rounds if all(other.revision.bank != place[0] for other in r))
+        job = Job(revisions.get(place, NEW), frozenset(wanted[place]), own_seeds)
+        free = (r for r in rounds if not any(o.revision.bank == place[0] and o.wanted & job.wanted for o in r))
         jobs = next(free, None)
         if jobs is None:
             rounds.append([job])
@@ -230,12 +234,15 @@ def last_known(known: ObjectRecord) -> Shape:
 def request_digest(image: bytes, entries: tuple[Entry, ...]) -> str:
     """Names what a request does to banks: two with the same digest lead from one revision to the same next.
 
-    Objects that are only tracked do not count one by one: a bank's objects are all tracked together.
+    A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
+    of other banks.
     """
     digest = hashlib.sha256(hashlib.sha256(image).digest())
-    states = {(entry.state.bank, entry.state.revision) for entry in entries if entry.state}
-    seeds = [(entry.state or State("", 0, 0), entry.shape) for entry in entries if entry.shape]
-    digest.update(repr((sorted(states), seeds)).encode())
+    states = [entry.state or State("", 0, 0) for entry in entries]
+    revisions = {(state.bank, state.revision) for state in states}
+    objects = {(state.bank, state.revision, state.object) for state in states} if len(revisions) > 1 else set()
+    seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]
+    digest.update(repr((sorted(revisions), sorted(objects), seeds)).encode())
     return digest.hexdigest()
 
 

@@ -1,12 +1,16 @@
 """All settings, from environment variables that begin with MASKBANK_; every one has a default."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from maskbank.bank import AdaptivePolicy
+from maskbank.images import MAX_ASPECT
 from maskbank.networks import MODELS, load_segmenter
+from maskbank.networks.lite import STRIDE
 from maskbank.tracker import Tracker
 
 
@@ -49,7 +53,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             parsed = None
         if parsed is None or not low <= parsed <= high:
             what = "a whole number" if kind is int else "a number"
-            raise SettingsError(f"{name} is {value!r}, but must be {what} from {low:g} to {high:g}.")
+            raise SettingsError(f"{name} is {value!r}, but must be {what} from {low} to {high}.")
         return parsed
 
     model = text("MASKBANK_MODEL", "lite")
@@ -61,7 +65,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     store = text("MASKBANK_STORE", "memory://")
     if store != "memory://":
         raise SettingsError(f"MASKBANK_STORE is {store!r}, but must be memory:// in this version.")
-    return Settings(
+    settings = Settings(
         model=model,
         weights=Path(weights) if weights else None,
         device=_device(text("MASKBANK_DEVICE", "auto")),
@@ -73,19 +77,41 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 1_000_000_000),
         max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
     )
+    _check_budget(settings)
+    return settings
 
 
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+    known = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
+    if not known:
         raise SettingsError(f"MASKBANK_DEVICE is {name!r}, but must be auto, cpu, cuda or cuda:N.")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
         raise SettingsError(
             f"MASKBANK_DEVICE is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here."
         )
     return name
+
+
+def _check_budget(settings: Settings) -> None:
+    """A bank that does not hold one outlined frame could not start a single track."""
+    model = MODELS[settings.model]
+    policy = model.policy(settings.budget, 2)
+    if not isinstance(policy, AdaptivePolicy):
+        return  # the paper's budget gives way
+    short_side = settings.short_side or model.short_side
+    needed = -(-short_side // STRIDE) * -(-MAX_ASPECT * short_side // STRIDE)  # of the widest image
+    if policy.budget >= needed:
+        return
+    if settings.budget is None:
+        raise SettingsError(
+            f"MASKBANK_SIZE is {short_side}, but must be smaller unless MASKBANK_BUDGET is at least {needed}."
+        )
+    raise SettingsError(
+        f"MASKBANK_BUDGET is {settings.budget}, but must be at least {needed} where the short side of the working "
+        f"image (MASKBANK_SIZE) has {short_side} pixels."
+    )
 
 
 def build_tracker(settings: Settings) -> tuple[Tracker, str]:

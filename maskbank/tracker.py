@@ -3,7 +3,7 @@
 The tracker itself holds no job: all it knows of one is in a `Memory`, which a call never changes but replaces.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,47 +99,71 @@ class Tracker:
 
     @torch.inference_mode()
     def track(
-        self, frame: Frame, memories: Sequence[Memory], seeds: Sequence[dict[int, np.ndarray]] | None = None
+        self,
+        frame: Frame,
+        memories: Sequence[Memory],
+        seeds: Sequence[dict[int, np.ndarray]] | None = None,
+        wanted: Sequence[Collection[int]] | None = None,
     ) -> list[tuple[Memory, list[Tracked]]]:
         """Finds the objects of all jobs in a frame; they compete for its pixels.
 
         seeds: for each memory the objects that a person outlined in this frame, by number: (H, W) bool masks, which
         must not overlap. A number from `memory.objects` on is a new object; numbers have no gaps.
+        wanted: for each memory the numbers of the objects that are asked for, seeds among them; None: all. The others
+        are tracked as well, but compete within their own memory only: nobody may want them any more, because the
+        object was outlined anew and is now one of another memory, from which they would take its pixels.
 
         Returns for each memory the one to go on with, and its objects' answers in order (for a seed, its mask).
         Raises BankFullError when a bank has no room for one more seed frame.
         """
         seeds = seeds or [{} for _ in memories]
-        found = self._segment(frame, memories)
         counts = [m.objects + sum(k >= m.objects for k in s) for m, s in zip(memories, seeds, strict=True)]
+        wanted = wanted or [range(count) for count in counts]
+        found = self._segment(frame, memories, wanted)
         logits = torch.cat([self._with_new(part.logits, count) for part, count in zip(found, counts, strict=True)])
-        outlined: dict[int, np.ndarray] = {}  # by position among the objects of all jobs
-        for first, masks in zip(np.cumsum([0, *counts]), seeds, strict=False):
-            outlined |= {int(first) + number: mask for number, mask in masks.items()}
-        probabilities = self._probabilities(frame, logits, outlined)
-        masks = full_masks(frame.size, logits, outlined)
+        starts = np.cumsum([0, *counts])[:-1].tolist()  # of each job among the objects of all jobs
+        outlined = {start + k: mask for start, own in zip(starts, seeds, strict=True) for k, mask in own.items()}
+        logits[list(outlined)] = HIDDEN_LOGIT  # what a person said counts, not what the network finds
+        everywhere = {start + k for start, own in zip(starts, wanted, strict=True) for k in own}
 
-        answers, start = [], 0
-        for memory, part, own_seeds, count in zip(memories, found, seeds, counts, strict=True):
-            own = slice(start, start + count)
+        answers = []
+        contests: dict[tuple[int, ...], tuple[Tensor, np.ndarray]] = {}  # by who takes part: mostly one for all jobs
+        for memory, part, own_seeds, start, count in zip(memories, found, seeds, starts, counts, strict=True):
+            own = range(start, start + count)
+            rivals = tuple(sorted(everywhere.union(own)))
+            if rivals not in contests:
+                given = {position: outlined[i] for position, i in enumerate(rivals) if i in outlined}
+                contest = logits[list(rivals)]
+                contests[rivals] = self._probabilities(frame, contest, given), owners(frame.size, contest, given)
+            probabilities, owner = contests[rivals]
+            positions = [rivals.index(i) for i in own]
+            masks = [owner == position for position in positions]
             tracked = [
-                Tracked(mask, 1.0 if k in own_seeds else _confidence(part, k, mask))
-                for k, mask in enumerate(masks[own])
+                Tracked(mask, 1.0 if k in own_seeds else _confidence(part, k, mask)) for k, mask in enumerate(masks)
             ]
-            answers.append((self._remember(frame, memory, part, probabilities[own], tracked, own_seeds), tracked))
-            start += count
+            memory = self._remember(frame, memory, part, probabilities[positions], tracked, own_seeds)
+            answers.append((memory, tracked))
         return answers
 
-    def _segment(self, frame: Frame, memories: Sequence[Memory]) -> list[Segmentation]:
-        """What the network finds of each memory's objects; those that are gone get no pixel."""
+    def _segment(
+        self, frame: Frame, memories: Sequence[Memory], wanted: Sequence[Collection[int]]
+    ) -> list[Segmentation]:
+        """What the network finds of each memory's objects; those that are gone get no pixel.
+
+        The network looks at all jobs at once, but at one with objects that nobody may want by itself.
+        """
+        known = [i for i, memory in enumerate(memories) if memory.objects]
+        alone = [i for i in known if not set(range(memories[i].objects)).issubset(wanted[i])]
+        found: dict[int, Segmentation] = {}
+        for group in ([i for i in known if i not in alone], *([i] for i in alone)):
+            if group:
+                jobs = [Remembered(memories[i].banks, memories[i].hint) for i in group]
+                found |= zip(group, self.segmenter.segment(frame.features, jobs), strict=True)
         none = torch.zeros(0, device=self.device)
         nothing = Segmentation(torch.zeros(0, *frame.working, device=self.device), none, none, ())
-        known = [m for m in memories if m.objects]
-        jobs = [Remembered(m.banks, m.hint) for m in known]
-        found = iter(self.segmenter.segment(frame.features, jobs) if jobs else [])
         result = []
-        for memory in memories:
-            part = next(found) if memory.objects else nothing
+        for i in range(len(memories)):
+            part = found.get(i, nothing)
             gone = (part.presence < VISIBLE_FROM)[:, None, None]
             result.append(replace(part, logits=part.logits.masked_fill(gone, HIDDEN_LOGIT)))
         return result
@@ -195,8 +219,8 @@ class Tracker:
         return tracked.confidence >= SURE_FROM if tracked.visible else float(found.presence[k]) < GONE_BELOW
 
 
-def full_masks(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.ndarray]) -> list[np.ndarray]:
-    """(H, W) bool masks of n objects, no two overlapping: each pixel goes to the best class.
+def owners(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.ndarray]) -> np.ndarray:
+    """(H, W) int32, whose each pixel is: the number of the best of n objects, -1 where it is the background.
 
     One object at a time, so that a 4K frame with many objects does not take gigabytes.
     """
@@ -213,7 +237,7 @@ def full_masks(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.nda
     owner = ids.cpu().numpy()
     for k, mask in outlined.items():
         owner[mask] = k
-    return [owner == k for k in range(len(logits))]
+    return owner
 
 
 def _confidence(found: Segmentation, k: int, mask: np.ndarray) -> float:

@@ -1,7 +1,8 @@
 """`maskbank track`: a video and its seed masks in, a folder of results out."""
 
-from collections.abc import Mapping
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from maskbank.tracker import Tracker
 
 class ResultFolder:
     """Writes masks/NAME.png, annotations.json and overlay.* as frames come; whole up to the last frame added.
+
+    An interruption comes before or after a frame, never in the middle of one. Without any frame there is no
+    annotations.json, and one of an earlier run stays.
 
     Args:
         out: the folder; made if needed.
@@ -34,20 +38,39 @@ class ResultFolder:
 
     def add(self, name: str, image: np.ndarray, ids: np.ndarray, confidence: Mapping[int, float]) -> np.ndarray:
         """Writes the result of the frame file `name`; returns the overlay, (H, W, 3) uint8 RGB."""
-        write_id_mask(self.out / "masks" / f"{Path(name).stem}.png", ids)
-        self._coco.add(name, ids)
         labels = {i: f"{self._labels.get(i, i)} {value:.2f}" for i, value in confidence.items()}
         drawn = overlay(image, ids, labels)
-        if self._video:
-            self._video.write(drawn)
+        with interruptions_held_back():
+            if self._video:
+                self._video.write(drawn)
+            write_id_mask(self.out / "masks" / f"{Path(name).stem}.png", ids)
+            self._coco.add(name, ids)
         return drawn
 
     def __enter__(self) -> "ResultFolder":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closing.close()
-        self._coco.save(self.out / "annotations.json")
+        with interruptions_held_back():
+            self._closing.close()
+            if len(self._coco):
+                self._coco.save(self.out / "annotations.json")
+
+
+@contextmanager
+def interruptions_held_back() -> Iterator[None]:
+    """Lets a block finish before Ctrl-C or SIGTERM has its effect; for the main thread."""
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 def track_to_folder(

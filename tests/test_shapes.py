@@ -27,6 +27,9 @@ from maskbank.shapes import (
     shape_to_mask,
 )
 
+# numpy warns about pycocotools' decode, which only these tests call
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 small_masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9))
 
 
@@ -42,12 +45,17 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return np.count_nonzero(a & b) / np.count_nonzero(a | b)
 
 
-def largest_part(mask: np.ndarray) -> np.ndarray:
-    """The largest 8-connected part with its holes filled, by another way than the product's."""
+def largest_parts(mask: np.ndarray) -> list[np.ndarray]:
+    """The largest 8-connected part, or parts of equal size, with holes filled (otherwise than the product does)."""
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    outside = np.pad(parts != 1 + stats[1:, cv2.CC_STAT_AREA].argmax(), 1, constant_values=True).astype(np.uint8)
-    cv2.floodFill(outside, None, (0, 0), 2)
-    return outside[1:-1, 1:-1] != 2
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0
+    filled = []
+    for part in np.flatnonzero(areas == areas.max()):
+        outside = np.pad(parts != part, 1, constant_values=True).astype(np.uint8)
+        cv2.floodFill(outside, None, (0, 0), 2)
+        filled.append(outside[1:-1, 1:-1] != 2)
+    return filled
 
 
 def blob(seed: int, height: int, width: int, smoothness: float) -> np.ndarray:
@@ -56,7 +64,7 @@ def blob(seed: int, height: int, width: int, smoothness: float) -> np.ndarray:
 
 
 def drawings() -> dict[str, np.ndarray]:
-    """Masks like real ones, in 240 x 320: thin legs, concavities, parts, holes, letters, objects cut by the edge."""
+    """Masks like real ones, in 240 x 320: thin legs, bays, parts, holes, letters, an object cut by the edge."""
     names = ("walker", "wheel", "letters", "star", "cut", "rope")
     result = {name: np.zeros((240, 320), np.uint8) for name in names}
     cv2.circle(result["walker"], (150, 60), 20, 1, -1)
@@ -65,13 +73,8 @@ def drawings() -> dict[str, np.ndarray]:
         cv2.line(result["walker"], start, stop, 1, 9)
     cv2.circle(result["wheel"], (160, 120), 80, 1, 12)
     for angle in np.arange(0, math.pi, 0.5):
-        end = np.array([math.cos(angle), math.sin(angle)]) * 78
-        cv2.line(
-            result["wheel"],
-            *((np.array([160, 120]) + sign * end).astype(int).tolist() for sign in (-1, 1)),
-            1,
-            2,
-        )
+        x, y = round(78 * math.cos(angle)), round(78 * math.sin(angle))
+        cv2.line(result["wheel"], (160 - x, 120 - y), (160 + x, 120 + y), 1, 2)
     cv2.putText(result["letters"], "CVAT", (20, 150), cv2.FONT_HERSHEY_SIMPLEX, 3.5, 1, 14)
     angles = np.arange(10) * math.pi / 5
     radius = np.where(np.arange(10) % 2, 40, 105)
@@ -83,12 +86,12 @@ def drawings() -> dict[str, np.ndarray]:
     return {name: mask.astype(bool) for name, mask in result.items()}
 
 
-def textured_scene(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def textured_scene(seed: int = 0, noise: float = 18) -> tuple[np.ndarray, np.ndarray]:
     """A noisy image 150 x 200 and the mask of the object in it, which is no ellipse."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((150, 200), np.uint8)
     cv2.fillPoly(mask, [np.array([[60, 30], [140, 40], [120, 75], [150, 120], [90, 95], [50, 110]])], 1)
-    image = np.where(mask[..., None], (170, 90, 60), (70, 110, 80)) + rng.normal(0, 18, (150, 200, 3))
+    image = np.where(mask[..., None], (170, 90, 60), (70, 110, 80)) + rng.normal(0, noise, (150, 200, 3))
     return image.clip(0, 255).astype(np.uint8), mask.astype(bool)
 
 
@@ -137,7 +140,8 @@ def test_rle_with_a_wider_box_is_read_like_cvat_does(mask, data):
     np.testing.assert_array_equal(decode_rle(points, height, width), expected)
 
 
-numbers = st.integers(-2, 9) | st.sampled_from([0.5, 1e9, 1e12, -1e300, math.inf, math.nan])
+numbers = st.integers(-2, 9) | st.sampled_from([0.5, 2.0, 30_000, -1e300, math.inf, math.nan])
+boxes = st.tuples(*[st.integers(-1, 4)] * 4)
 
 
 @settings(deadline=None, max_examples=300)
@@ -217,9 +221,8 @@ def test_polygon_fill_is_even_odd(corners):
 
 
 @settings(deadline=None)
-@given(eighths, eighths)
+@given(st.integers(1, 95).map(lambda number: number / 8), st.integers(1, 79).map(lambda number: number / 8))
 def test_polygons_that_share_edges_neither_overlap_nor_leave_gaps(x, y):
-    assume(0 < x < 12 and 0 < y < 10)
     corners = [(0, 0), (12, 0), (12, 10), (0, 10)]
     count = np.zeros((10, 12), int)
     for a, b in zip(corners, corners[1:] + corners[:1], strict=True):
@@ -258,8 +261,8 @@ def check_polygon(mask: np.ndarray, least: float = 0.95) -> int:
     x, y = np.array(shape.points).reshape(-1, 2).T
     assert 3 <= len(x) <= POLYGON_POINTS
     assert x.min() >= 0 and y.min() >= 0 and x.max() <= width and y.max() <= height
-    again = shape_to_mask(parse_shape({"type": "polygon", "points": list(shape.points)}), blank(height, width))
-    assert iou(again, largest_part(mask)) >= least
+    again = shape_to_mask(shape, blank(height, width))
+    assert max(iou(again, part) for part in largest_parts(mask)) >= least
     return len(x)
 
 
@@ -290,21 +293,25 @@ def test_polygon_round_trip_of_lines_of_one_pixel(corners):
 
 @pytest.mark.parametrize("name, mask", drawings().items())
 def test_polygon_round_trip_of_drawings(name, mask):
-    assert check_polygon(mask) <= 80
+    points = check_polygon(mask)
+    assert points <= (POLYGON_POINTS if name == "rope" else 50)
 
 
 def test_polygon_uses_few_points():
     y, x = np.mgrid[:200, :200]
-    assert check_polygon(np.hypot(x - 100, y - 90) < 70) <= 16
+    assert check_polygon(np.hypot(x - 100, y - 90) < 70) <= 14
     assert check_polygon((x > 20) & (x < 90) & (y > 30) & (y < 50)) == 4
     assert check_polygon(np.ones((1, 1), bool)) <= 4
-    assert check_polygon(abs(x - y) <= 0) <= 8  # a diagonal line of one pixel
+    assert check_polygon(abs(x - y) <= 0) == 4  # a line of one pixel
 
 
 def test_polygon_of_an_outline_that_needs_more_points_than_allowed():
     mask = np.zeros((40, 400), bool)
     mask[20:] = True
     mask[:, ::2] = True  # 200 teeth, 800 corners
+    check_polygon(mask, least=0.5)
+    mask = np.ones((2, 8000), bool)
+    mask[0, ::2] = False  # so many and so short teeth that a coarse outline of them has no area
     check_polygon(mask, least=0.5)
 
 
@@ -344,16 +351,15 @@ def test_rectangle_is_the_box_of_all_pixels_in_edge_coordinates(mask):
 
 
 @settings(deadline=None)
-@given(st.floats(20, 60), st.floats(20, 60), st.floats(1.5, 15), st.floats(1.5, 15))
+@given(st.floats(20, 60), st.floats(20, 60), st.floats(3, 15), st.floats(3, 15))
 def test_ellipse_round_trip(x, y, radius_x, radius_y):
     rows, columns = np.mgrid[:80, :80] + 0.5
     mask = np.square((columns - x) / radius_x) + np.square((rows - y) / radius_y) <= 1
     given_shape = parse_shape({"type": "ellipse", "points": [x, y, x + radius_x, y - radius_y]})
     np.testing.assert_array_equal(shape_to_mask(given_shape, blank(80, 80)), mask)
     fitted = mask_to_shape(mask, "ellipse")
-    assert iou(shape_to_mask(fitted, blank(80, 80)), mask) >= 0.85
-    if min(radius_x, radius_y) > 5:
-        np.testing.assert_allclose(fitted.points, given_shape.points, atol=0.6)
+    assert iou(shape_to_mask(fitted, blank(80, 80)), mask) >= 0.75
+    np.testing.assert_allclose(fitted.points, given_shape.points, atol=1.0)
 
 
 # Objects in boxes
@@ -375,13 +381,11 @@ def test_object_in_a_box_is_found_at_any_image_size():
 
 
 def test_box_to_mask_is_deterministic():
-    image, mask = textured_scene()
-    noise = np.random.default_rng(5).integers(0, 256, image.shape, np.uint8)
-    for scene in (image, noise):
-        first = shape_to_mask(box_of(mask), scene)
-        for seed in (1, 2):
-            cv2.setRNGSeed(seed)
-            np.testing.assert_array_equal(shape_to_mask(box_of(mask), scene), first)
+    image, mask = textured_scene(noise=45)  # so much noise that grabCut's random start shows in its result
+    first = shape_to_mask(box_of(mask), image)
+    for seed in range(1, 6):
+        cv2.setRNGSeed(seed)
+        np.testing.assert_array_equal(shape_to_mask(box_of(mask), image), first)
 
 
 def test_box_over_the_edge_is_clipped():
@@ -404,6 +408,12 @@ def test_box_without_an_object_gives_the_ellipse_in_it():
     mask = shape_to_mask(Shape("rectangle", (20.0, 10.0, 100.0, 70.0)), np.full((90, 130, 3), 80, np.uint8))
     ellipse = shape_to_mask(Shape("ellipse", (60.0, 40.0, 100.0, 10.0)), blank(90, 130))
     assert iou(mask, ellipse) > 0.95
+
+
+def test_tiny_box_gives_the_ellipse_in_it():
+    image, _ = textured_scene()
+    mask = shape_to_mask(Shape("rectangle", (100.0, 45.0, 120.0, 52.0)), image)
+    np.testing.assert_array_equal(mask, shape_to_mask(Shape("ellipse", (110.0, 48.5, 120.0, 45.0)), image))
 
 
 @settings(deadline=None, max_examples=60)

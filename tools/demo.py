@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from maskbank.cvat_client import TrackingSession, http_call
+from maskbank.cvat_client import FunctionError, TrackingSession, http_call
 from maskbank.evaluation.measures import jaccard, mean_j_and_f
 from maskbank.frames import open_frames, read_id_mask
 from maskbank.local_function import local_function
@@ -86,4 +86,9 @@ def report(labels: dict[int, str], found: list[np.ndarray], truths: list[np.ndar
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, OSError, FunctionError) as error:
+        sys.exit(f"demo: {error}")

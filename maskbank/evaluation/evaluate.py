@@ -66,16 +66,22 @@ def handler_call(log_level: int = logging.ERROR) -> Call:
 
 
 def track_sequence(call: Call, sequence: Sequence, objects: list[int]) -> Iterator[tuple[np.ndarray, list[dict]]]:
-    """The id map of each frame, the seed's included, and the objects' states with it."""
+    """The id map of each frame, the seed's included, and the objects' states with it.
+
+    Raises ValueError with one sentence when the function refuses a frame or fails on it.
+    """
     session = TrackingSession(call)
     seed = sequence.truths[0]
-    session.start(sequence.images[0].read_bytes(), [seed == i for i in objects])
-    yield np.where(np.isin(seed, objects), seed, 0), session.states
-    for image in sequence.images[1:]:
-        ids = np.zeros(seed.shape, np.uint8)
-        for object_id, mask in zip(objects, session.track(image.read_bytes(), seed.shape), strict=True):
-            ids[mask] = object_id
-        yield ids, session.states
+    try:
+        session.start(sequence.images[0].read_bytes(), [seed == i for i in objects])
+        yield np.where(np.isin(seed, objects), seed, 0), session.states
+        for image in sequence.images[1:]:
+            ids = np.zeros(seed.shape, np.uint8)
+            for object_id, mask in zip(objects, session.track(image.read_bytes(), seed.shape), strict=True):
+                ids[mask] = object_id
+            yield ids, session.states
+    except FunctionError as error:
+        raise ValueError(f"The function refused the sequence {sequence.name}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -99,38 +105,33 @@ def evaluate(data: Path) -> Iterator[Result]:
     """
     call = handler_call()
     for sequence in tqdm(read_sequences(data), unit="sequence", desc="evaluating"):
-        skip_last = all(truth is not None for truth in sequence.truths)
         objects = sequence.objects
-
-        def scored(
-            way: str,
-            masks: list[np.ndarray],
-            ids: list[int],
-            started: float,
-            sequence=sequence,
-            skip_last=skip_last,
-        ) -> Result:
-            seconds = (time.perf_counter() - started) / max(len(masks) - 1, 1)
-            scores = mean_j_and_f(masks, sequence.truths, ids, skip_last)
-            return Result(sequence.name, way, scores, seconds)
-
-        started = time.perf_counter()
-        yield scored(TOGETHER, [ids for ids, _ in track_sequence(call, sequence, objects)], objects, started)
+        yield score(sequence, TOGETHER, objects, (ids for ids, _ in track_sequence(call, sequence, objects)))
         if len(objects) > 1:
-            started = time.perf_counter()
             alone = [
-                scored(ALONE, [ids for ids, _ in track_sequence(call, sequence, [i])], [i], started) for i in objects
+                score(sequence, ALONE, [i], (ids for ids, _ in track_sequence(call, sequence, [i]))) for i in objects
             ]
-            scores = {i: score for result in alone for i, score in result.scores.items()}
-            yield Result(sequence.name, ALONE, scores, (time.perf_counter() - started) / len(sequence.images))
+            scores = {i: own for result in alone for i, own in result.scores.items()}
+            yield Result(sequence.name, ALONE, scores, sum(result.seconds_per_frame for result in alone))
         for way, baseline in BASELINES.items():
-            started = time.perf_counter()
             images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-            yield scored(way, list(baseline(images, sequence.truths[0])), objects, started)
+            yield score(sequence, way, objects, baseline(images, sequence.truths[0]))
+
+
+def score(sequence: Sequence, way: str, objects: list[int], masks: Iterator[np.ndarray]) -> Result:
+    """The scores of the id maps that one way to track a sequence gives; takes the time that it needs for them."""
+    started = time.perf_counter()
+    found = list(masks)
+    seconds = (time.perf_counter() - started) / len(found)
+    skip_last = len(found) > 2 and all(truth is not None for truth in sequence.truths)
+    return Result(sequence.name, way, mean_j_and_f(found, sequence.truths, objects, skip_last), seconds)
 
 
 def report(results: list[Result]) -> str:
-    """A Markdown table: a row per sequence and way, then the means over each folder of sequences."""
+    """A Markdown table: a row per sequence and way, then the means over each folder of sequences.
+
+    A sequence with a single object counts in the mean of "one object at a time" too.
+    """
     lines = ["| sequence | way | J | F | J&F | s/frame |", "| --- | --- | --- | --- | --- | --- |"]
 
     def row(name: str, way: str, score: Score, seconds: float) -> str:
@@ -138,10 +139,12 @@ def report(results: list[Result]) -> str:
         return f"| {name} | {way} | {j} | {f} | {both} | {seconds:.3f} |"
 
     lines += [row(r.sequence, r.way, r.mean, r.seconds_per_frame) for r in results]
-    folders = sorted({str(Path(r.sequence).parent) for r in results})
-    for folder in folders:
-        for way in (TOGETHER, *BASELINES):
-            own = [r for r in results if str(Path(r.sequence).parent) == folder and r.way == way]
+    for folder in sorted({str(Path(r.sequence).parent) for r in results}):
+        inside = [r for r in results if str(Path(r.sequence).parent) == folder]
+        ways = {r.way for r in inside}
+        for way in (w for w in (TOGETHER, ALONE, *BASELINES) if w in ways):
+            fallback = {r.sequence: r for r in inside if r.way == TOGETHER and way == ALONE}
+            own = list((fallback | {r.sequence: r for r in inside if r.way == way}).values())
             if len(own) > 1:
                 mean = Score(float(np.mean([r.mean.j for r in own])), float(np.mean([r.mean.f for r in own])))
                 seconds = float(np.mean([r.seconds_per_frame for r in own]))

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from maskbank.store import Revision
 
+NUMBER_BYTES = 36  # of a number in a tuple: 28 of the object, 8 of the reference to it
+
 
 class MemoryStore:
     """Revisions of a bank share most of their tensors, so old ones are cheap and kept while there is room.
@@ -17,7 +19,7 @@ class MemoryStore:
 
     Args:
         ttl_s: seconds after which a bank that was not used expires.
-        max_bytes: of all tensors together.
+        max_bytes: of all tensors and masks together.
         clock: seconds, from any start.
     """
 
@@ -75,17 +77,24 @@ class MemoryStore:
         del self._used[bank]
 
     def _hold(self, revision: Revision) -> None:
+        self.bytes += _mask_bytes(revision)
         for address, size in _storages(revision).items():
             if not self._holders[address]:
                 self.bytes += size
             self._holders[address] += 1
 
     def _release(self, revision: Revision) -> None:
+        self.bytes -= _mask_bytes(revision)
         for address, size in _storages(revision).items():
             self._holders[address] -= 1
             if not self._holders[address]:
                 self.bytes -= size
                 del self._holders[address]
+
+
+def _mask_bytes(revision: Revision) -> int:
+    """Of the masks' numbers in a revision: the masks of a 4K frame can weigh as much as its tensors."""
+    return NUMBER_BYTES * sum(len(known.answer.mask or ()) for known in revision.objects)
 
 
 def _storages(revision: Revision) -> dict[int, int]:

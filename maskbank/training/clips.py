@@ -14,6 +14,7 @@ from maskbank.training.data import Sample, Source
 
 SMALLEST_SEED = 0.004  # share of the frame an object must cover in the seed frame
 LARGEST_SEED = 0.75
+MAX_TRIES = 1000  # for one clip
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class ClipMaker:
         self.video_weights = _weights([sum(len(v) ** 0.5 for v in s.items) for s in videos])
 
     def clip(self, recipe: Recipe) -> Clip:
-        """A clip whose seed frame shows at least one object of a usable size."""
-        while True:
+        """A clip whose seed frame shows at least one object of a usable size.
+
+        Raises ValueError with one sentence when the data gives none: too short sequences, too small or large objects.
+        """
+        for _ in range(MAX_TRIES):
             from_video = self.videos and (not self.stills or self.random.random() < recipe.video)
             made = self._video_clip(recipe) if from_video else self._still_clip(recipe)
             if made is None:
@@ -69,6 +73,10 @@ class ClipMaker:
             if self.random.random() < 0.5:
                 images, ids = images[:, :, ::-1], ids[:, :, ::-1]
             return Clip(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.ascontiguousarray(ids))
+        raise ValueError(
+            f"The training data gives no clip of {recipe.frames} frames: it needs images or longer sequences with "
+            f"objects that cover {SMALLEST_SEED:.1%} to {LARGEST_SEED:.0%} of the frame."
+        )
 
     # -- stills ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
     DATA/static/<source>/<name>.jpg + <name>.png
     DATA/video/<source>/<sequence>/<frame>.jpg + <frame>.png
 
-In a mask 0 is background, 255 is void (scored as background) and every other index is one object.
+In a mask 0 is background, 255 is void (scored as background) and every other index is one object; a grey mask shows
+one object.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-VOID = 255
+from maskbank.frames import read_id_mask
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,17 @@ MAX_SHORT_SIDE = 400
 
 
 def read_sample(image_path: Path) -> Sample:
-    """Reads `image_path` and the mask beside it, shrunk to the size that training uses."""
-    image = np.asarray(Image.open(image_path).convert("RGB"))
-    ids = np.array(Image.open(image_path.with_suffix(".png")))
-    if ids.ndim != 2 or ids.shape != image.shape[:2]:
-        raise ValueError(f"The mask of {image_path} is not an indexed PNG of the image's size.")
-    ids[ids == VOID] = 0
+    """Reads `image_path` and the mask beside it, shrunk to the size that training uses.
+
+    Raises ValueError with one sentence when one of them cannot be used.
+    """
+    try:
+        image = np.asarray(Image.open(image_path).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{image_path} is not an image that can be read.") from error
+    ids = read_id_mask(image_path.with_suffix(".png"))
+    if ids.shape != image.shape[:2]:
+        raise ValueError(f"The mask of {image_path} has another size than the image.")
     scale = MAX_SHORT_SIDE / min(ids.shape)
     if scale < 1:
         size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))

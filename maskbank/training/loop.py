@@ -6,26 +6,26 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import cos, pi
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskbank.networks.lite import Lite, LiteDecoded, LiteFeatures, compete, full_size, similarity, to_hint
+from maskbank.networks.weights import fit_weights, load_state_dict
 from maskbank.training.clips import ClipMaker, Recipe
 from maskbank.training.data import Source, load_sources
 from maskbank.training.losses import frame_loss
 
 SAVE_EVERY_S = 120
-HARD_PIXELS_FROM, HARD_PIXELS_TO = (
-    1.0,
-    0.3,
-)  # share of pixels that count, at the start and after HARD_BY of training
-HARD_BY = 0.3
+LOG_EVERY = 20  # steps
+HARD_PIXELS_FROM, HARD_PIXELS_TO = 1.0, 0.3  # share of pixels that count: at the start, and from HARD_BY on
+HARD_BY = 0.3  # share of the training time
 REMEMBER = 0.75  # chance that a frame between seed and last is memorized, as the bank does not keep each one
 HINT_DROP = 0.1  # chance that a clip goes without the previous mask, so that the bank alone must do
 
@@ -143,7 +143,8 @@ def train(
     """Trains `Lite` on the folder `data` for `minutes` and writes `out`/lite.safetensors.
 
     Takes up the run in `out`/state.pt where there is one. `stop_after`: leave after so many minutes of this call, to be
-    resumed. Returns the path of the weights. Raises ValueError with one sentence when the data is unusable.
+    resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago. Returns the path of the
+    weights. Raises ValueError with one sentence when the data or `init` is unusable.
     """
     out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -151,7 +152,7 @@ def train(
     torch.manual_seed(seed)
     network = Lite().to(device, memory_format=torch.channels_last)
     if init:
-        network.load_state_dict(load_file(init))
+        fit_weights(network, load_state_dict(init), str(init))
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-3)
     average = WeightAverage(network)
     step, spent = 0, 0.0
@@ -165,6 +166,8 @@ def train(
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers below
     stills, videos = load_sources(data, exclude)
+    for stage in stages:  # data that makes no clips is found out here, not in a worker
+        ClipMaker(stills, videos, np.random.default_rng(seed)).clip(stage.recipe)
     progress = multiprocessing.Value("d", spent / (minutes * 60))
     workers = max((os.cpu_count() or 2) - 1, 1)
     batches = iter(
@@ -173,17 +176,18 @@ def train(
             batch_size=None,
             num_workers=workers,
             prefetch_factor=3,
+            multiprocessing_context="fork",  # the images are shared, not copied
         )
     )
     network.train()
-    started, saved, shown = time.monotonic(), time.monotonic(), {"loss": 0.0, "jaccard": 0.0}
+    started, saved, shown = time.monotonic(), time.monotonic(), {}
     budget = min(minutes * 60 - spent, (stop_after or minutes) * 60)
     with tqdm(total=round(spent + budget), initial=round(spent), unit="s", desc="training") as bar:
         while (elapsed := time.monotonic() - started) < budget:
             share = (spent + elapsed) / (minutes * 60)
             progress.value = share
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * np.cos(share * np.pi / 2) ** 2)
+            for group in optimizer.param_groups:  # not with NumPy: its numbers in state.pt could not be read again
+                group["lr"] = learning_rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * cos(share * pi / 2) ** 2)
             images, ids, objects = next(batches)
             images = images.to(device, non_blocking=True).float() / 255
             ids = ids.to(device, non_blocking=True).long()
@@ -201,10 +205,9 @@ def train(
             optimizer.step()
             step += 1
             average.update(network, step)
-            if step % 20 == 0:
-                keep = 0.9 if step > 20 else 0.0
-                shown["loss"] = keep * shown["loss"] + (1 - keep) * loss.item()
-                shown["jaccard"] = keep * shown["jaccard"] + (1 - keep) * torch.stack(overlaps).mean().item()
+            if step % LOG_EVERY == 0:
+                for name, value in (("loss", loss), ("jaccard", torch.stack(overlaps).mean())):
+                    shown[name] = 0.9 * shown.get(name, value.item()) + 0.1 * value.item()
                 bar.n = round(spent + elapsed)
                 bar.set_postfix(step=step, **{k: f"{v:.3f}" for k, v in shown.items()})
                 _log(out / "log.csv", step, spent + elapsed, shown)

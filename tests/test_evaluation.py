@@ -1,0 +1,129 @@
+"""`evaluate` on tiny folders cut from the sample clip: which frames and objects count, and the table."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from maskbank import cli
+from maskbank.evaluation import evaluate as module
+from maskbank.evaluation.evaluate import ALONE, TOGETHER, Result, Sequence, evaluate, read_sequences, report
+from maskbank.evaluation.measures import Score, mean_j_and_f
+from maskbank.frames import open_frames, read_id_mask, write_id_mask
+
+CLIP = Path(__file__).parents[1] / "samples" / "clip"
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MASKBANK_")}
+    monkeypatch.setattr(os, "environ", clean | {"MASKBANK_SIZE": "64"})
+
+
+def write_sequence(folder: Path, frames: int, annotated: list[int], objects: tuple[int, ...] = (1, 2, 3)) -> None:
+    """The first frames of the sample clip at a quarter of its size, with masks for some."""
+    folder.mkdir(parents=True)
+    for index, image in zip(range(frames), open_frames(CLIP / "frames"), strict=False):
+        small = cv2.resize(image, (160, 90), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(folder / f"{index:05d}.jpg"), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        if index in annotated:
+            ids = read_id_mask(CLIP / "masks" / f"{index:05d}.png")[::4, ::4]
+            write_id_mask(folder / f"{index:05d}.png", np.where(np.isin(ids, objects), ids, 0))
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two sequences: three objects annotated on every frame, and one object sparsely, from frame 1 on."""
+    write_sequence(tmp_path / "data" / "pond" / "all", 4, [0, 1, 2, 3])
+    write_sequence(tmp_path / "data" / "pond" / "turtle", 6, [1, 3, 5], objects=(3,))
+    return tmp_path / "data"
+
+
+def rows(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def test_sequences_begin_with_their_first_mask(data):
+    write_sequence(data / "unmarked", 2, [])
+    write_sequence(data / "once", 2, [0])
+    every, turtle = read_sequences(data)
+    assert [every.name, turtle.name] == ["pond/all", "pond/turtle"]
+    assert (every.objects, turtle.objects) == ([1, 2, 3], [3])
+    assert [path.name for path in turtle.images] == [f"{i:05d}.jpg" for i in range(1, 6)]
+    assert [truth is not None for truth in turtle.truths] == [True, False, True, False, True]
+
+
+def test_every_way_is_scored_and_reported(data, tmp_path, capsys):
+    assert cli.main(["evaluate", str(data), "--out", str(tmp_path / "report.md")]) == 0
+    table = (tmp_path / "report.md").read_text()
+    assert capsys.readouterr().out == table
+    head, _, *body = rows(table)
+    assert head == ["sequence", "way", "J", "F", "J&F", "s/frame"]
+    every, turtle, means = body[:4], body[4:7], body[7:]
+    assert [row[:2] for row in every] == [["pond/all", way] for way in (TOGETHER, ALONE, "copy", "flow")]
+    assert [row[:2] for row in turtle] == [["pond/turtle", way] for way in (TOGETHER, "copy", "flow")]
+    assert [row[:2] for row in means] == [["**pond** (2)", way] for way in (TOGETHER, ALONE, "copy", "flow")]
+    for _, _, j, f, both, seconds in body:
+        assert 0 <= float(j) <= 100 and 0 <= float(f) <= 100 and float(seconds) >= 0
+        assert float(both) == pytest.approx((float(j) + float(f)) / 2, abs=0.1)
+    for mean, first, second in zip(means, every, (turtle[0], *turtle), strict=True):
+        for column in (2, 3, 4):
+            assert float(mean[column]) == pytest.approx((float(first[column]) + float(second[column])) / 2, abs=0.11)
+
+
+def test_baseline_scores_are_those_of_the_frames_that_count(data):
+    """Copying the seed, worked out by hand: the first frame is given; the last counts where annotations are few."""
+    results = {(r.sequence, r.way): r for r in evaluate(data)}
+    every, turtle = read_sequences(data)
+
+    def by_hand(sequence: Sequence, counted: list[int]) -> dict[int, Score]:
+        seed, truths = sequence.truths[0], sequence.truths
+        return mean_j_and_f([seed] * (1 + len(counted)), [seed, *(truths[i] for i in counted)], sequence.objects, False)
+
+    assert results["pond/all", "copy"].scores == by_hand(every, [1, 2])
+    assert results["pond/turtle", "copy"].scores == by_hand(turtle, [2, 4])
+    assert set(results["pond/all", TOGETHER].scores) == set(results["pond/all", ALONE].scores) == {1, 2, 3}
+    assert results["pond/turtle", TOGETHER].scores[3].j > 0.2  # loose: it tracks the turtle
+
+
+def test_objects_alone_and_together_are_seeded_as_they_should(data, monkeypatch):
+    """What the function is asked, whatever it answers."""
+    seeded, tracked = [], []
+
+    def call(body: dict) -> dict:
+        states = body["states"] or [{"number": i} for i in range(len(body["shapes"]))]
+        (tracked if body["states"] else seeded).append(len(states))
+        return {"shapes": [None] * len(states), "states": states}
+
+    monkeypatch.setattr(module, "handler_call", lambda: call)
+    results = {(r.sequence, r.way): r for r in evaluate(data)}
+    assert seeded == [3, 1, 1, 1, 1]
+    assert tracked == [3] * 3 + [1] * 9 + [1] * 4
+    assert results["pond/all", TOGETHER].mean == Score(0, 0)  # nothing found, and all objects are there
+
+
+def test_two_frames_are_enough(tmp_path):
+    write_sequence(tmp_path / "pair", 2, [0, 1], objects=(3,))
+    assert [result.way for result in evaluate(tmp_path)] == [TOGETHER, "copy", "flow"]
+
+
+def test_report_of_a_single_sequence_has_no_means():
+    score = Score(0.5, 0.25)
+    table = report([Result("a/b", TOGETHER, {1: score, 4: Score(0.7, 0.75)}, 0.1234)])
+    assert rows(table)[2:] == [["a/b", TOGETHER, "60.0", "50.0", "55.0", "0.123"]]
+
+
+def test_bad_data_gives_one_sentence_and_keeps_what_was_done(data, tmp_path, capsys):
+    assert cli.main(["evaluate", str(tmp_path / "nowhere")]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "nowhere holds no folder of .jpg frames with .png masks beside" in line
+    broken = data / "pond" / "turtle" / "00002.jpg"
+    broken.write_bytes(broken.read_bytes()[:500])
+    assert cli.main(["evaluate", str(data), "--out", str(tmp_path / "report.md")]) == 1
+    output = capsys.readouterr()
+    assert "Traceback" not in output.err
+    last = output.err.replace("\r", "\n").splitlines()[-1]
+    assert last.startswith("maskbank: The function refused the sequence pond/turtle: 400: The image is damaged")
+    assert [row[0] for row in rows((tmp_path / "report.md").read_text())[2:]] == ["pond/all"] * 4

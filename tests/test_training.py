@@ -1,0 +1,318 @@
+"""Training: clips, losses, the unrolled tracker, and a run of a few seconds that is stopped and resumed."""
+
+import csv
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from maskbank import cli
+from maskbank.frames import open_frames, read_id_mask, write_id_mask
+from maskbank.networks import load_segmenter
+from maskbank.networks.lite import Lite, compete, full_size
+from maskbank.training import loop
+from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, Clip, ClipMaker, Recipe
+from maskbank.training.data import Sample, Source, load_sources, read_sample
+from maskbank.training.loop import Stage, WeightAverage, stage_at, train, unroll
+from maskbank.training.losses import dice, frame_loss, hard_cross_entropy
+
+CLIP = Path(__file__).parents[1] / "samples" / "clip"
+SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """Training has worker processes: whatever blocks ends in an error instead of for ever."""
+
+    def too_long(*_: object) -> None:
+        raise TimeoutError("a training test hangs")
+
+    before, threads = signal.signal(signal.SIGALRM, too_long), cv2.getNumThreads()
+    signal.alarm(120)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    cv2.setNumThreads(threads)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_every_time() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two stills and one sequence of eight frames, from the sample clip at half its size."""
+    root = tmp_path_factory.mktemp("data")
+    places = {0: root / "static" / "pond", 50: root / "static" / "pond"}
+    places |= {index: root / "video" / "pond" / "swim" for index in range(10, 18)}
+    for index, image in enumerate(open_frames(CLIP / "frames")):
+        if index in places:
+            places[index].mkdir(parents=True, exist_ok=True)
+            small = cv2.resize(image, (320, 180), interpolation=cv2.INTER_AREA)
+            cv2.imwrite(str(places[index] / f"{index:05d}.jpg"), cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+            ids = read_id_mask(CLIP / "masks" / f"{index:05d}.png")[::2, ::2]
+            write_id_mask(places[index] / f"{index:05d}.png", ids)
+    return root
+
+
+def red_on_blue(left: int) -> Sample:
+    """A red ellipse and, away from it, a red box (ids 4 and 9) on blue, each with some texture."""
+    ids = np.zeros((90, 120), np.uint8)
+    cv2.ellipse(ids, (left, 30), (18, 11), 20, 0, 360, 4, cv2.FILLED)
+    cv2.rectangle(ids, (left + 10, 55), (left + 30, 75), 9, cv2.FILLED)
+    texture = np.random.default_rng(left).integers(0, 40, (90, 120, 1), np.uint8)
+    return Sample(np.where(ids[..., None] > 0, (200, 40, 40), (40, 40, 200)).astype(np.uint8) + texture, ids)
+
+
+STILLS = [Source("boxes", [[red_on_blue(30)], [red_on_blue(60)]])]
+VIDEOS = [Source("film", [[red_on_blue(30 + 4 * t) for t in range(10)]])]
+
+
+def clips(seed: int, count: int, recipe: Recipe, stills=STILLS, videos=VIDEOS) -> list[Clip]:
+    maker = ClipMaker(stills, videos, np.random.default_rng(seed))
+    return [maker.clip(recipe) for _ in range(count)]
+
+
+# ---------------------------------------------------------------- data and clips
+
+
+def test_data_is_read_by_source(data):
+    [still], [video] = load_sources(data)
+    assert (still.name, video.name) == ("pond", "pond")
+    assert [len(item) for item in still.items] == [1, 1] and [len(item) for item in video.items] == [8]
+    first = still.items[0][0]
+    assert first.image.shape == (180, 320, 3) and first.image.dtype == np.uint8
+    np.testing.assert_array_equal(first.ids, read_id_mask(CLIP / "masks" / "00000.png")[::2, ::2])
+    with pytest.raises(ValueError, match="holds neither static"):
+        load_sources(data, exclude=("pond",))
+
+
+def test_large_samples_are_shrunk_and_grey_masks_show_one_object(tmp_path):
+    sample = red_on_blue(30)
+    cv2.imwrite(str(tmp_path / "a.jpg"), cv2.resize(sample.image[..., ::-1], (1080, 810)))
+    cv2.imwrite(str(tmp_path / "a.png"), 255 * cv2.resize((sample.ids > 0).astype(np.uint8), (1080, 810)))
+    read = read_sample(tmp_path / "a.jpg")
+    assert read.image.shape == (400, 533, 3) and read.ids.shape == (400, 533)
+    assert read.objects() == [1]
+    assert abs((read.ids == 1).mean() - (sample.ids > 0).mean()) < 0.01
+
+
+def test_clips_are_the_same_for_the_same_seed():
+    recipe = Recipe(size=SIZE, frames=3, objects=3)
+    one, same, other = clips(5, 8, recipe), clips(5, 8, recipe), clips(6, 8, recipe)
+    for a, b in zip(one, same, strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.ids, b.ids)
+    assert any((a.images != b.images).any() for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("video", [0.0, 1.0])
+def test_clips_show_their_objects(video):
+    """Shapes and types; every object is in the seed frame, at a usable size; its pixels are the object's (red)."""
+    recipe = Recipe(size=SIZE, frames=3, objects=2, video=video)
+    right = total = moved = counts = 0
+    for clip in clips(1, 60, recipe):
+        assert clip.images.shape == (3, 3, SIZE, SIZE) and clip.images.dtype == np.uint8
+        assert clip.ids.shape == (3, SIZE, SIZE) and clip.ids.dtype == np.uint8
+        assert clip.images.flags["C_CONTIGUOUS"] and clip.ids.flags["C_CONTIGUOUS"]
+        seeds = [int(i) for i in np.unique(clip.ids[0]) if i]
+        assert seeds in ([1], [1, 2])
+        assert set(np.unique(clip.ids)) <= {0, *seeds}
+        for i in seeds:
+            assert SMALLEST_SEED <= (clip.ids[0] == i).mean() <= LARGEST_SEED
+        counts += len(seeds)
+        moved += (clip.ids[0] != clip.ids[-1]).any()
+        red, blue = clip.images[:, 0].astype(int), clip.images[:, 2].astype(int)
+        if np.abs(red - blue).max() > 30:  # else it was made grey
+            right += ((red > blue) & (clip.ids > 0)).sum()
+            total += (clip.ids > 0).sum()
+    assert right / total > 0.9  # all but blurred rims; 0.4 when images and ids are mirrored separately
+    assert counts > 60 and moved > 50
+
+
+def test_video_clips_keep_the_order_of_time_or_reverse_it():
+    """Frame t of the film is as bright as t tells, so the order shows in spite of the changes of light."""
+    film = [Sample(np.full((90, 120, 3), 15 + 24 * t, np.uint8), red_on_blue(40).ids) for t in range(10)]
+    recipe = Recipe(size=SIZE, frames=4, objects=2, video=1.0, max_gap=3)
+    directions = []
+    for clip in clips(0, 20, recipe, stills=[], videos=[Source("film", [film])]):
+        steps = np.diff(clip.images[:, :, 24:40, 24:40].astype(float).mean((1, 2, 3)))
+        directions.append(np.sign(steps.sum()))
+        assert (np.sign(steps) == directions[-1]).mean() >= 2 / 3
+    assert {-1, 1} <= set(directions)
+
+
+def test_data_without_a_usable_clip_gives_one_sentence():
+    short = [Source("film", [[red_on_blue(30), red_on_blue(34)]])]
+    with pytest.raises(ValueError, match=r"^The training data gives no clip of 3 frames: .*\.$"):
+        clips(0, 1, Recipe(size=SIZE, frames=3), stills=[], videos=short)
+    assert clips(0, 1, Recipe(size=SIZE, frames=2), stills=[], videos=short)
+
+
+# ---------------------------------------------------------------- losses and unrolling
+
+
+def batch(recipe: Recipe, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    made = clips(3, count, recipe)
+    images = torch.from_numpy(np.stack([clip.images for clip in made])).float() / 255
+    return images, torch.from_numpy(np.stack([clip.ids for clip in made])).long()
+
+
+def test_unroll_gives_every_frame_after_the_seed():
+    images, ids = batch(Recipe(size=SIZE, frames=4, objects=3), 2)
+    ids[1][ids[1] == 2] = 0  # a slot without an object
+    steps = list(unroll(Lite(), images, ids, objects=3))
+    assert len(steps) == 3
+    for t, (decoded, truth, real) in enumerate(steps, 1):
+        assert decoded.rough.shape == (2, 3, SIZE // 4, SIZE // 4)
+        assert decoded.logits.shape == (2, 3, SIZE // 2, SIZE // 2)
+        assert decoded.presence.shape == decoded.quality.shape == (2, 3)
+        assert torch.equal(truth, ids[:, t])
+        assert real.tolist() == [[bool((clip[0] == i).any()) for i in (1, 2, 3)] for clip in ids]
+        assert torch.isfinite(frame_loss(decoded, truth, real, 1.0))
+
+
+def test_loss_falls_when_one_batch_is_learnt_by_heart():
+    images, ids = batch(Recipe(size=SIZE, frames=3, objects=2), 2)
+    network = Lite().train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    losses = []
+    for _ in range(15):
+        loss = torch.stack([frame_loss(*step, 1.0) for step in unroll(network, images, ids, 2)]).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+    unused = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert unused == []  # everything learns
+
+
+def test_right_masks_cost_less_than_wrong_ones():
+    truth = torch.zeros(1, 8, 8, dtype=torch.int64)
+    truth[:, 2:6, 2:6] = 1
+    right = torch.where(truth[:, None] == 1, 9.0, -9.0)  # (1, 1, 8, 8)
+    half = right.clone()
+    half[..., :4] = -9.0
+    assert hard_cross_entropy(right, truth, 1.0) < 0.001 < 1 < hard_cross_entropy(-right, truth, 1.0)
+    # an eighth of the pixels is wrong: among the hardest fifth that is more than half, among all it is not
+    assert hard_cross_entropy(half, truth, 0.2) > 4 * hard_cross_entropy(half, truth, 1.0)
+    target = (truth[:, None] == 1).float()
+    costs = [dice(compete(logits), target).item() for logits in (right, half, -right)]
+    assert costs[0] < 0.01 < 0.3 < costs[1] < 0.4 < 0.9 < costs[2]
+
+
+def test_full_size_of_a_decoded_clip_is_that_of_its_frames():
+    assert full_size(torch.zeros(2, 3, SIZE // 2, SIZE // 2), (SIZE, SIZE)).shape == (2, 3, SIZE, SIZE)
+
+
+def test_average_of_weights_follows_the_network():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.BatchNorm2d(1))
+    average = WeightAverage(network)
+    with torch.no_grad():
+        network[0].weight.fill_(5.0)
+        network[1].num_batches_tracked.fill_(7)
+    for step in range(1, 4):
+        average.update(network, step)
+    assert 0.1 < average.state["0.weight"].item() < 5
+    for step in range(4, 2000):
+        average.update(network, step)
+    assert average.state["0.weight"].item() == pytest.approx(5, abs=0.01)
+    assert average.state["1.num_batches_tracked"] == 7
+
+
+def test_stages_follow_one_another():
+    stages = [Stage(until, Recipe(), 1) for until in (0.2, 0.7, 1.0)]
+    assert [stage_at(stages, progress) for progress in (0, 0.19, 0.2, 0.69, 0.99, 1.5)] == [
+        stages[0], stages[0], stages[1], stages[1], stages[2], stages[2],
+    ]  # fmt: skip
+    for schedule in loop.SCHEDULES.values():
+        assert [stage.until for stage in schedule] == sorted(stage.until for stage in schedule)
+        assert schedule[-1].until == 1.0
+
+
+# ---------------------------------------------------------------- the run
+
+
+@pytest.fixture
+def tiny(monkeypatch) -> str:
+    """A schedule whose steps take a moment each, and a line in the log for each of them."""
+    stages = (
+        Stage(0.5, Recipe(size=SIZE, frames=2, objects=2), 2),
+        Stage(1.0, Recipe(size=SIZE, frames=3, objects=2), 2),
+    )
+    monkeypatch.setitem(loop.SCHEDULES, "tiny", stages)
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
+    return "tiny"
+
+
+def log_of(out: Path) -> list[dict[str, float]]:
+    with (out / "log.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny):
+    out = tmp_path / "run"
+    weights = train(data, out, minutes=2, schedule=tiny, stop_after=3 / 60)
+    assert weights == out / "lite.safetensors"
+    assert {path.name for path in out.iterdir()} == {"lite.safetensors", "state.pt", "log.csv"}
+    before, saved = log_of(out), torch.load(out / "state.pt", weights_only=True)
+    assert [row["step"] for row in before] == list(range(1, saved["step"] + 1))
+    assert all(row["loss"] > 0 and 0 <= row["jaccard"] <= 1 for row in before)
+    assert 3 <= saved["spent_s"] < 60
+    _, first = load_segmenter("lite", weights, torch.device("cpu"))
+
+    assert train(data, out, minutes=2, schedule=tiny, stop_after=2 / 60) == weights
+    after, resumed = log_of(out), torch.load(out / "state.pt", weights_only=True)
+    assert after[: len(before)] == before
+    assert [row["step"] for row in after] == list(range(1, resumed["step"] + 1))
+    assert resumed["step"] > saved["step"] and resumed["spent_s"] >= saved["spent_s"] + 2
+    assert after[len(before)]["loss"] > 0.4 * before[-1]["loss"]  # the running mean does not restart from 0
+    _, second = load_segmenter("lite", weights, torch.device("cpu"))
+    assert second != first
+
+    train(data, out, minutes=resumed["spent_s"] / 60, schedule=tiny)  # its time is up: nothing more is learnt
+    assert torch.load(out / "state.pt", weights_only=True)["step"] == resumed["step"]
+
+
+def test_run_starts_from_given_weights(data, tmp_path, tiny):
+    first = train(data, tmp_path / "a", minutes=1 / 60, schedule=tiny)
+    _, given = load_segmenter("lite", first, torch.device("cpu"))
+    again = train(data, tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
+    assert load_segmenter("lite", again, torch.device("cpu"))[1] == given
+
+
+def one_sentence(capsys) -> str:
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("maskbank: ") and line.endswith(".")
+    return line
+
+
+def test_bad_data_and_weights_give_one_sentence(data, tmp_path, capsys):
+    def run(folder: Path, *more: object) -> int:
+        return cli.main(["train", "--data", str(folder), "--out", str(tmp_path / "out"), "--minutes", "1", *more])
+
+    assert run(tmp_path / "nowhere") == 1
+    assert "nowhere holds neither static/<source>/*.jpg nor video/" in one_sentence(capsys)
+    (tmp_path / "text.safetensors").write_text("no weights")
+    assert run(data, "--init", str(tmp_path / "text.safetensors")) == 1
+    assert "text.safetensors is damaged" in one_sentence(capsys)
+
+    bad = tmp_path / "bad" / "static" / "one"
+    bad.mkdir(parents=True)
+    for name, words in (("00000.png", "another size"), ("00000.jpg", "00000.jpg is not an image that can be read")):
+        for path in (data / "static" / "pond").glob("00000.*"):
+            (bad / path.name).write_bytes(path.read_bytes())
+        if name.endswith("png"):
+            write_id_mask(bad / name, np.ones((20, 20), np.uint8))
+        else:
+            (bad / name).write_bytes((bad / name).read_bytes()[:900])
+        assert run(tmp_path / "bad") == 1
+        assert words in one_sentence(capsys)
+    assert sorted(os.listdir(tmp_path / "out")) == []
