@@ -166,13 +166,3 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     if mask.shape == (height, width):
         return coverage
     return cv2.resize(coverage, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def resize_scores(scores: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (K, h, w) float32 to (K, height, width) float32, bilinear; corners of the images are aligned."""
-    if scores.shape[1:] == (height, width):
-        return scores
-    resized = np.empty((len(scores), height, width), np.float32)
-    for source, target in zip(scores, resized, strict=True):
-        cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
-    return resized

@@ -74,7 +74,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000),
         ttl_hours=number("MASKBANK_TTL_HOURS", 12.0, 0.01, 10_000, float),
         cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
-        max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 1_000_000_000),
+        max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 170_000_000),
         max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
     )
     _check_budget(settings)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from support import CLIP
 
 from maskbank import cli, tracking
 from maskbank.evaluation.measures import jaccard
@@ -19,7 +20,6 @@ from maskbank.frames import open_frames, read_id_mask, write_id_mask
 from maskbank.rendering import VideoWriter, davis_palette
 from maskbank.tracking import ResultFolder
 
-CLIP = Path(__file__).parents[1] / "samples" / "clip"
 FRAMES = 7
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -28,8 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 @pytest.fixture(autouse=True)
 def environment(monkeypatch) -> None:
     """A small working image, and a copy of the environment: options of the command line are kept there."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MASKBANK_")}
-    monkeypatch.setattr(os, "environ", clean | {"MASKBANK_SIZE": "128"})
+    monkeypatch.setattr(os, "environ", os.environ | {"MASKBANK_SIZE": "128"})
 
 
 @pytest.fixture

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
+from support import CLIP
 
 from maskbank.frames import open_frames, read_id_mask
 
 ROOT = Path(__file__).parents[1]
-CLIP = ROOT / "samples" / "clip"
 
 
 def demo(out: Path, **settings: str) -> subprocess.CompletedProcess:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MASKBANK_")}
     command = [sys.executable, ROOT / "tools" / "demo.py", "--out", out]
-    return subprocess.run(command, env=clean | settings, cwd=out.parent, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, env=os.environ | settings, cwd=out.parent, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from support import CLIP
 
 from maskbank import cli
 from maskbank.evaluation import evaluate as module
@@ -13,13 +14,11 @@ from maskbank.evaluation.evaluate import ALONE, TOGETHER, Result, Sequence, eval
 from maskbank.evaluation.measures import Score, mean_j_and_f
 from maskbank.frames import open_frames, read_id_mask, write_id_mask
 
-CLIP = Path(__file__).parents[1] / "samples" / "clip"
-
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MASKBANK_")}
-    monkeypatch.setattr(os, "environ", clean | {"MASKBANK_SIZE": "64"})
+    """A small working image; a copy, because options of the command line are kept in the environment."""
+    monkeypatch.setattr(os, "environ", os.environ | {"MASKBANK_SIZE": "64"})
 
 
 def write_sequence(folder: Path, frames: int, annotated: list[int], objects: tuple[int, ...] = (1, 2, 3)) -> None:

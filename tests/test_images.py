@@ -20,7 +20,6 @@ from maskbank.images import (
     decode_image,
     resize_image,
     resize_mask,
-    resize_scores,
     working_size,
 )
 
@@ -355,13 +354,3 @@ def test_resize_mask_gives_coverage():
     thin = np.zeros((90, 90), bool)
     thin[:, 40] = True
     assert resize_mask(thin, 10, 10).max() > 0.1
-
-
-def test_resize_scores_puts_a_ramp_where_it_was():
-    x = np.broadcast_to((np.arange(30, dtype=np.float32) + 0.5) / 30, (2, 20, 30)).copy()
-    large = resize_scores(x, 60, 120)
-    expected = (np.arange(120) + 0.5) / 120
-    assert large.shape == (2, 60, 120) and large.dtype == np.float32
-    np.testing.assert_allclose(large[1, 7, 2:-2], expected[2:-2], atol=1e-5)
-    assert resize_scores(x, 20, 30) is x
-    assert resize_scores(x[:0], 60, 120).shape == (0, 60, 120)

@@ -1,10 +1,9 @@
 """A whole video through the tracker, without files."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from support import CLIP
 
 from maskbank.evaluation.measures import jaccard
 from maskbank.frames import open_frames, read_id_mask
@@ -12,7 +11,6 @@ from maskbank.networks import MODELS, load_segmenter
 from maskbank.propagation import Step, propagate
 from maskbank.tracker import Tracker
 
-CLIP = Path(__file__).parents[1] / "samples" / "clip"
 FRAMES = 6
 
 

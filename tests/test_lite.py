@@ -1,0 +1,247 @@
+"""The bundled network's tricks: none of them may change what it computes."""
+
+import copy
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+from torch import Tensor, nn
+
+from maskbank.bank import Entries, FeatureBank
+from maskbank.networks.lite import (
+    MIN_UNCERTAINTY,
+    Lite,
+    compete,
+    disputed_window,
+    full_size,
+    similarity,
+    to_hint,
+    uncertainty,
+)
+from maskbank.networks.segmenter import LiteSegmenter, Remembered, fold_batch_norm, read
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def network() -> Lite:
+    """Random weights whose batch norms have seen something."""
+    torch.manual_seed(0)
+    network = Lite().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    return network
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_every_time() -> None:
+    torch.manual_seed(1)
+
+
+def blobs(height: int, width: int, places: list[tuple[int, int, int]]) -> Tensor:
+    """Rough logits at 1/4, (1, n, h, w): sure nearly everywhere, each object in doubt around its place (y, x, size)."""
+    rough = torch.full((1, len(places), height, width), -9.0)
+    for number, (y, x, size) in enumerate(places):
+        rough[0, number, y : y + size, x : x + size] = torch.rand(rough[0, number, y : y + size, x : x + size].shape)
+    return rough
+
+
+# Refinement.
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 45), st.integers(3, 9)), min_size=1, max_size=3))
+def test_refinement_of_a_window_is_that_of_the_whole(network: Lite, places: list[tuple[int, int, int]]) -> None:
+    """At inference only what is disputed is computed; in training everything is. Both give the same."""
+    decoder = network.decoder
+    rough = blobs(32, 48, places)
+    torch.manual_seed(1)
+    with torch.inference_mode():
+        features = network.encode(torch.rand(1, 3, 128, 192))
+        x4 = torch.randn(len(places), 48, 32, 48)
+        cropped = decoder._refine(features, x4, rough)
+        decoder.training = True  # of itself only: its batch norms stay as they are
+        try:
+            whole = decoder._refine(features, x4, rough)
+        finally:
+            decoder.training = False
+    gate = uncertainty(nn.functional.interpolate(rough, scale_factor=2, mode="bilinear"))
+    assert (whole != cropped).logical_and(gate == 0).sum() == 0
+    assert torch.allclose(whole, cropped, atol=1e-4)
+    refined = (whole - nn.functional.interpolate(rough, scale_factor=2, mode="bilinear")).abs() > 1e-3
+    assert refined.any() and not refined[gate == 0].any()
+
+
+def test_a_window_is_around_what_is_disputed() -> None:
+    gate = torch.zeros(64, 96)
+    gate[20:31, 40] = 0.5
+    assert disputed_window(gate) == (slice(6, 20), slice(16, 25), slice(12, 40), slice(32, 50))
+    gate[0, 0] = gate[63, 95] = 0.1
+    assert disputed_window(gate) == (slice(0, 32), slice(0, 48), slice(0, 64), slice(0, 96))
+
+
+def test_uncertainty() -> None:
+    """1 where two classes are level, 0 where one is far ahead; only the two best are in dispute."""
+    logits = torch.tensor([[0.0, 8.0, -9.0, 5.0], [-9.0, 8.0, -9.0, 4.9], [-9.0, -9.0, -9.0, 0.1]])
+    found = uncertainty(logits.view(1, 3, 1, 4))[0, :, 0]
+    assert found[:, 0].tolist() == [1, 0, 0]
+    assert found[:, 1].tolist() == [1, 1, 0]
+    assert found[:, 2].tolist() == [0, 0, 0]
+    assert found[0, 3] == found[1, 3] > 0.8 and found[2, 3] == 0
+    ratio = torch.tensor(0.1).exp()  # of the two softmax scores
+    assert found[0, 3] == pytest.approx(float((1 - ratio).exp()))
+    values = uncertainty(torch.randn(1, 4, 50, 50) * 5)
+    assert ((values == 0) | ((values > MIN_UNCERTAINTY) & (values <= 1))).all()
+
+
+def test_classes_compete() -> None:
+    logits = torch.tensor([[1.0, -50.0], [2.0, -50.0]]).view(1, 2, 1, 2)
+    expected = torch.tensor([0.0, 1.0, 2.0]).softmax(0)[1:]
+    assert torch.allclose(compete(logits)[0, :, 0, 0], expected)
+    assert (compete(logits)[0, :, 0, 1] < 1e-20).all()
+
+
+# Batch norm, padding.
+
+
+@torch.inference_mode()
+def test_folded_batch_norms_change_nothing(network: Lite) -> None:
+    folded = fold_batch_norm(copy.deepcopy(network))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    image = torch.rand(1, 3, 72, 100)
+    masks = torch.rand(1, 1, 72, 100)  # of one object: among several, rounding decides which two are in dispute
+    outputs = []
+    for each in (network, folded):
+        features = each.encode(image)
+        values = each.value(features, masks)
+        decoded = each.decode(features, values, to_hint(masks))
+        outputs.append([features.key, values, decoded.rough, decoded.logits, decoded.presence, decoded.quality])
+    for before, after in zip(*outputs, strict=True):
+        assert before.any() and torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (7, 90), (90, 7)])
+@torch.inference_mode()
+def test_any_size_is_padded_and_cut_again(network: Lite, size: tuple[int, int]) -> None:
+    height, width = (-(-side // 16) for side in size)
+    features = network.encode(torch.rand(1, 3, *size))
+    assert features.size == size and features.key.shape == (1, 64, height * width)
+    masks = torch.rand(1, 2, *size) / 2
+    values = network.value(features, masks)
+    assert values.shape == (1, 2, 128, height * width)
+    hint = to_hint(masks)
+    assert hint.shape == (1, 2, 4 * height, 4 * width)
+    assert float(hint.sum() * 16) == pytest.approx(float(masks.sum()), rel=1e-4)
+    decoded = network.decode(features, values, hint)
+    assert decoded.logits.shape == (1, 2, 8 * height, 8 * width)
+    logits = full_size(decoded.logits, size)
+    assert logits.shape == (1, 2, *size) and logits.isfinite().all()
+    # Padding is at the right and the bottom: the rest is as of an image that needs none.
+    whole = torch.zeros(1, 3, 16 * height, 16 * width) + network.mean
+    whole[..., : size[0], : size[1]] = torch.rand(1, 3, *size)
+    assert torch.allclose(network.encode(whole[..., : size[0], : size[1]]).key, network.encode(whole).key, atol=1e-4)
+
+
+# Reading a bank.
+
+
+def entries_of(n: int, valid: list[bool], seed: int) -> Entries:
+    rng = torch.Generator().manual_seed(seed)
+    keys, values = torch.randn(64, n, generator=rng), torch.randn(len(valid), 128, n, generator=rng)
+    return Entries.of_frame(keys, values, seed, torch.tensor(valid))
+
+
+def alone(bank: FeatureBank, objects: list[int], parts: list[int]) -> FeatureBank:
+    """The bank of some objects and some of its parts only."""
+    some = [bank.parts[i] for i in parts]
+    return FeatureBank(recent=tuple(Entries(p.keys, p.values[objects], p.valid[objects], p.frame, p.use) for p in some))
+
+
+def test_similarity_ranks_like_distances() -> None:
+    keys, query = torch.randn(2, 64, 40), torch.randn(2, 64, 30)
+    found = similarity(keys, query)
+    distances = torch.cdist(keys.transpose(1, 2), query.transpose(1, 2))
+    assert found.shape == distances.shape == (2, 40, 30)
+    assert torch.equal(found.argsort(1, descending=True), distances.argsort(1))
+    # More than the order: differences are those of squared distances, over the root of the channels.
+    squares = -distances.square() / 8
+    assert torch.allclose(found - found[:, :1], squares - squares[:, :1], atol=1e-3)
+
+
+def test_what_is_read_is_the_mean_of_similar_entries() -> None:
+    bank = FeatureBank(seeds=entries_of(20, [True], 0), older=entries_of(5, [True], 1))
+    query = torch.randn(1, 64, 7)
+    readout, use = read(bank, query)
+    keys = torch.cat([part.keys for part in bank.parts], 1)
+    values = torch.cat([part.values for part in bank.parts], 2)
+    weights = (-torch.cdist(keys.T, query[0].T).square() / 8).softmax(0)
+    assert torch.allclose(readout[0], values[0] @ weights, atol=1e-4)
+    assert torch.allclose(use, weights.sum(1), atol=1e-4) and float(use.sum()) == pytest.approx(7)
+
+
+def test_an_object_reads_only_what_is_valid_for_it() -> None:
+    """Four objects: one may read all, two share what they may read, one joined last."""
+    valid = [[True, True, True, False], [True, False, False, False], [True, True, True, True]]
+    parts = [entries_of(n, flags, seed) for seed, (n, flags) in enumerate(zip((9, 6, 4), valid, strict=True))]
+    bank = FeatureBank(seeds=parts[0], older=parts[1], recent=(parts[2],))
+    query = torch.randn(1, 64, 12)
+    readout, use = read(bank, query)
+    for objects, readable in (([0], [0, 1, 2]), ([1, 2], [0, 2]), ([3], [2])):
+        expected, _ = read(alone(bank, objects, readable), query)
+        assert torch.allclose(readout[objects], expected, atol=1e-5)
+    assert float(use.sum()) == pytest.approx(12, rel=1e-4)
+
+    # Whatever stands in entries that an object may not read, it reads the same.
+    def poisoned(part: Entries) -> Entries:
+        return Entries(part.keys, part.values + 1e6 * ~part.valid[:, None], part.valid, part.frame, part.use)
+
+    again, _ = read(FeatureBank(poisoned(parts[0]), poisoned(parts[1]), (poisoned(parts[2]),)), query)
+    assert torch.equal(readout, again)
+
+
+@torch.inference_mode()
+def test_an_object_that_joins_changes_nothing_for_the_others(network: Lite) -> None:
+    """Not what they read; it may still take their pixels."""
+    segmenter = LiteSegmenter(copy.deepcopy(network), CPU)
+    features = segmenter.encode(torch.rand(1, 3, 64, 96))
+    masks = torch.rand(2, 64, 96).softmax(0)
+    banks = segmenter.join((), 2)
+    [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
+    bank = FeatureBank(seeds=entries)
+    [joined] = segmenter.join((bank,), 1)
+    query = features.key.float()
+    before, _ = read(bank, query)
+    seeds = Entries.of_frame(torch.randn(64, 24), torch.randn(3, 128, 24), 1, torch.tensor([False, False, True]))
+    joined = FeatureBank(seeds=joined.seeds.concat(seeds))
+    after, _ = read(joined, query)
+    assert banks[0].parts == () and len(after) == 3
+    assert torch.allclose(before, after[:2], atol=1e-5) and after.isfinite().all()
+    assert segmenter.memorize(features, masks, torch.tensor([False, False]), 1) == (None,)
+
+
+@torch.inference_mode()
+def test_jobs_that_are_segmented_together_read_their_own_banks(network: Lite) -> None:
+    segmenter = LiteSegmenter(copy.deepcopy(network), CPU)
+    features = segmenter.encode(torch.rand(1, 3, 48, 80))
+    jobs = []
+    for seed in (0, 1):
+        masks = torch.rand(2, 48, 80, generator=torch.Generator().manual_seed(seed)).softmax(0)
+        [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
+        jobs.append(Remembered((FeatureBank(seeds=entries),), segmenter.hint(torch.zeros(2, 48, 80))))
+    together = segmenter.segment(features, jobs)
+    assert [part.logits.shape for part in together] == [(2, 48, 80)] * 2
+    for job, part in zip(jobs, together, strict=True):
+        [single] = segmenter.segment(features, [job])
+        assert torch.equal(single.use[0], part.use[0]) and len(part.use[0]) == 15
+        assert ((part.presence >= 0) & (part.presence <= 1)).all() and part.quality.shape == (2,)
+
+
+def test_the_bundled_file_is_small() -> None:
+    file = Path(__file__).parents[1] / "weights" / "lite.safetensors"
+    assert file.stat().st_size <= 30_000_000
