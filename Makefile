@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Where torch comes from: its CPU build. For a GPU: make TORCH_INDEX=https://download.pytorch.org/whl/cu129
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BENCH_OUT ?= bench_out
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # As in function.yaml, where it is explained: convolutions on a CPU run about 1.5 times as fast.
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
@@ -34,7 +35,7 @@ $(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml
 
 $(VENV)/.test-ready: $(VENV)/.torch-ready pyproject.toml
 	$(BIN)/pip install -e '.[test]'
-	@command -v shellcheck >/dev/null || apt-get install -y shellcheck || sudo apt-get install -y shellcheck \
+	@command -v shellcheck >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy shellcheck; } \
 		|| { echo "The tests need shellcheck: install it with your package manager." >&2; exit 1; }
 	touch $@
 

@@ -233,9 +233,11 @@ def test_an_object_that_was_outlined_anew_competes_with_its_former_self_no_more(
             assert jaccard(decoded(shapes[2]), decoded(expected)) > 0.8
 
 
-def test_two_revisions_of_a_bank_in_one_request(function: Function, frames: list[bytes], shapes: list[dict]) -> None:
+def test_two_revisions_of_a_bank_in_one_request(function: Function, frames: list[bytes]) -> None:
     """Two objects of a bank of which one was tracked further still share the pixels of a frame."""
-    _, start = function.ask(frames[0], shapes[1:], [])
+    turtle = true_mask(0, TURTLE)
+    left = turtle & (np.arange(WIDTH) < 560)  # about a half: its border with the other is anyone's guess
+    _, start = function.ask(frames[0], [mask_shape(left), mask_shape(turtle & ~left)], [])
     _, [ahead] = function.track(frames[1], start[:1])
     with function.seeing(0.9):
         shapes, states = function.track(frames[2], [ahead, start[1]])
@@ -249,16 +251,17 @@ def test_two_revisions_of_a_bank_in_one_request(function: Function, frames: list
         assert jaccard(decoded(twice[0]), decoded(twice[1])) > 0.5
 
 
-def test_overlapping_shapes_are_told_apart(function: Function, frames: list[bytes]) -> None:
+@pytest.mark.parametrize("first", ["large", "small"])
+def test_overlapping_shapes_are_told_apart(function: Function, frames: list[bytes], first: str) -> None:
     """The smaller shape has the pixels that both claim; the answer is what was drawn."""
     small = np.zeros((HEIGHT, WIDTH), bool)
     small[100:150, 200:260] = True
-    given = [COVER, mask_shape(small)]
+    given = [COVER, mask_shape(small)] if first == "large" else [mask_shape(small), COVER]
     shapes, states = function.ask(frames[0], given, [])
     assert shapes == given
     answers = [known.answer.mask for known in function.service.store.load(states[0]["bank"], 1).objects]
     masks = [decoded({"type": "mask", "points": list(answer)}) for answer in answers]
-    assert (masks[0] == ~small).all() and (masks[1] == small).all()
+    assert (masks[given.index(COVER)] == ~small).all() and disjoint(masks) and sum(masks).all()
 
 
 # Objects that are not visible.
@@ -344,8 +347,9 @@ def test_the_same_request_again(function: Function, frames: list[bytes], shapes:
     once, again = function.ask(*mixed), function.ask(*mixed)
     assert once[0] == again[0] and once[1][:2] == again[1][:2]  # what is new in it starts anew
     later = function.track(frames[3], once[1][:2])
-    # Frames later the old answers are still there.
-    assert function.track(frames[1], start) == first
+    # Frames later the old answers are still there, whatever the network would say today.
+    with function.seeing(0.1):
+        assert function.track(frames[1], start) == first
     assert function.ask(*mixed)[1][:2] == once[1][:2]
     assert function.track(frames[3], once[1][:2]) == later
 
