@@ -80,7 +80,7 @@ class Service:
             place = (entry.state.bank, entry.state.revision)
             revision = revisions.get(place) or self.store.load(*place)
             if revision is None:
-                text = f"The tracker no longer remembers it, because it was not used for long; {START_AGAIN}."
+                text = f"The tracker no longer remembers it: it restarted, or ran out of time or room; {START_AGAIN}."
                 raise in_object(number, ExpiredError(text))
             if entry.state.object >= len(revision.objects):
                 raise in_object(number, RequestError(f"The state is damaged; {START_AGAIN}."))
@@ -110,7 +110,7 @@ class Service:
             results = self.tracker.track(frame, memories, seeds, wanted)
         except BankFullError:
             raise RequestError(
-                "An object already has as many corrected frames as the tracker can remember; "
+                "These objects already have as many corrected frames as the tracker can remember; "
                 "start tracking again from this frame."
             ) from None
         revisions = []
