@@ -76,7 +76,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
     train.add_argument("--minutes", type=_minutes, required=True, help="length of the whole run")
     train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
-    train.add_argument("--schedule", choices=("small", "large"), default="small", help="small: CPU, large: GPU")
+    train.add_argument(
+        "--schedule",
+        choices=("small", "short", "large"),
+        default="small",
+        help="small: CPU; short: CPU, from --init; large: GPU",
+    )
     train.add_argument("--learning-rate", type=float, default=8e-4)
     train.add_argument("--init", type=Path, help="weights to start from")
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")

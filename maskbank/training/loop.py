@@ -43,6 +43,8 @@ SCHEDULES = {
         Stage(0.65, Recipe(size=224, frames=3, objects=2, video=0.45, max_gap=5), 6),
         Stage(1.00, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=6), 3),
     ),
+    # To go on from trained weights (`--init`), for half an hour or so on a CPU.
+    "short": (Stage(1.00, Recipe(size=256, frames=3, objects=2, video=0.60, max_gap=6), 5),),
     "large": (
         Stage(0.35, Recipe(size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
         Stage(0.75, Recipe(size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
