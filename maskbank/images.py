@@ -140,29 +140,33 @@ def _orientation(image: Image.Image) -> object:
         return 1
 
 
-def working_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+def working_size(height: int, width: int, short_side: int, max_scale: float = 1.0) -> tuple[int, int]:
     """The size (h, w) to work at: the short side is `short_side` pixels, the aspect ratio is kept.
 
-    Never larger than the image. The long side is at most `MAX_ASPECT * short_side`, and a very narrow
-    image keeps at least one pixel on its short side.
+    Never larger than `max_scale` times the image. The long side is at most `MAX_ASPECT * short_side`, and a very
+    narrow image keeps at least one pixel on its short side.
     """
-    scale = min(1.0, short_side / min(height, width), MAX_ASPECT * short_side / max(height, width))
+    scale = min(max_scale, short_side / min(height, width), MAX_ASPECT * short_side / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W, 3) uint8 down to (height, width, 3) by area averaging; the same array if it fits."""
+    """Resize (H, W, 3) uint8 to (height, width, 3) uint8, down by area averaging; same size: the same array."""
     if image.shape[:2] == (height, width):
         return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width, height), interpolation=_interpolation(image, height))
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize (H, W) bool down to (height, width) float32: the covered part of each pixel, 0 to 1.
+    """Resize (H, W) bool to (height, width) float32: the covered part of each pixel, 0 to 1.
 
     Coverage rather than a mask, so that a thin object does not vanish on the way down.
     """
     coverage = mask.astype(np.float32)
     if mask.shape == (height, width):
         return coverage
-    return cv2.resize(coverage, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(coverage, (width, height), interpolation=_interpolation(mask, height))
+
+
+def _interpolation(array: np.ndarray, height: int) -> int:
+    return cv2.INTER_AREA if height <= array.shape[0] else cv2.INTER_LINEAR

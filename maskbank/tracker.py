@@ -88,7 +88,7 @@ class Tracker:
     def look(self, image: np.ndarray) -> Frame:
         """Encodes an image, (H, W, 3) uint8 RGB."""
         size = image.shape[:2]
-        working = working_size(*size, self.short_side)
+        working = working_size(*size, self.short_side, self.model.max_scale)
         pixels = torch.tensor(resize_image(image, *working))
         tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
         return Frame(self.segmenter.encode(tensor), size, working)

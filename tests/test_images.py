@@ -354,3 +354,16 @@ def test_resize_mask_gives_coverage():
     thin = np.zeros((90, 90), bool)
     thin[:, 40] = True
     assert resize_mask(thin, 10, 10).max() > 0.1
+
+
+def test_working_size_enlarges_as_far_as_it_may():
+    assert working_size(100, 160, 480, max_scale=2.0) == (200, 320)
+    assert working_size(360, 640, 480, max_scale=2.0) == (480, 853)
+
+
+def test_resizing_up_blends_neighbours_and_keeps_masks_between_0_and_1():
+    image = np.repeat(np.arange(0, 200, 20, dtype=np.uint8)[None, :, None], 3, 2).repeat(4, 0)  # (4, 10, 3) ramp
+    larger = resize_image(image, 8, 20)
+    assert larger.shape == (8, 20, 3) and len(np.unique(larger[0, :, 0])) > 10
+    coverage = resize_mask(np.eye(5, dtype=bool), 10, 10)
+    assert coverage.shape == (10, 10) and coverage.min() == 0 and 0.5 < coverage.max() <= 1

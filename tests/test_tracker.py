@@ -87,7 +87,9 @@ def test_images_of_any_size(tracker: Tracker, size: tuple[int, int]) -> None:
         assert all(0 <= answer.confidence <= 1 for answer in tracked)
     # The same image and what is known of it: nearly everything is found again.
     memory, _ = track(tracker, noise(0, *size), Memory(), seeds)
-    assert memory.hint.shape[1:] == tuple(-(-side // 16) * 4 for side in working_size(*size, 64))
+    assert memory.hint.shape[1:] == tuple(
+        -(-side // 16) * 4 for side in working_size(*size, 64, MODELS["lite"].max_scale)
+    )
 
 
 def test_the_paper_s_networks_take_any_size(any_tracker: Tracker) -> None:

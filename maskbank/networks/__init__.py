@@ -29,6 +29,7 @@ class Model:
         memorize_every: frames from one memorized frame to the next.
         only_sure: whether objects that the network is unsure of do not learn from the frame.
         short_side: of the working image in pixels, unless the user sets another.
+        max_scale: how much a small image may be enlarged to reach it.
         weights: the bundled file; None where the user has to bring one.
     """
 
@@ -38,6 +39,7 @@ class Model:
     memorize_every: int
     only_sure: bool
     short_side: int
+    max_scale: float
     weights: Path | None = None
 
 
@@ -50,10 +52,10 @@ def paper(budget: int | None, classes: int) -> PaperPolicy:
 
 
 MODELS = {
-    "lite": Model(Lite, LiteSegmenter, adaptive, 5, True, 480, BUNDLED_WEIGHTS),
-    "afb-urr": Model(AfbUrr, AfbUrrSegmenter, adaptive, 5, True, 480),
+    "lite": Model(Lite, LiteSegmenter, adaptive, 1, True, 480, 2.0, BUNDLED_WEIGHTS),
+    "afb-urr": Model(AfbUrr, AfbUrrSegmenter, adaptive, 5, True, 480, 1.0),
     # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
-    "afb-urr-paper": Model(AfbUrr, AfbUrrSegmenter, paper, 1, False, 480),
+    "afb-urr-paper": Model(AfbUrr, AfbUrrSegmenter, paper, 1, False, 480, 1.0),
 }
 
 
