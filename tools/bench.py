@@ -35,7 +35,7 @@ CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 WIDTH, HEIGHT = 854, 480
 DISC = 30  # pixels, the radius of an extra object
 CONFIGURATIONS = [  # model, objects, tracked frames that are not measured, and that are (None: as asked for)
-    ("lite", 1, 25, None),  # memorizes every frame; after 25 its bank is as full as it gets
+    ("lite", 1, 25, None),  # memorizes every 5th frame; after 25 its bank is as full as it gets
     ("lite", 3, 25, None),
     ("lite", 10, 25, None),
     ("afb-urr", 1, 1, 6),  # seconds a frame; 6 frames hold one that is memorized, two at times

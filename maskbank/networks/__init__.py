@@ -52,7 +52,7 @@ def paper(budget: int | None, classes: int) -> PaperPolicy:
 
 
 MODELS = {
-    "lite": Model(Lite, LiteSegmenter, adaptive, 1, True, 480, 2.0, BUNDLED_WEIGHTS),
+    "lite": Model(Lite, LiteSegmenter, adaptive, 5, True, 480, 2.0, BUNDLED_WEIGHTS),
     "afb-urr": Model(AfbUrr, AfbUrrSegmenter, adaptive, 5, True, 480, 1.0),
     # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
     "afb-urr-paper": Model(AfbUrr, AfbUrrSegmenter, paper, 1, False, 480, 1.0),
