@@ -1,6 +1,7 @@
 """`evaluate` on tiny folders cut from the sample clip: which frames and objects count, and the table."""
 
 import os
+import re
 from pathlib import Path
 
 import cv2
@@ -10,8 +11,9 @@ from support import CLIP
 
 from maskbank import cli
 from maskbank.evaluation import evaluate as module
-from maskbank.evaluation.evaluate import ALONE, TOGETHER, Result, Sequence, evaluate, read_sequences, report
+from maskbank.evaluation.evaluate import ALONE, TOGETHER, evaluate, report
 from maskbank.evaluation.measures import Score, mean_j_and_f
+from maskbank.evaluation.sequences import Claim, Result, Sequence, read_sequences
 from maskbank.frames import open_frames, read_id_mask, write_id_mask
 
 
@@ -58,6 +60,10 @@ def test_every_way_is_scored_and_reported(data, tmp_path, capsys):
     assert cli.main(["evaluate", str(data), "--out", str(tmp_path / "report.md")]) == 0
     table = (tmp_path / "report.md").read_text()
     assert capsys.readouterr().out == table
+    table, confidence = table.split("\n\n")
+    # 3 objects in 3 frames after the seed, and 1 in 2.
+    assert re.match(r"Confidence and J over 11 objects in frames: rank correlation -?\d\.\d\d\.\n", confidence)
+    assert re.search(r"^There in 11, and said to be gone in \d+\.\d % of these\.$", confidence, re.MULTILINE)
     head, _, *body = rows(table)
     assert head == ["sequence", "way", "J", "F", "J&F", "s/frame"]
     every, turtle, means = body[:4], body[4:7], body[7:]
@@ -92,7 +98,7 @@ def test_objects_alone_and_together_are_seeded_as_they_should(data, monkeypatch)
     seeded, tracked = [], []
 
     def call(body: dict) -> dict:
-        states = body["states"] or [{"number": i} for i in range(len(body["shapes"]))]
+        states = body["states"] or [{"visible": False, "confidence": 1} for _ in body["shapes"]]
         (tracked if body["states"] else seeded).append(len(states))
         return {"shapes": [None] * len(states), "states": states}
 
@@ -114,6 +120,16 @@ def test_report_of_a_single_sequence_has_no_means():
     assert rows(table)[2:] == [["a/b", TOGETHER, "60.0", "50.0", "55.0", "0.123"]]
 
 
+def test_claims_are_compared_with_what_was_true():
+    claims = (Claim(0.9, True, 0.8, True), Claim(0.4, True, 0.3, True), Claim(0.3, False, 0.0, True))
+    result = Result("a/b", TOGETHER, {1: Score(0.5, 0.5)}, 0.1, (*claims, Claim(0.95, False, 1.0, False)))
+    assert report([result]).splitlines()[-3:] == [
+        "Confidence and J over 4 objects in frames: rank correlation 1.00.",
+        "Gone in 1 of them, and said to be gone in 100.0 % of these.",
+        "There in 3, and said to be gone in 33.3 % of these.",
+    ]
+
+
 def test_bad_data_gives_one_sentence_and_keeps_what_was_done(data, tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path / "nowhere")]) == 1
     [line] = capsys.readouterr().err.splitlines()
@@ -125,4 +141,4 @@ def test_bad_data_gives_one_sentence_and_keeps_what_was_done(data, tmp_path, cap
     assert "Traceback" not in output.err
     last = output.err.replace("\r", "\n").splitlines()[-1]
     assert last.startswith("maskbank: The function refused the sequence pond/turtle: 400: The image is damaged")
-    assert [row[0] for row in rows((tmp_path / "report.md").read_text())[2:]] == ["pond/all"] * 4
+    assert [row[0] for row in rows((tmp_path / "report.md").read_text())[2:6]] == ["pond/all"] * 4

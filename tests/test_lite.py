@@ -143,7 +143,7 @@ def test_any_size_is_padded_and_cut_again(network: Lite, size: tuple[int, int]) 
     logits = full_size(decoded.logits, size)
     assert logits.shape == (1, 2, *size) and logits.isfinite().all()
     # Padding is at the right and the bottom: the rest is as of an image that needs none.
-    whole = torch.zeros(1, 3, 16 * height, 16 * width) + network.mean
+    whole = torch.full((1, 3, 16 * height, 16 * width), 127 / 255)
     whole[..., : size[0], : size[1]] = torch.rand(1, 3, *size)
     assert torch.allclose(network.encode(whole[..., : size[0], : size[1]]).key, network.encode(whole).key, atol=1e-4)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskbank.evaluation.baselines import BASELINES
-from maskbank.evaluation.measures import boundary_f, contour, jaccard, mean_j_and_f
+from maskbank.evaluation.measures import boundary_f, contour, jaccard, mean_j_and_f, rank_correlation
 
 SIZE = (360, 640)  # diagonal 734.3 px, so the tolerance of F is ceil(5.87) = 6 px
 
@@ -161,3 +161,13 @@ def test_baselines_on_a_panning_picture():
     assert scores["flow"] > 0.95
     with pytest.raises(ValueError, match="does not fit the seed"):
         list(BASELINES["flow"](iter(frames), truths[0][:50]))
+
+
+def test_rank_correlation():
+    assert rank_correlation([1, 2, 3, 4], [10, 20, 300, 4000]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3, 4], [5, 4, 3, 2]) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 against 1, 3, 2, 4
+    assert rank_correlation([0.1, 0.5, 0.5, 0.9], [1, 3, 2, 4]) == pytest.approx(
+        np.corrcoef([1, 2.5, 2.5, 4], [1, 3, 2, 4])[0, 1]
+    )
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))

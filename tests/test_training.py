@@ -3,6 +3,8 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from support import CLIP
 
 from maskbank import cli
@@ -21,6 +24,7 @@ from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, Clip, ClipMaker
 from maskbank.training.data import Sample, Source, load_sources, read_sample
 from maskbank.training.loop import Stage, WeightAverage, stage_at, train, unroll
 from maskbank.training.losses import dice, frame_loss, hard_cross_entropy
+from maskbank.training.pretrained import load_pretrained, published_encoder
 
 SIZE = 64
 
@@ -191,7 +195,7 @@ def test_loss_falls_when_one_batch_is_learnt_by_heart():
         losses.append(loss.item())
     assert np.mean(losses[-3:]) < 0.7 * losses[0]
     unused = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().any()]
-    assert unused == []  # everything learns
+    assert unused == []  # everything learns, where nothing is frozen
 
 
 def test_right_masks_cost_less_than_wrong_ones():
@@ -237,6 +241,56 @@ def test_stages_follow_one_another():
         assert schedule[-1].until == 1.0
 
 
+# ---------------------------------------------------------------- the encoder that knows ImageNet
+
+
+def test_pretrained_encoder_computes_what_was_published():
+    """The stem and the first two blocks against the published tensors, with their batch norms as they are."""
+    published = torch.load(published_encoder(), weights_only=True)
+    network = Lite().eval()
+    load_pretrained(network.encoder, published_encoder())
+
+    def layer(x: torch.Tensor, convolution: str, norm: str, **how: int) -> torch.Tensor:
+        x = torch.nn.functional.conv2d(x, published[f"{convolution}.weight"], **how)
+        names = ("running_mean", "running_var", "weight", "bias")
+        return torch.nn.functional.batch_norm(x, *(published[f"{norm}.{name}"] for name in names), eps=1e-3)
+
+    def block(x: torch.Tensor, number: int, stride: int, expands: bool) -> torch.Tensor:
+        name = f"_blocks.{number}."
+        if expands:
+            x = layer(x, name + "_expand_conv", name + "_bn0").clamp(0, 6)
+        x = torch.nn.functional.pad(x, (0, 1, 0, 1)) if stride == 2 else torch.nn.functional.pad(x, (1, 1, 1, 1))
+        x = layer(x, name + "_depthwise_conv", name + "_bn1", stride=stride, groups=x.shape[1]).clamp(0, 6)
+        return layer(x, name + "_project_conv", name + "_bn2")
+
+    image = torch.from_numpy(next(iter(open_frames(CLIP / "frames"))).copy()).permute(2, 0, 1)[None, :, :64, :96] / 255
+    with torch.inference_mode():
+        x = torch.nn.functional.pad(image * (255 / 128) - 127 / 128, (0, 1, 0, 1))
+        f2 = block(layer(x, "_conv_stem", "_bn0", stride=2).clamp(0, 6), 0, 1, expands=False)
+        once = block(f2, 1, 2, expands=True)
+        f4 = once + block(once, 2, 1, expands=True)
+        seen = network.encode(image)
+    assert torch.allclose(seen.f2, f2, atol=1e-4) and torch.allclose(seen.f4, f4, atol=1e-4)
+    assert f4.abs().max() > 1
+
+
+@pytest.mark.parametrize("tensors", [{}, {"a": torch.zeros(32, 3, 3, 3)}, {f"{i}": torch.zeros(7) for i in range(300)}])
+def test_other_checkpoints_are_no_pretrained_encoder(tmp_path, tensors):
+    torch.save(tensors, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other.pth does not hold the weights of EfficientNet-Lite0\.$"):
+        load_pretrained(Lite().encoder, tmp_path / "other.pth")
+
+
+def test_what_the_first_layers_see_stays(data, tmp_path, tiny):
+    """Training leaves the frozen layers as published and moves the others."""
+    network, fresh = Lite(), Lite()
+    load_pretrained(fresh.encoder, published_encoder())
+    network.load_state_dict(load_file(train([data], tmp_path, minutes=2 / 60, schedule=tiny)))
+    for name in ("stem", "to2", "to4", "to8", "to16"):
+        after, before = (getattr(n.encoder, name).state_dict().values() for n in (network, fresh))
+        assert all(map(torch.equal, after, before)) == (name in ("stem", "to2", "to4"))
+
+
 # ---------------------------------------------------------------- the run
 
 
@@ -254,21 +308,21 @@ def tiny(monkeypatch) -> str:
 
 def log_of(out: Path) -> list[dict[str, float]]:
     with (out / "log.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny):
     out = tmp_path / "run"
-    weights = train(data, out, minutes=2, schedule=tiny, stop_after=3 / 60)
+    weights = train([data], out, minutes=2, schedule=tiny, stop_after=3 / 60)
     assert weights == out / "lite.safetensors"
-    assert {path.name for path in out.iterdir()} == {"lite.safetensors", "state.pt", "log.csv"}
+    assert {path.name for path in out.iterdir()} == {"lite.safetensors", "state.pt", "log.csv", "log.png"}
     before, saved = log_of(out), torch.load(out / "state.pt", weights_only=True)
     assert [row["step"] for row in before] == list(range(1, saved["step"] + 1))
     assert all(row["loss"] > 0 and 0 <= row["jaccard"] <= 1 for row in before)
     assert 3 <= saved["spent_s"] < 60
     _, first = load_segmenter("lite", weights, torch.device("cpu"))
 
-    assert train(data, out, minutes=2, schedule=tiny, stop_after=2 / 60) == weights
+    assert train([data], out, minutes=2, schedule=tiny, stop_after=2 / 60) == weights
     after, resumed = log_of(out), torch.load(out / "state.pt", weights_only=True)
     assert after[: len(before)] == before
     assert [row["step"] for row in after] == list(range(1, resumed["step"] + 1))
@@ -278,15 +332,85 @@ def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny):
     _, second = load_segmenter("lite", weights, torch.device("cpu"))
     assert second != first
 
-    train(data, out, minutes=resumed["spent_s"] / 60, schedule=tiny)  # its time is up: nothing more is learnt
+    train([data], out, minutes=resumed["spent_s"] / 60 - 1e-6, schedule=tiny)  # its time is up: nothing more is learnt
     assert torch.load(out / "state.pt", weights_only=True)["step"] == resumed["step"]
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):
-    first = train(data, tmp_path / "a", minutes=1 / 60, schedule=tiny)
+    first = train([data], tmp_path / "a", minutes=1 / 60, schedule=tiny)
     _, given = load_segmenter("lite", first, torch.device("cpu"))
-    again = train(data, tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
+    again = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
     assert load_segmenter("lite", again, torch.device("cpu"))[1] == given
+
+
+def test_runs_of_so_many_steps_are_repeatable(data, tmp_path, tiny):
+    runs = [
+        train([data], tmp_path / name, steps=4, schedule=tiny, seed=seed)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    ]
+    one, same, other = (load_segmenter("lite", weights, torch.device("cpu"))[1] for weights in runs)
+    assert one == same != other
+    assert [row["step"] for row in log_of(tmp_path / "a")] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="a length in minutes or in steps, and only one of the two"):
+        train([data], tmp_path / "d", steps=4, minutes=1, schedule=tiny)
+
+
+def test_validation_is_logged_and_drawn(data, tmp_path, tiny):
+    train([data], tmp_path, steps=3, schedule=tiny, val=data / "video", val_every=1e-6)
+    scores = [(row["step"], row["val_j_and_f"]) for row in log_of(tmp_path) if "val_j_and_f" in row]
+    assert [step for step, _ in scores] == [1, 2, 3, 3]
+    assert all(0 < score < 100 for _, score in scores) and scores[2] == scores[3]
+    assert cv2.imread(str(tmp_path / "log.png")).shape[0] > 500
+
+
+def test_two_processes_train_one_network(data, tmp_path):
+    """Under torchrun, with gloo; train() itself checks that they end with the same network.
+
+    Both take part: with one process, whose clips are those of the first of the two, the network becomes another.
+    """
+    (tmp_path / "run.py").write_text(f"""
+import sys
+from pathlib import Path
+from maskbank.training import loop
+from maskbank.training.clips import Recipe
+
+loop.LOG_EVERY = 1
+loop.SCHEDULES["tiny"] = (loop.Stage(1.0, Recipe(size={SIZE}, frames=2, objects=2), 2),)
+loop.train([Path({str(data)!r})], Path(sys.argv[1]), steps=int(sys.argv[2]), schedule="tiny")
+""")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def run(out: str, steps: int, processes: int) -> str:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        command += [str(tmp_path / "run.py"), str(tmp_path / out), str(steps)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert [row["step"] for row in log_of(tmp_path / out)] == list(range(1, steps + 1))
+        return load_segmenter("lite", tmp_path / out / "lite.safetensors", torch.device("cpu"))[1]
+
+    assert run("together", 2, processes=2) != run("alone", 2, processes=1)
+    run("together", 3, processes=2)  # taken up again
+
+
+def test_a_run_that_was_killed_forgets_what_it_logged_after_its_state(data, tmp_path, tiny):
+    train([data], tmp_path, steps=3, schedule=tiny)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("4,9,0.1,0.9,\n5,9,0.1,0.9,\n")
+    train([data], tmp_path, steps=5, schedule=tiny)
+    rows = log_of(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5] and rows[3]["seconds"] != 9
+
+
+def test_a_wrong_folder_for_validation_is_found_out_at_once(data, tmp_path, tiny):
+    with pytest.raises(ValueError, match="holds no folder of .jpg frames with .png masks"):
+        train([data], tmp_path / "out", steps=1, schedule=tiny, val=tmp_path / "nowhere")
+    assert not (tmp_path / "out" / "state.pt").exists()
+
+
+def test_training_needs_no_nuclio():
+    """The extra `train` brings none."""
+    code = "import sys; sys.modules['nuclio_sdk'] = None; import maskbank.training.loop"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def one_sentence(capsys) -> str:
@@ -296,6 +420,11 @@ def one_sentence(capsys) -> str:
 
 
 def test_bad_data_and_weights_give_one_sentence(data, tmp_path, capsys):
+    for steps in ("0", "-5", "many"):
+        with pytest.raises(SystemExit):
+            cli.main(["train", "--data", str(data), "--out", str(tmp_path / "out"), "--steps", steps])
+        assert "is not a number of steps above 0" in capsys.readouterr().err
+
     def run(folder: Path, *more: object) -> int:
         return cli.main(["train", "--data", str(folder), "--out", str(tmp_path / "out"), "--minutes", "1", *more])
 

@@ -2,9 +2,8 @@
 
 import json
 import logging
-import time
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,47 +12,16 @@ from tqdm import tqdm
 
 from maskbank.cvat_client import Call, FunctionError, TrackingSession
 from maskbank.evaluation.baselines import BASELINES
-from maskbank.evaluation.measures import Score, mean_j_and_f
-from maskbank.frames import read_id_mask
+from maskbank.evaluation.measures import Score, rank_correlation
+from maskbank.evaluation.sequences import Claim, Result, Sequence, read_sequences, score
 from maskbank.local_function import invoke, start_worker
 
 TOGETHER, ALONE = "all objects together", "one object at a time"
 
 
-@dataclass(frozen=True)
-class Sequence:
-    """An annotated sequence: frames from the first annotated one on."""
-
-    name: str
-    images: list[Path]
-    truths: list[np.ndarray | None]  # (H, W) uint8 ids; None: not annotated
-
-    @property
-    def objects(self) -> list[int]:
-        return [int(i) for i in np.unique(self.truths[0]) if i]
-
-
-def read_sequences(data: Path) -> list[Sequence]:
-    """All sequences below `data`: folders of .jpg frames with .png masks beside at least two of them.
-
-    Raises ValueError with one sentence when there is none.
-    """
-    sequences = []
-    for folder in sorted({path.parent for path in data.rglob("*.jpg")}):
-        images = sorted(folder.glob("*.jpg"))
-        masks = [image.with_suffix(".png") for image in images]
-        truths = [read_id_mask(mask) if mask.exists() else None for mask in masks]
-        annotated = [i for i, truth in enumerate(truths) if truth is not None]
-        if len(annotated) >= 2 and truths[annotated[0]].any():
-            first = annotated[0]
-            sequences.append(Sequence(str(folder.relative_to(data)), images[first:], truths[first:]))
-    if not sequences:
-        raise ValueError(f"{data} holds no folder of .jpg frames with .png masks beside two or more of them.")
-    return sequences
-
-
 def handler_call(log_level: int = logging.ERROR) -> Call:
     """The function's handler as CVAT would call it, in this process."""
+    os.environ["MASKBANK_STORE"] = "memory://"  # nobody will ask for these banks again
     handler, context = start_worker(log_level)
 
     def call(body: dict) -> dict:
@@ -84,20 +52,6 @@ def track_sequence(call: Call, sequence: Sequence, objects: list[int]) -> Iterat
         raise ValueError(f"The function refused the sequence {sequence.name}: {error}") from error
 
 
-@dataclass(frozen=True)
-class Result:
-    """Mean scores of one way to track one sequence."""
-
-    sequence: str
-    way: str
-    scores: dict[int, Score]
-    seconds_per_frame: float
-
-    @property
-    def mean(self) -> Score:
-        return Score(*(float(np.mean([getattr(s, k) for s in self.scores.values()])) for k in ("j", "f")))
-
-
 def evaluate(data: Path) -> Iterator[Result]:
     """Scores every sequence below `data`, seeded on its first annotated frame, by the function and the baselines.
 
@@ -106,25 +60,16 @@ def evaluate(data: Path) -> Iterator[Result]:
     call = handler_call()
     for sequence in tqdm(read_sequences(data), unit="sequence", desc="evaluating"):
         objects = sequence.objects
-        yield score(sequence, TOGETHER, objects, (ids for ids, _ in track_sequence(call, sequence, objects)))
+        yield score(sequence, TOGETHER, objects, track_sequence(call, sequence, objects))
         if len(objects) > 1:
-            alone = [
-                score(sequence, ALONE, [i], (ids for ids, _ in track_sequence(call, sequence, [i]))) for i in objects
-            ]
+            alone = [score(sequence, ALONE, [i], track_sequence(call, sequence, [i])) for i in objects]
             scores = {i: own for result in alone for i, own in result.scores.items()}
-            yield Result(sequence.name, ALONE, scores, sum(result.seconds_per_frame for result in alone))
+            seconds = sum(result.seconds_per_frame for result in alone)
+            claims = tuple(claim for result in alone for claim in result.claims)
+            yield Result(sequence.name, ALONE, scores, seconds, claims)
         for way, baseline in BASELINES.items():
             images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-            yield score(sequence, way, objects, baseline(images, sequence.truths[0]))
-
-
-def score(sequence: Sequence, way: str, objects: list[int], masks: Iterator[np.ndarray]) -> Result:
-    """The scores of the id maps that one way to track a sequence gives; takes the time that it needs for them."""
-    started = time.perf_counter()
-    found = list(masks)
-    seconds = (time.perf_counter() - started) / len(found)
-    skip_last = len(found) > 2 and all(truth is not None for truth in sequence.truths)
-    return Result(sequence.name, way, mean_j_and_f(found, sequence.truths, objects, skip_last), seconds)
+            yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.truths[0])))
 
 
 def report(results: list[Result]) -> str:
@@ -149,4 +94,18 @@ def report(results: list[Result]) -> str:
                 mean = Score(float(np.mean([r.mean.j for r in own])), float(np.mean([r.mean.f for r in own])))
                 seconds = float(np.mean([r.seconds_per_frame for r in own]))
                 lines.append(row(f"**{folder}** ({len(own)})", way, mean, seconds))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_about_confidence([claim for r in results if r.way == TOGETHER for claim in r.claims])])
+
+
+def _about_confidence(claims: list[Claim]) -> list[str]:
+    if len(claims) < 3:
+        return []
+    there = [claim.visible for claim in claims if claim.there]
+    gone = [claim.visible for claim in claims if not claim.there]
+    rho = rank_correlation([claim.confidence for claim in claims], [claim.j for claim in claims])
+    lines = ["", f"Confidence and J over {len(claims)} objects in frames: rank correlation {rho:.2f}."]
+    if gone:
+        lines.append(f"Gone in {len(gone)} of them, and said to be gone in {100 - 100 * np.mean(gone):.1f} % of these.")
+    if there:
+        lines.append(f"There in {len(there)}, and said to be gone in {100 - 100 * np.mean(there):.1f} % of these.")
+    return lines

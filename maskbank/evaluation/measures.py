@@ -109,6 +109,18 @@ def mean_j_and_f(
     return scores
 
 
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's rank correlation of two lists of numbers, -1..1; nan where one of them is constant."""
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        """Equal values share the mean of their ranks."""
+        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        return (counts.cumsum() - (counts - 1) / 2)[inverse]
+
+    with np.errstate(invalid="ignore"):
+        return float(np.corrcoef(ranks(one), ranks(other))[0, 1])
+
+
 def _same_size(mask: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both as (H, W) bool arrays; ValueError when they are not of one size."""
     mask, truth = np.asarray(mask), np.asarray(truth)

@@ -51,9 +51,9 @@ class LiteFeatures:
 
     key: Tensor  # (B, 64, h·w)
     f16: Tensor  # (B, 192, h, w)
-    f8: Tensor  # (B, 96, 2h, 2w)
-    f4: Tensor  # (B, 48, 4h, 4w)
-    f2: Tensor  # (B, 32, 8h, 8w)
+    f8: Tensor  # (B, 40, 2h, 2w)
+    f4: Tensor  # (B, 24, 4h, 4w)
+    f2: Tensor  # (B, 16, 8h, 8w)
     size: tuple[int, int]  # height and width of the frame before padding
 
 
@@ -98,16 +98,60 @@ def uncertainty(logits: Tensor) -> Tensor:
     return u * in_dispute * (u > MIN_UNCERTAINTY)
 
 
+def same_padding(x: Tensor, kernel: int) -> Tensor:
+    """Zeros around x for a convolution of stride 2, more at the right and bottom, as in TensorFlow (even sizes)."""
+    before = (kernel - 2) // 2
+    return F.pad(x, (before, kernel - 2 - before) * 2)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project (MobileNetV2, Sandler et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        hidden = inputs * expansion
+        self.kernel, self.stride = kernel, stride
+        self.expand = (
+            nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.ReLU6(inplace=True)) if expansion > 1 else nn.Identity()
+        )
+        padding = kernel // 2 if stride == 1 else 0
+        self.filter = nn.Sequential(
+            nn.Conv2d(hidden, hidden, kernel, stride, padding, groups=hidden), nn.ReLU6(inplace=True)
+        )
+        self.project = nn.Conv2d(hidden, outputs, 1)
+        self.shortcut = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.expand(x)
+        if self.stride == 2:
+            hidden = same_padding(hidden, self.kernel)
+        y = self.project(self.filter(hidden))
+        return x + y if self.shortcut else y
+
+
 class Encoder(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019, in Google's variant for small devices) down to stride 16.
+
+    Its modules come in the order of the published weights, which `maskbank.training.pretrained` relies on.
+    """
+
     def __init__(self):
         super().__init__()
-        self.to2 = conv_bn_relu(3, 32, 2)
-        self.to4 = nn.Sequential(Residual(32, 48, 2), Residual(48, 48))
-        self.to8 = nn.Sequential(Residual(48, 96, 2), Residual(96, 96))
-        self.to16 = nn.Sequential(Residual(96, 192, 2), Residual(192, 192), Residual(192, 192), Residual(192, 192))
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU6(inplace=True))
+        self.to2 = InvertedResidual(32, 16, 1, 3, 1)
+        self.to4 = nn.Sequential(InvertedResidual(16, 24, 6, 3, 2), InvertedResidual(24, 24, 6, 3, 1))
+        self.to8 = nn.Sequential(InvertedResidual(24, 40, 6, 5, 2), InvertedResidual(40, 40, 6, 5, 1))
+        self.to16 = nn.Sequential(
+            InvertedResidual(40, 80, 6, 3, 2),
+            InvertedResidual(80, 80, 6, 3, 1),
+            InvertedResidual(80, 80, 6, 3, 1),
+            InvertedResidual(80, 112, 6, 5, 1),
+            InvertedResidual(112, 112, 6, 5, 1),
+            InvertedResidual(112, 112, 6, 5, 1),
+        )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        f2 = self.to2(images)
+        f2 = self.to2(self.stem(same_padding(images, 3)))
         f4 = self.to4(f2)
         f8 = self.to8(f4)
         return f2, f4, f8, self.to16(f8)
@@ -146,7 +190,7 @@ class Refinement(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.from_frame = nn.Conv2d(32, self.CHANNELS, 1)
+        self.from_frame = nn.Conv2d(16, self.CHANNELS, 1)
         self.from_decoder = nn.Conv2d(48, self.CHANNELS, 1)
         self.head = nn.Sequential(
             conv_bn_relu(3 * self.CHANNELS + 1, self.HIDDEN),
@@ -175,10 +219,10 @@ class Judge(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(2 * 128 + 2 * 48 + 3, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
+        self.layers = nn.Sequential(nn.Linear(2 * 160 + 2 * 48 + 3, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
 
     def forward(self, x16: Tensor, x4: Tensor, rough: Tensor) -> tuple[Tensor, Tensor]:
-        """x16 (B·n, 128, h, w), x4 (B·n, 48, 4h, 4w), rough logits (B, n, 4h, 4w) → presence, quality (B, n)."""
+        """x16 (B·n, 160, h, w), x4 (B·n, 48, 4h, 4w), rough logits (B, n, 4h, 4w) → presence, quality (B, n)."""
         batch, objects = rough.shape[:2]
         x16, x4, rough = x16.detach().float(), x4.detach().float(), rough.detach().float()
         p4 = compete(rough).flatten(0, 1)[:, None]
@@ -204,13 +248,14 @@ class Judge(nn.Module):
 class Decoder(nn.Module):
     def __init__(self):
         super().__init__()
-        self.frame16 = nn.Conv2d(192, 128, 3, 1, 1)
-        self.read16 = nn.Conv2d(VALUE_CHANNELS, 128, 3, 1, 1)
-        self.fuse16 = Residual(128, 128)
-        self.frame8 = nn.Conv2d(96, 96, 1)
-        self.up16 = nn.Conv2d(128, 96, 1)
+        self.frame16 = nn.Conv2d(192, 160, 3, 1, 1)
+        self.read16 = nn.Conv2d(VALUE_CHANNELS, 160, 3, 1, 1)
+        self.hint16 = nn.Conv2d(2, 160, 3, 1, 1)
+        self.fuse16 = Residual(160, 160)
+        self.frame8 = nn.Conv2d(40, 96, 1)
+        self.up16 = nn.Conv2d(160, 96, 1)
         self.fuse8 = Residual(96, 96)
-        self.frame4 = nn.Conv2d(48, 48, 1)
+        self.frame4 = nn.Conv2d(24, 48, 1)
         self.up8 = nn.Conv2d(96, 48, 1)
         self.hint4 = nn.Sequential(conv_bn_relu(2, 16), nn.Conv2d(16, 48, 1))
         self.fuse4 = Residual(48, 48)
@@ -225,11 +270,12 @@ class Decoder(nn.Module):
             """Adds what all objects of a frame share, (B, C, H, W), to what each has, (B·n, C, H, W)."""
             return (own.unflatten(0, (batch, objects)) + shared[:, None]).flatten(0, 1)
 
-        own16 = self.read16(readout.flatten(0, 1))
+        others = hint.sum(1, keepdim=True) - hint
+        hints = torch.stack([hint, others], 2).flatten(0, 1)
+        own16 = self.read16(readout.flatten(0, 1)) + self.hint16(F.avg_pool2d(hints, 4))
         x16 = self.fuse16(per_object(self.frame16(features.f16), own16).relu())
         x8 = self.fuse8(per_object(self.frame8(features.f8), upsample2(self.up16(x16))))
-        others = hint.sum(1, keepdim=True) - hint
-        own4 = upsample2(self.up8(x8)) + self.hint4(torch.stack([hint, others], 2).flatten(0, 1))
+        own4 = upsample2(self.up8(x8)) + self.hint4(hints)
         x4 = self.fuse4(per_object(self.frame4(features.f4), own4))
         rough = self.rough(x4).view(batch, objects, *x4.shape[-2:])
         presence, quality = self.judge(x16, x4, rough)
@@ -289,15 +335,15 @@ class Lite(nn.Module):
     def __init__(self):
         super().__init__()
         self.encoder = Encoder()
+        self.neck = Residual(112, 192)
         self.key = nn.Conv2d(192, KEY_CHANNELS, 3, 1, 1)
         self.mask_encoder = MaskEncoder()
         self.decoder = Decoder()
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1))
 
     def encode(self, images: Tensor) -> LiteFeatures:
         """images: (B, 3, H, W) RGB in [0, 1]."""
-        f2, f4, f8, f16 = self.encoder(pad_to_stride((images - self.mean) / self.std))
+        f2, f4, f8, f16 = self.encoder(pad_to_stride(images * (255 / 128) - 127 / 128))  # as it was pretrained
+        f16 = self.neck(f16)
         return LiteFeatures(self.key(f16).flatten(2), f16, f8, f4, f2, tuple(images.shape[-2:]))
 
     def value(self, features: LiteFeatures, masks: Tensor) -> Tensor:

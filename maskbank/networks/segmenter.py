@@ -79,7 +79,7 @@ class LiteSegmenter:
         return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid),)
 
     def hint(self, probabilities: Tensor) -> Tensor:
-        return to_hint(probabilities)
+        return (to_hint(probabilities) * 255).round() / 255  # a store keeps a byte each
 
     def segment(self, features: Any, jobs: Sequence[Remembered]) -> list[Segmentation]:
         readouts, uses = zip(*(read(job.banks[0], features.key.float()) for job in jobs), strict=True)

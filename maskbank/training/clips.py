@@ -185,9 +185,9 @@ class ClipMaker:
         source = self.videos[rng.choice(len(self.videos), p=self.video_weights)]
         lengths = _weights([len(v) ** 0.5 for v in source.items])
         sequence = source.items[rng.choice(len(source.items), p=lengths)]
-        steps = rng.integers(1, recipe.max_gap + 1, recipe.frames - 1)
-        while steps.sum() >= len(sequence) and steps.max() > 1:
-            steps = np.maximum(steps - 1, 1)
+        # At most half of the sequence: where few frames were stored, they lie far apart.
+        gap = min(recipe.max_gap, max(len(sequence) // (2 * (recipe.frames - 1)), 1))
+        steps = rng.integers(1, gap + 1, recipe.frames - 1)
         if steps.sum() >= len(sequence):
             return None
         first = int(rng.integers(len(sequence) - steps.sum()))

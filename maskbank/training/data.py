@@ -46,12 +46,17 @@ def read_sample(image_path: Path) -> Sample:
     ids = read_id_mask(image_path.with_suffix(".png"))
     if ids.shape != image.shape[:2]:
         raise ValueError(f"The mask of {image_path} has another size than the image.")
-    scale = MAX_SHORT_SIDE / min(ids.shape)
-    if scale < 1:
-        size = (round(ids.shape[1] * scale), round(ids.shape[0] * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        ids = cv2.resize(ids, size, interpolation=cv2.INTER_NEAREST)
-    return Sample(image, ids)
+    return shrunk(Sample(image, ids))
+
+
+def shrunk(sample: Sample) -> Sample:
+    """The sample at the size that training uses, if it is larger."""
+    scale = MAX_SHORT_SIDE / min(sample.ids.shape)
+    if scale >= 1:
+        return sample
+    size = (round(sample.ids.shape[1] * scale), round(sample.ids.shape[0] * scale))
+    image = cv2.resize(sample.image, size, interpolation=cv2.INTER_AREA)
+    return Sample(image, cv2.resize(sample.ids, size, interpolation=cv2.INTER_NEAREST))
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,44 @@
-"""Training of the bundled network: clips in, weights out; may be stopped and resumed at any minute."""
+"""Training of the bundled network: clips in, weights out; may be stopped and resumed at any minute.
 
-import csv
+On several GPUs or machines under `torchrun`: every process draws its own clips, the gradients are averaged.
+"""
+
+import itertools
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from math import cos, pi
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from maskbank.evaluation.sequences import read_sequences
 from maskbank.networks.lite import Lite, LiteDecoded, LiteFeatures, compete, full_size, similarity, to_hint
-from maskbank.networks.weights import fit_weights, load_state_dict
+from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
 from maskbank.training.clips import ClipMaker, Recipe
-from maskbank.training.data import Source, load_sources
+from maskbank.training.data import Source
+from maskbank.training.exports import load_data
+from maskbank.training.log import TrainingLog
 from maskbank.training.losses import frame_loss
+from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.validation import validate
 
 SAVE_EVERY_S = 120
 LOG_EVERY = 20  # steps
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 HARD_PIXELS_FROM, HARD_PIXELS_TO = 1.0, 0.3  # share of pixels that count: at the start, and from HARD_BY on
 HARD_BY = 0.3  # share of the training time
+PRETRAINED_RATE = 0.1  # of the learning rate, for the encoder that comes from ImageNet
 REMEMBER = 0.75  # chance that a frame between seed and last is memorized, as the bank does not keep each one
 HINT_DROP = 0.1  # chance that a clip goes without the previous mask, so that the bank alone must do
 
@@ -39,8 +52,7 @@ class Stage:
 
 SCHEDULES = {
     "small": (
-        Stage(0.20, Recipe(size=176, frames=3, objects=2, video=0.30, max_gap=4), 10),
-        Stage(0.65, Recipe(size=224, frames=3, objects=2, video=0.45, max_gap=5), 6),
+        Stage(0.50, Recipe(size=224, frames=3, objects=2, video=0.40, max_gap=5), 6),
         Stage(1.00, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=6), 3),
     ),
     # To go on from trained weights (`--init`), for half an hour or so on a CPU.
@@ -85,28 +97,50 @@ def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator
             values.append(network.value(features, probability))
 
 
+class UnrolledLoss(nn.Module):
+    """A batch of clips → its loss and the mean Jaccard index; a module, because that is what can be distributed."""
+
+    def __init__(self, network: Lite):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, ids: Tensor, objects: int, hard_share: float) -> tuple[Tensor, Tensor]:
+        losses, overlaps = [], []
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            for decoded, truth, real in unroll(self.network, images, ids, objects):
+                with torch.autocast(images.device.type, enabled=False):
+                    losses.append(frame_loss(decoded, truth, real, hard_share))
+                overlaps.append(_jaccard(decoded.logits.detach(), truth, real))
+        return torch.stack(losses).mean(), torch.stack(overlaps).mean()
+
+
 class ClipBatches(torch.utils.data.IterableDataset):
-    """Batches of clips for the stage that training has reached; each worker draws its own."""
+    """Batches of clips for the stage that training has reached; each worker draws its own.
+
+    share: from the number of a worker's batch to the share of the training that is done by then.
+    """
 
     def __init__(
         self,
         stills: list[Source],
         videos: list[Source],
         stages: tuple[Stage, ...],
-        progress: multiprocessing.Value,
-        seed: int,
+        share: Callable[[int], float],
+        seed: tuple[int, ...],
     ):
         self.stills, self.videos, self.stages = stills, videos, stages
-        self.progress, self.seed = progress, seed
+        self.share, self.seed = share, seed
 
     def __iter__(self):
         worker = torch.utils.data.get_worker_info()
-        maker = ClipMaker(self.stills, self.videos, np.random.default_rng([self.seed, worker.id]))
-        while True:
-            stage = stage_at(self.stages, self.progress.value)
-            clips = [maker.clip(stage.recipe) for _ in range(stage.batch)]
+        maker = ClipMaker(self.stills, self.videos, np.random.default_rng([*self.seed, worker.id]))
+        for number in itertools.count():
+            stage = stage_at(self.stages, self.share(number))
+            # Few objects make quick steps: as often one as two.
+            recipe = replace(stage.recipe, objects=int(maker.random.integers(1, stage.recipe.objects + 1)))
+            clips = [maker.clip(recipe) for _ in range(stage.batch)]
             images = torch.from_numpy(np.stack([c.images for c in clips]))
-            yield images, torch.from_numpy(np.stack([c.ids for c in clips])), stage.recipe.objects
+            yield images, torch.from_numpy(np.stack([c.ids for c in clips])), recipe.objects
 
 
 def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
@@ -131,93 +165,211 @@ class WeightAverage:
                 self.state[name].copy_(value)
 
 
+@dataclass
+class Clock:
+    """How far a run is: by the minutes that were spent on it, or, to be repeatable, by its steps.
+
+    In a distributed run the first process's clock counts.
+    """
+
+    minutes: float | None
+    steps: int | None
+    spent_s: float = 0.0  # in earlier calls
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.spent_s + time.monotonic() - self.started
+
+    def pause(self, seconds: float) -> None:
+        """Time that is not the run's own."""
+        self.started += seconds
+
+    def share(self) -> float:
+        """Of the run, from 0 to 1."""
+        share = self.step / self.steps if self.steps is not None else self.seconds / (self.minutes * 60)
+        if dist.is_initialized():
+            shared = torch.tensor(share, dtype=torch.float64)
+            dist.broadcast(shared, 0)
+            share = shared.item()
+        return share
+
+
 def train(
-    data: Path,
+    data: Sequence[Path],
     out: Path,
-    minutes: float,
+    minutes: float | None = None,
+    steps: int | None = None,
     schedule: str = "small",
-    learning_rate: float = 8e-4,
+    learning_rate: float = 6e-4,
     seed: int = 0,
     init: Path | None = None,
     exclude: tuple[str, ...] = (),
+    val: Path | None = None,
+    val_every: float = 15.0,
     stop_after: float | None = None,
 ) -> Path:
-    """Trains `Lite` on the folder `data` for `minutes` and writes `out`/lite.safetensors.
+    """Trains `Lite` on `data` (see `load_data`) and writes `out`/lite.safetensors, log.csv and log.png.
 
-    Takes up the run in `out`/state.pt where there is one. `stop_after`: leave after so many minutes of this call, to be
-    resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago. Returns the path of the
-    weights. Raises ValueError with one sentence when the data or `init` is unusable.
+    Runs for `minutes`, or for so many `steps`, which is repeatable: the same seed gives the same weights on the same
+    kind of CPU. Takes up the run in `out`/state.pt where there is one. `stop_after`: leave after so many minutes of
+    this call, to be resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago.
+    val: a folder of sequences, on which the averaged weights are scored every `val_every` minutes and at the end; the
+    time for that does not count. Returns the path of the weights. Raises ValueError with one sentence when the data or
+    `init` is unusable.
     """
+    if (minutes is None) == (steps is None):
+        raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
+    rank, device = _join_processes()
+    first = rank == 0
     out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stages = SCHEDULES[schedule]
     torch.manual_seed(seed)
-    network = Lite().to(device, memory_format=torch.channels_last)
-    if init:
-        fit_weights(network, load_state_dict(init), str(init))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=1e-3)
+    network = _network(init, resumes=(out / "state.pt").exists()).to(device, memory_format=torch.channels_last)
+    optimizer = _optimizer(network, learning_rate)
     average = WeightAverage(network)
-    step, spent = 0, 0.0
-    state_path = out / "state.pt"
-    if state_path.exists():
-        state = torch.load(state_path, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
+    clock = Clock(minutes, steps)
+    if (out / "state.pt").exists():
+        state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
+        fit_weights(network, state["network"], str(out / "state.pt"))
         optimizer.load_state_dict(state["optimizer"])
-        average.state = state["average"]
-        step, spent = state["step"], state["spent_s"]
+        average.state = {name: value.to(device) for name, value in state["average"].items()}
+        clock.step, clock.spent_s = state["step"], state["spent_s"]
+    if len(set(_from_all(clock.step))) > 1:
+        raise ValueError(f"The processes take up different runs: the folder {out} must be one that all of them see.")
+    model: nn.Module = UnrolledLoss(network)
+    if dist.is_initialized():
+        model = DistributedDataParallel(model)
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers below
-    stills, videos = load_sources(data, exclude)
+    if val:
+        read_sequences(val)  # a wrong folder is found out here, not after the first minutes
+    stills, videos = load_data(data, exclude)
     for stage in stages:  # data that makes no clips is found out here, not in a worker
         ClipMaker(stills, videos, np.random.default_rng(seed)).clip(stage.recipe)
-    progress = multiprocessing.Value("d", spent / (minutes * 60))
-    workers = max((os.cpu_count() or 2) - 1, 1)
+    progress, first_step = multiprocessing.Value("d", clock.share()), clock.step
+
+    def share_at(number: int) -> float:
+        """As in `ClipBatches`; batches are made ahead of time, so to be repeatable the clock must not matter."""
+        return (first_step + number) / steps if steps else progress.value
+
     batches = iter(
         torch.utils.data.DataLoader(
-            ClipBatches(stills, videos, stages, progress, seed + step),
+            ClipBatches(stills, videos, stages, share_at, (seed, clock.step, rank)),
             batch_size=None,
-            num_workers=workers,
+            num_workers=1 if steps else _clip_workers(),
             prefetch_factor=3,
             multiprocessing_context="fork",  # the images are shared, not copied
         )
     )
+    torch.manual_seed(seed + 1000 * rank + clock.step)
     network.train()
-    started, saved, shown = time.monotonic(), time.monotonic(), {}
-    budget = min(minutes * 60 - spent, (stop_after or minutes) * 60)
-    with tqdm(total=round(spent + budget), initial=round(spent), unit="s", desc="training") as bar:
-        while (elapsed := time.monotonic() - started) < budget:
-            share = (spent + elapsed) / (minutes * 60)
+    log = TrainingLog(out, clock.step) if first else None
+    leave_at = time.monotonic() + (stop_after or float("inf")) * 60
+    saved = validated = time.monotonic()
+
+    def save() -> None:
+        _save(out, network, optimizer, average, clock)
+
+    with tqdm(total=1.0, initial=min(clock.share(), 1.0), disable=not first, desc="training", bar_format=BAR) as bar:
+        while (share := clock.share()) < 1 and not _anyone(time.monotonic() > leave_at):
             progress.value = share
             for group in optimizer.param_groups:  # not with NumPy: its numbers in state.pt could not be read again
-                group["lr"] = learning_rate * min(1, (step + 1) / 200) * (0.01 + 0.99 * cos(share * pi / 2) ** 2)
+                decay = 0.01 + 0.99 * cos(share * pi / 2) ** 2
+                group["lr"] = learning_rate * group["rate"] * min(1, (clock.step + 1) / 200) * decay
             images, ids, objects = next(batches)
             images = images.to(device, non_blocking=True).float() / 255
             ids = ids.to(device, non_blocking=True).long()
             hard = HARD_PIXELS_FROM + (HARD_PIXELS_TO - HARD_PIXELS_FROM) * min(share / HARD_BY, 1)
-            losses, overlaps = [], []
-            with torch.autocast(device.type, dtype=torch.bfloat16):
-                for decoded, truth, real in unroll(network, images, ids, objects):
-                    with torch.autocast(device.type, enabled=False):
-                        losses.append(frame_loss(decoded, truth, real, hard))
-                    overlaps.append(_jaccard(decoded.logits.detach(), truth, real))
-            loss = torch.stack(losses).mean()
+            loss, jaccard = model(images, ids, objects, hard)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 3.0)
+            nn.utils.clip_grad_norm_(network.parameters(), 3.0, error_if_nonfinite=True)  # before it spoils the state
             optimizer.step()
-            step += 1
-            average.update(network, step)
-            if step % LOG_EVERY == 0:
-                for name, value in (("loss", loss), ("jaccard", torch.stack(overlaps).mean())):
-                    shown[name] = 0.9 * shown.get(name, value.item()) + 0.1 * value.item()
-                bar.n = round(spent + elapsed)
-                bar.set_postfix(step=step, **{k: f"{v:.3f}" for k, v in shown.items()})
-                _log(out / "log.csv", step, spent + elapsed, shown)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                _save(out, network, optimizer, average, step, spent + time.monotonic() - started)
-                saved = time.monotonic()
-    _save(out, network, optimizer, average, step, spent + time.monotonic() - started)
+            clock.step += 1
+            average.update(network, clock.step)
+            now = time.monotonic()
+            if first and clock.step % LOG_EVERY == 0:
+                shown = log.add(clock.step, clock.seconds, loss.item(), jaccard.item())
+                bar.n = min(share, 1.0)
+                bar.set_postfix(step=clock.step, **{name: f"{value:.3f}" for name, value in shown.items()})
+            if first and now - saved > SAVE_EVERY_S:
+                save()
+                log.plot()
+                saved = now
+            if first and val and now - validated > val_every * 60:
+                log.add_validation(clock.step, clock.seconds, validate(average.state, val))
+                validated = time.monotonic()
+                clock.pause(validated - now)
+    if first:
+        save()
+        if val:
+            log.add_validation(clock.step, clock.seconds, validate(average.state, val))
+        log.plot()
+    if len(set(_from_all(fingerprint(nn.ParameterList(network.parameters()))))) > 1:
+        raise RuntimeError("The processes have trained different networks.")
     return out / "lite.safetensors"
+
+
+def _network(init: Path | None, resumes: bool) -> Lite:
+    network = Lite()
+    if init and not resumes:  # which gets the weights of its run
+        fit_weights(network, load_state_dict(init), str(init))
+    elif not resumes:
+        load_pretrained(network.encoder, published_encoder())
+    # What the first layers see is the same in any image; leaving them as they are saves a fifth of each step.
+    for layers in (network.encoder.stem, network.encoder.to2, network.encoder.to4):
+        layers.requires_grad_(False)
+    return network
+
+
+def _optimizer(network: Lite, learning_rate: float) -> torch.optim.Optimizer:
+    """Its groups have a `rate`, the share of the learning rate that they get."""
+    pretrained = [p for p in network.encoder.parameters() if p.requires_grad]
+    fresh = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
+    groups = [{"params": fresh, "rate": 1.0}, {"params": pretrained, "rate": PRETRAINED_RATE}]
+    return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
+
+
+def _join_processes() -> tuple[int, torch.device]:
+    """This process's rank and device; joins the others where `torchrun` started several."""
+    cuda = torch.cuda.is_available()
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, torch.device("cuda" if cuda else "cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        # Gloo beside NCCL: the clock's share lies on the CPU. Validation keeps the others waiting.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(hours=3))
+    return dist.get_rank(), device
+
+
+def _anyone(here: bool) -> bool:
+    """Whether it is so in any process."""
+    if not dist.is_initialized():
+        return here
+    there = torch.tensor(int(here))
+    dist.all_reduce(there, dist.ReduceOp.MAX)
+    return bool(there)
+
+
+def _from_all(value: object) -> list[object]:
+    """What each process says, in the order of their ranks."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[object] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def _clip_workers() -> int:
+    """Processes that make clips, for this one of the processes that train on this machine."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1, 1)
 
 
 @torch.no_grad()
@@ -228,34 +380,21 @@ def _jaccard(logits: Tensor, truth: Tensor, real: Tensor) -> Tensor:
     return ((overlap + 1) / (union + 1))[real].mean()
 
 
-def _log(path: Path, step: int, seconds: float, shown: dict[str, float]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "seconds", *shown])
-        writer.writerow([step, round(seconds), *(round(v, 4) for v in shown.values())])
-
-
 def _save(
-    out: Path,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
-    step: int,
-    spent: float,
+    out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, clock: Clock
 ) -> None:
     """Writes state and averaged weights; a stop in the middle leaves the former files whole."""
     state = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state,
-        "step": step,
-        "spent_s": spent,
+        "step": clock.step,
+        "spent_s": clock.seconds,
     }
     torch.save(state, out / "state.pt.tmp")
     os.replace(out / "state.pt.tmp", out / "state.pt")
     types = {k: v.dtype for k, v in network.state_dict().items()}
     weights = {k: v.to(types[k]).cpu().contiguous() for k, v in average.state.items()}
     save_file(weights, out / "lite.safetensors.tmp")
+    os.chmod(out / "lite.safetensors.tmp", 0o644)  # safetensors makes files for their owner only
     os.replace(out / "lite.safetensors.tmp", out / "lite.safetensors")

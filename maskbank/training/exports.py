@@ -1,0 +1,263 @@
+"""A team's own annotations as training data: what CVAT exports with its images, as a zip file or unpacked.
+
+* "CVAT for video 1.1" of a video: annotations.xml with tracks; each becomes an object that keeps its id. Shapes that
+  belong to no track make stills.
+* "CVAT for images 1.1": annotations.xml with images; each becomes a still.
+* "COCO 1.0": annotations/*.json with instances; each image becomes a still.
+
+Masks, polygons and ellipses count as they are; in a box the object is searched for, as when tracking.
+"""
+
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from maskbank.errors import RequestError
+from maskbank.images import decode_image
+from maskbank.shapes import Shape, shape_to_mask
+from maskbank.training.data import Sample, Source, load_sources, shrunk
+
+MAX_OBJECTS = 254  # of an image; 255 is void
+MAX_PIXELS = 100_000_000  # of an image
+SHAPES = ("mask", "polygon", "ellipse", "box")
+
+Folder = Path | zipfile.Path
+Outline = tuple[int, Shape]  # the object's id in its image, and its shape; later ones lie on top
+
+
+def load_data(paths: Sequence[Path], exclude: tuple[str, ...] = ()) -> tuple[list[Source], list[Source]]:
+    """The stills and the videos of folders in the layout of `load_sources` and of exports; `exclude`: names of sources.
+
+    Raises ValueError with one sentence when one of them cannot be used, or nothing is left.
+    """
+    stills, videos = [], []
+    for path in paths:
+        loaded = load_export(path) if is_export(path) else load_sources(path, exclude)
+        stills += [source for source in loaded[0] if source.name not in exclude]
+        videos += [source for source in loaded[1] if source.name not in exclude]
+    if not stills and not videos:
+        raise ValueError("Nothing is left to train on; --exclude leaves out all of it.")
+    return stills, videos
+
+
+def is_export(path: Path) -> bool:
+    """Whether `load_export` is for it."""
+    if path.is_file():
+        return zipfile.is_zipfile(path)
+    return (path / "annotations.xml").is_file() or any((path / "annotations").glob("*.json"))
+
+
+def load_export(path: Path) -> tuple[list[Source], list[Source]]:
+    """The stills and the videos of an export. Annotations that cover no pixel of their image are left out.
+
+    Raises ValueError with one sentence when it is damaged, of a kind that says too little, or holds no annotated image.
+    """
+    try:
+        folder: Folder = zipfile.Path(path) if path.is_file() else path
+        stills, videos = _load(folder)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged: {error}.") from error
+    stills = [still for still in stills if still.objects()]
+    if not stills and not videos:
+        raise ValueError(
+            f"{path} holds no annotated image; export the job from CVAT as CVAT for video 1.1, CVAT for images 1.1 or "
+            "COCO 1.0, with 'Save images' switched on."
+        )
+    name = path.name.removesuffix(".zip")
+    return [Source(name, [[still] for still in stills])] if stills else [], [Source(name, videos)] if videos else []
+
+
+def _load(folder: Folder) -> tuple[list[Sample], list[list[Sample]]]:
+    stills: list[Sample] = []
+    videos: list[list[Sample]] = []
+    images = Images(folder / "images")
+    if (folder / "annotations.xml").exists():
+        root = _xml(folder / "annotations.xml")
+        tracked, alone = _tracks(root)
+        video = [_sample(images.frame(frame), outlines) for frame, outlines in tracked if images.frame(frame)]
+        stills += [_sample(images.frame(frame), outlines) for frame, outlines in alone if images.frame(frame)]
+        if len(video) > 1:
+            videos.append(video)
+        else:
+            stills += video
+        for image in root.findall("image"):
+            file = images.named(image.get("name"), image.get("subset"))
+            nodes = [node for node in image if node.tag in SHAPES]
+            if file and nodes:
+                stills.append(_sample(file, _in_order(list(enumerate(nodes, 1)))))
+    elif (folder / "annotations").exists():
+        for file in (folder / "annotations").iterdir():
+            if file.name.endswith(".json"):
+                subset = file.name.removeprefix("instances_").removesuffix(".json")
+                found = [(images.named(name, subset), annotations) for name, annotations in _coco(file)]
+                stills += [_coco_sample(image, annotations) for image, annotations in found if image]
+    return stills, videos
+
+
+class Images:
+    """The images of an export, by their paths below its folder `images`."""
+
+    def __init__(self, folder: Folder):
+        self._files: dict[str, Folder] = {}
+        if folder.exists():
+            self._add(folder, "")
+
+    def _add(self, folder: Folder, path: str) -> None:
+        for item in folder.iterdir():
+            if item.is_dir():
+                self._add(item, f"{path}{item.name}/")
+            elif item.name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")):
+                self._files[path + item.name] = item
+
+    def named(self, name: str, subset: str | None) -> Folder | None:
+        """The image of a name, which may lie in a folder for its subset; None if it was not exported."""
+        return self._files.get(name) or self._files.get(f"{subset or 'default'}/{name}")
+
+    def frame(self, number: int) -> Folder | None:
+        """The frame of a video, as CVAT names it."""
+        stem = f"frame_{number:06d}."
+        return next((file for path, file in self._files.items() if path.startswith(stem)), None)
+
+
+def _xml(file: Folder) -> ElementTree.Element:
+    try:
+        return ElementTree.fromstring(file.read_bytes())
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{file} is not XML: {error}.") from error
+
+
+def _tracks(root: ElementTree.Element) -> tuple[list[tuple[int, list[Outline]]], list[tuple[int, list[Outline]]]]:
+    """The frames of the tracks, and those of shapes that belong to no track: frame number and outlines, in order.
+
+    CVAT writes a shape of a single frame as a track, too; an object that is in one frame only cannot be followed, and
+    that it is missing in the others says nothing.
+    """
+    tracks = root.findall("track")
+    if not tracks:
+        return [], []
+    if root.findtext("meta/*/mode") == "annotation" or any(track.get("task_id") for track in tracks):
+        raise ValueError(
+            "Tracks of single images, and of several tasks at once, do not say which image is which; export each task "
+            "by itself, and images as CVAT for images 1.1."
+        )
+    seen = [[n for n in track if n.tag in SHAPES and n.get("outside") != "1"] for track in tracks]
+    following = [nodes for nodes in seen if len(nodes) > 1]
+    if len(following) > MAX_OBJECTS:
+        raise ValueError(f"A video of {len(following)} tracks cannot be trained on; at most {MAX_OBJECTS} can.")
+    return _by_frame(following), _by_frame([nodes for nodes in seen if len(nodes) == 1])
+
+
+def _by_frame(tracks: list[list[ElementTree.Element]]) -> list[tuple[int, list[Outline]]]:
+    frames: dict[int, list[tuple[int, ElementTree.Element]]] = {}
+    for object_id, nodes in enumerate(tracks, 1):
+        for node in nodes:
+            frames.setdefault(int(node.get("frame")), []).append((object_id, node))
+    if len(tracks) > MAX_OBJECTS:  # those of single frames: numbered anew in each
+        frames = {frame: list(enumerate((node for _, node in found), 1)) for frame, found in frames.items()}
+    return [(frame, _in_order(frames[frame])) for frame in sorted(frames)]
+
+
+def _in_order(nodes: list[tuple[int, ElementTree.Element]]) -> list[Outline]:
+    """The outlines from the lowest to the one on top."""
+    nodes = sorted(nodes[:MAX_OBJECTS], key=lambda numbered: int(numbered[1].get("z_order", 0)))
+    return [(object_id, _shape(node)) for object_id, node in nodes]
+
+
+def _shape(node: ElementTree.Element) -> Shape:
+    """An XML element's shape in the numbers that CVAT sends to functions; a rotated one as a polygon."""
+
+    def number(name: str) -> float:
+        return float(node.get(name))
+
+    if node.tag == "mask":
+        runs = [int(run) for run in node.get("rle").split(",")]
+        left, top = int(node.get("left")), int(node.get("top"))
+        box = (left, top, left + int(node.get("width")) - 1, top + int(node.get("height")) - 1)
+        return Shape("mask", (*runs, *box))
+    if node.tag == "polygon":
+        return Shape("polygon", tuple(float(x) for x in re.split("[,;]", node.get("points"))))
+    degrees = float(node.get("rotation") or 0)
+    if node.tag == "ellipse":
+        x, y, rx, ry = (number(name) for name in ("cx", "cy", "rx", "ry"))
+        if not degrees:
+            return Shape("ellipse", (x, y, x + rx, y - ry))
+        around = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+        corners = np.stack([x + rx * np.cos(around), y + ry * np.sin(around)], 1)
+    else:
+        left, top, right, bottom = (number(name) for name in ("xtl", "ytl", "xbr", "ybr"))
+        if not degrees:
+            return Shape("rectangle", (left, top, right, bottom))
+        x, y = (left + right) / 2, (top + bottom) / 2
+        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turned = (corners - (x, y)) @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)  # clockwise, as y points down
+    return Shape("polygon", tuple(turned.ravel().tolist()))
+
+
+def _sample(file: Folder, outlines: list[Outline]) -> Sample:
+    image = _pixels(file)
+    ids = np.zeros(image.shape[:2], np.uint8)
+    for object_id, shape in outlines:
+        with suppress(RequestError):  # it lies outside of the image, or is too small for a pixel
+            ids[shape_to_mask(shape, image)] = object_id
+    return shrunk(Sample(image, ids))
+
+
+def _pixels(file: Folder) -> np.ndarray:
+    try:
+        return decode_image(file.read_bytes(), MAX_PIXELS)
+    except RequestError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+
+
+def _coco(file: Folder) -> Iterator[tuple[str, list[dict]]]:
+    """The images of a COCO file by name, with their annotations."""
+    try:
+        document = json.loads(file.read_bytes())
+        names = {image["id"]: image["file_name"] for image in document["images"]}
+        found: dict[int, list[dict]] = {number: [] for number in names}
+        for annotation in document["annotations"]:
+            if annotation.get("segmentation") or annotation.get("bbox"):
+                found[annotation["image_id"]].append(annotation)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file.name} is not a COCO file of instances.") from error
+    return ((names[number], annotations) for number, annotations in found.items() if annotations)
+
+
+def _coco_sample(file: Folder, annotations: list[dict]) -> Sample:
+    image = _pixels(file)
+    ids = np.zeros(image.shape[:2], np.uint8)
+    for object_id, annotation in enumerate(annotations[:MAX_OBJECTS], 1):
+        try:
+            mask = _coco_mask(annotation, image)
+        except (RequestError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise ValueError(f"An annotation of {file.name} is damaged: {error}.") from error
+        if mask.shape != ids.shape:
+            raise ValueError(f"An annotation of {file.name} is for an image of another size.")
+        ids[mask] = object_id
+    return shrunk(Sample(image, ids))
+
+
+def _coco_mask(annotation: dict, image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        left, top, across, down = annotation["bbox"]
+        return shape_to_mask(Shape("rectangle", (left, top, left + across, top + down)), image)
+    if isinstance(segmentation, list):
+        corners = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not corners:
+            return np.zeros((height, width), bool)
+        rle = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+    else:
+        rle = segmentation
+    return coco_mask.decode(rle).astype(bool)

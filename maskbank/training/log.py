@@ -1,0 +1,63 @@
+"""The log of a training run: a CSV that can be resumed, and its curves."""
+
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+SMOOTHING = 0.9  # of the running means
+FIELDS = ("step", "seconds", "loss", "jaccard", "val_j_and_f")
+
+
+class TrainingLog:
+    """log.csv and log.png in a run's folder.
+
+    `loss` and `jaccard` are running means over the logged steps; `val_j_and_f` is the mean J&F of a validation, in
+    a row of its own.
+    """
+
+    def __init__(self, out: Path, step: int):
+        """Takes up a run at `step`: what was logged after the state that it goes on from is forgotten."""
+        self.path = out / "log.csv"
+        self.picture = out / "log.png"
+        self._shown: dict[str, float] = {}
+        rows = [row for row in self._rows() if int(row["step"]) <= step] if self.path.exists() else []
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, FIELDS, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        for row in rows:
+            if row["loss"]:
+                self._shown = {name: float(row[name]) for name in ("loss", "jaccard")}
+
+    def add(self, step: int, seconds: float, loss: float, jaccard: float) -> dict[str, float]:
+        """Adds a row; returns the running means."""
+        for name, value in (("loss", loss), ("jaccard", jaccard)):
+            self._shown[name] = SMOOTHING * self._shown.get(name, value) + (1 - SMOOTHING) * value
+        self._write(step, seconds, *(round(value, 4) for value in self._shown.values()), "")
+        return self._shown
+
+    def add_validation(self, step: int, seconds: float, j_and_f: float) -> None:
+        self._write(step, seconds, "", "", round(j_and_f, 2))
+
+    def plot(self) -> None:
+        """Draws the curves over the minutes of training."""
+        rows = self._rows()
+        figure = Figure(figsize=(8, 9))
+        axes = figure.subplots(3, 1, sharex=True)
+        for axis, name in zip(axes, FIELDS[2:], strict=True):
+            points = [(float(row["seconds"]) / 60, float(row[name])) for row in rows if row[name]]
+            axis.plot(*zip(*points, strict=True) if points else ([], []), marker="o" if len(points) < 50 else None)
+            axis.set_ylabel(name)
+            axis.grid(alpha=0.3)
+        axes[-1].set_xlabel("minutes")
+        figure.tight_layout()
+        figure.savefig(self.picture, dpi=100)
+
+    def _rows(self) -> list[dict[str, str]]:
+        with self.path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, step: int, seconds: float, *values: object) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerow([step, round(seconds), *values])

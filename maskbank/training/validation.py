@@ -1,0 +1,31 @@
+"""How good a network under training is on whole sequences."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from maskbank.evaluation.sequences import read_sequences, score
+from maskbank.networks import MODELS
+from maskbank.networks.lite import Lite
+from maskbank.networks.segmenter import LiteSegmenter
+from maskbank.propagation import propagate
+from maskbank.tracker import Tracker
+
+
+def validate(weights: dict[str, Tensor], data: Path) -> float:
+    """Mean J&F, in percent, over the sequences below `data`, seeded on their first annotated frames.
+
+    Raises ValueError with one sentence when there is no sequence.
+    """
+    device = next(iter(weights.values())).device
+    network = Lite()
+    network.load_state_dict(weights)
+    tracker = Tracker(MODELS["lite"], LiteSegmenter(network, device), device)
+    found = []
+    for sequence in read_sequences(data):
+        images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
+        steps = propagate(tracker, images, {0: sequence.truths[0]})
+        found.append(score(sequence, "validation", sequence.objects, ((step.ids, []) for step in steps)).mean.j_and_f)
+    return 100 * float(np.mean(found))
