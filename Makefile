@@ -35,8 +35,9 @@ $(VENV)/.demo-ready: $(VENV)/.torch-ready pyproject.toml
 
 $(VENV)/.test-ready: $(VENV)/.torch-ready pyproject.toml
 	$(BIN)/pip install -e '.[test]'
-	@command -v shellcheck >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy shellcheck; } \
-		|| { echo "The tests need shellcheck: install it with your package manager." >&2; exit 1; }
+	@command -v shellcheck >/dev/null && command -v redis-server >/dev/null \
+		|| { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy shellcheck redis-server; } \
+		|| { echo "The tests need shellcheck and redis-server: install them with your package manager." >&2; exit 1; }
 	touch $@
 
 clean:

@@ -2,11 +2,11 @@
 
 import json
 import os
-import time
 import traceback
 from typing import Any
 
 from maskbank.errors import RequestError
+from maskbank.timing import Timings
 from model_handler import ModelHandler
 
 
@@ -17,22 +17,44 @@ def init_context(context: Any) -> None:
 
 
 def handler(context: Any, event: Any) -> Any:
-    """Answers one tracker request of CVAT; whatever goes wrong becomes a status and one sentence."""
-    started = time.perf_counter()
+    """Answers one tracker request of CVAT, or says how it is; whatever goes wrong becomes a status and one sentence."""
+    model = context.user_data.model
+    timings = Timings()
     try:
-        reply = context.user_data.model.service.handle(event.body)
-        body = json.dumps(reply)
+        if event.method == "GET":
+            return _about(context, event.path, model.health)
+        reply = model.service.handle(event.body, timings)
+        with timings.stage("encode"):
+            body = json.dumps(reply)
     except RequestError as error:
         context.logger.info_with("Request refused", request=event.id, status=error.status, reason=str(error))
-        return _response(context, error.status, str(error), "text/plain")
+        return _refusal(context, model.health, error.status, str(error))
     except Exception:
         context.logger.error_with("Request failed", request=event.id, traceback=traceback.format_exc())
         sentence = "The tracker failed on this frame; its log tells the administrator why."
-        return _response(context, 500, sentence, "text/plain")
-    milliseconds = round((time.perf_counter() - started) * 1000)
-    context.logger.info_with("Tracked", request=event.id, objects=len(reply["states"]), milliseconds=milliseconds)
-    return _response(context, 200, body, "application/json")
+        return _refusal(context, model.health, 500, sentence)
+    states = reply["states"]
+    model.health.answered(len(states), timings)
+    context.logger.info_with(
+        "Tracked",
+        request=event.id,
+        objects=len(states),
+        banks=sorted({f"{state['bank'][:6]}…@{state['revision']}" for state in states}),
+        milliseconds=timings.rounded(),
+    )
+    return context.Response(body=body, headers={}, content_type="application/json", status_code=200)
 
 
-def _response(context: Any, status: int, body: str, content_type: str) -> Any:
+def _about(context: Any, path: str, health: Any) -> Any:
+    if path.rstrip("/") in ("", "/healthz"):
+        body, content_type, status = json.dumps(health.report()), "application/json", 200
+    elif path == "/metrics":
+        body, content_type, status = health.metrics(), "text/plain; version=1.0.0; charset=utf-8", 200
+    else:
+        body, content_type, status = "There is / (or /healthz) and /metrics to get.", "text/plain", 404
     return context.Response(body=body, headers={}, content_type=content_type, status_code=status)
+
+
+def _refusal(context: Any, health: Any, status: int, sentence: str) -> Any:
+    health.refused(status)
+    return context.Response(body=sentence, headers={}, content_type="text/plain", status_code=status)

@@ -11,7 +11,7 @@ N entries, K objects, Ck and Cv channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -95,6 +95,14 @@ class Entries:
         """The names and tensors, in the order of the attributes."""
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
+    def in_half_precision(self) -> Entries:
+        """Keys and values as a store keeps them, so that a bank that was stored goes on exactly as one that was not.
+
+        They are rounded to half precision, and contiguous: sums depend on the layout in their last bits.
+        """
+        keys, values = (t.half().to(t.dtype).contiguous() for t in (self.keys, self.values))
+        return replace(self, keys=keys, values=values)
+
     def select(self, index: Tensor) -> Entries:
         """The entries at an index, (n,) int64 positions or (N,) bool."""
         return Entries(**{name: tensor[..., index] for name, tensor in self.tensors()})
@@ -168,38 +176,17 @@ class FeatureBank:
             recent=tuple(entries.add_objects(count) for entries in self.recent),
         )
 
-    def to_tensors(self) -> dict[str, Tensor]:
-        """Plain contiguous tensors under names such as `seeds.keys` and `recent.0.values`, for storing."""
+    def named_parts(self) -> dict[str, Entries]:
+        """The parts under names such as `seeds` and `recent.0`, in their order."""
         named = {"seeds": self.seeds, "older": self.older}
         named |= {f"recent.{position}": entries for position, entries in enumerate(self.recent)}
-        return {
-            f"{part}.{name}": tensor.contiguous()
-            for part, entries in named.items()
-            if entries is not None
-            for name, tensor in entries.tensors()
-        }
+        return {name: entries for name, entries in named.items() if entries is not None}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> FeatureBank:
-        """The bank that `to_tensors` took apart, bit for bit.
-
-        Raises:
-            ValueError: the tensors are not those of a bank.
-        """
-        named: dict[str, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, attribute = name.rpartition(".")
-            named.setdefault(part, {})[attribute] = tensor
-        expected = {field.name for field in fields(Entries)}
-        for part, attributes in named.items():
-            if set(attributes) != expected:
-                raise ValueError(f"Part {part!r} of a stored bank has the tensors {sorted(attributes)}.")
-        parts = {part: Entries(**attributes) for part, attributes in named.items()}
-        seeds, older = parts.pop("seeds", None), parts.pop("older", None)
-        frames = [f"recent.{position}" for position in range(len(parts))]
-        if set(frames) != set(parts):
-            raise ValueError(f"A stored bank cannot have the parts {sorted(parts)}.")
-        return cls(seeds=seeds, older=older, recent=tuple(parts[frame] for frame in frames))
+    def of_parts(cls, named: Mapping[str, Entries]) -> FeatureBank:
+        """The bank that `named_parts` took apart."""
+        recent = sum(name.startswith("recent.") for name in named)
+        return cls(named.get("seeds"), named.get("older"), tuple(named[f"recent.{i}"] for i in range(recent)))
 
 
 def paper_budget(total: int, classes: int) -> int:
@@ -249,8 +236,9 @@ class PaperPolicy:
 class AdaptivePolicy:
     """The default policy: seeds for ever, recent frames whole, older ones merged and thinned, a hard budget.
 
-    `len(bank) <= budget` holds after every call. Keeping recent frames whole avoids what XMem (arXiv
-    2207.07115) found to be AFB-URR's weakness: features compressed as soon as they are made lose detail.
+    Keys and values are kept as half-precision numbers. `len(bank) <= budget` holds after every call. Keeping recent
+    frames whole avoids what XMem (arXiv 2207.07115) found to be AFB-URR's weakness: features compressed as soon as
+    they are made lose detail.
 
     Attributes:
         budget: entries of one bank.
@@ -285,12 +273,13 @@ class AdaptivePolicy:
                 f"The feature bank has a budget of {self.budget} entries, of which outlined frames hold "
                 f"{outlined} for ever: one more outlined frame of {len(entries)} does not fit."
             )
+        entries = entries.in_half_precision()
         seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has learnt one frame: `entries` of that frame only, at least one."""
-        return self._fitted(replace(bank, recent=(*bank.recent, entries)), int(entries.frame[0]))
+        return self._fitted(replace(bank, recent=(*bank.recent, entries.in_half_precision())), int(entries.frame[0]))
 
     def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
         """The bank within its limits: recent frames become older entries, and the least used of these go."""
@@ -311,7 +300,7 @@ class AdaptivePolicy:
             return leaving
         # Renormalised: else entries that are merged at every frame would fade away in a video of thousands.
         older, fresh = merge(older, leaving, self.update_rate, self.merge_threshold, renormalise=True)
-        return older.concat(fresh)
+        return older.in_half_precision().concat(fresh)
 
 
 def check_merging(budget: int, update_rate: float, merge_threshold: float) -> None:

@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | evaluate | train`."""
+"""The command line: `maskbank track | evaluate | train | weights | store`."""
 
 import argparse
 import os
@@ -6,6 +6,10 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # commands import what they need: --help must not wait for torch
+    from maskbank.store.shelf import Shelf
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,11 +74,20 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train the bundled network",
-        description="Trains the network `lite` on DATA/static and DATA/video. Stopped runs are resumed from --out.",
+        description="Trains the network `lite` on annotated images and videos. Stopped runs are resumed from --out.",
     )
-    train.add_argument("--data", type=Path, required=True)
+    train.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders with static/ and video/ below, or exports from CVAT with their images (zip or folder): CVAT for "
+        "video 1.1, CVAT for images 1.1, COCO 1.0",
+    )
     train.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
-    train.add_argument("--minutes", type=_minutes, required=True, help="length of the whole run")
+    length = train.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=_minutes, help="length of the whole run")
+    length.add_argument("--steps", type=_steps, help="the same in steps, which is repeatable")
     train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
     train.add_argument(
         "--schedule",
@@ -82,11 +95,55 @@ def _parser() -> argparse.ArgumentParser:
         default="small",
         help="small: CPU; short: CPU, from --init; large: GPU",
     )
-    train.add_argument("--learning-rate", type=float, default=8e-4)
-    train.add_argument("--init", type=Path, help="weights to start from")
+    train.add_argument("--learning-rate", type=float, default=6e-4)
+    train.add_argument("--init", help="weights to start from: lite (the bundled ones) or a file")
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
+    train.add_argument("--val", type=Path, metavar="DATA", help="annotated sequences to score J&F on meanwhile")
+    train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train)
+
+    weights = commands.add_parser(
+        "weights",
+        help="list, check, download and convert weights",
+        description="Lists, checks, downloads and converts weights files; manifest.yaml names those that are known.",
+    )
+    folder = Path(__file__).resolve().parents[1] / "weights"
+    weights.add_argument(
+        "--folder", type=Path, default=folder, help="of manifest.yaml and the files (default: the bundled)"
+    )
+    actions = weights.add_subparsers(required=True, metavar="ACTION")
+    action = actions.add_parser("list", help="the known weights, and which of them are here")
+    action.set_defaults(run=_weights_list)
+    action = actions.add_parser("info", help="what is known of weights, and what their file holds")
+    action.add_argument("name", help="a known name, or a file")
+    action.set_defaults(run=_weights_info)
+    action = actions.add_parser("verify", help="whether the files are whole, fit and are the right ones")
+    action.add_argument("names", nargs="*", metavar="NAME", help="(default: all that are here)")
+    action.set_defaults(run=_weights_verify)
+    action = actions.add_parser("fetch", help="download weights, after showing their licence")
+    action.add_argument("name")
+    action.add_argument("--yes", action="store_true", help="accept the licence")
+    action.set_defaults(run=_weights_fetch)
+    action = actions.add_parser("convert", help="write a .pth checkpoint as safetensors")
+    action.add_argument("source", type=Path)
+    action.add_argument("target", type=Path)
+    action.set_defaults(run=_weights_convert)
+
+    store = commands.add_parser(
+        "store",
+        help="show and purge the banks of a store",
+        description="Shows and purges the feature banks that the function keeps between requests.",
+    )
+    store.add_argument("--url", help="the store's address (default: as the function finds it, see MASKBANK_STORE)")
+    actions = store.add_subparsers(required=True, metavar="ACTION")
+    listing = actions.add_parser("ls", help="one line per bank: id, bytes, pieces, hours since its last use")
+    listing.set_defaults(run=_store_ls)
+    sums = actions.add_parser("stat", help="how many banks there are, and what they take")
+    sums.set_defaults(run=_store_stat)
+    purge = actions.add_parser("purge", help="remove banks; who still tracks with one has to start again")
+    purge.add_argument("--older-than", type=float, required=True, metavar="HOURS", help="not used for so long; 0: all")
+    purge.set_defaults(run=_store_purge)
     return parser
 
 
@@ -120,6 +177,12 @@ def _minutes(text: str) -> float:
     if not 0 < minutes < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
     return minutes
+
+
+def _steps(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps above 0")
+    return int(text)
 
 
 def _track(options: argparse.Namespace) -> None:
@@ -156,11 +219,116 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    from maskbank.networks import BUNDLED_WEIGHTS
     from maskbank.training.loop import train
 
     wanted = {k: v for k, v in vars(options).items() if k != "run"}
     wanted["exclude"] = tuple(options.exclude)
+    if options.init is not None:
+        wanted["init"] = BUNDLED_WEIGHTS if options.init == "lite" else Path(options.init)
     print(train(**wanted))
+
+
+def _weights_list(options: argparse.Namespace) -> None:
+    from maskbank.checkpoints import read_manifest
+
+    for checkpoint in read_manifest(options.folder).values():
+        here = "here" if (options.folder / checkpoint.file).exists() else "not here"
+        print(f"{checkpoint.name:<12} {here:<9} {checkpoint.about}; {checkpoint.licence}")
+
+
+def _weights_info(options: argparse.Namespace) -> None:
+    from maskbank.checkpoints import find, inspect
+
+    path = Path(options.name)
+    if not path.is_file():
+        checkpoint = find(options.name, options.folder)
+        path = options.folder / checkpoint.file
+        _print_facts({k: v for k, v in vars(checkpoint).items() if k not in ("sha256", "bytes") and v})
+    if path.exists():
+        _print_facts({"path": path, **inspect(path)})
+
+
+def _weights_verify(options: argparse.Namespace) -> None:
+    from maskbank.checkpoints import find, read_manifest, verify
+
+    known = read_manifest(options.folder).values()
+    for checkpoint in [find(name, options.folder) for name in options.names] or [
+        c for c in known if (options.folder / c.file).exists()
+    ]:
+        found = verify(checkpoint, options.folder)
+        sure = "is the file it should be" if checkpoint.sha256 else "is whole (there is no checksum to compare)"
+        print(f"{checkpoint.name} {sure}: {found['model']} {found['fingerprint']}")
+
+
+def _weights_fetch(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from maskbank.checkpoints import fetch, find, sha256
+
+    checkpoint = find(options.name, options.folder)
+    path = options.folder / checkpoint.file
+    if path.exists() and checkpoint.sha256 == sha256(path):
+        print(f"{path} is there already.")
+        return
+    print(f"{checkpoint.about}\nlicence: {checkpoint.licence}\nfrom: {checkpoint.home or checkpoint.url}")
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise ValueError("To accept this licence without being asked, say --yes.")
+        if input("Download it under this licence? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise ValueError("Nothing was downloaded.")
+    with tqdm(unit="B", unit_scale=True, desc=checkpoint.file) as bar:
+
+        def progress(done: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        fetch(checkpoint, options.folder, progress)
+    found = sha256(path)
+    print(f"{path}, SHA-256 {found}" + ("" if checkpoint.sha256 else ", remembered as the right one from now on"))
+
+
+def _weights_convert(options: argparse.Namespace) -> None:
+    from maskbank.checkpoints import convert
+
+    _print_facts({"path": options.target, **convert(options.source, options.target)})
+
+
+def _print_facts(facts: dict[str, object]) -> None:
+    for name, value in facts.items():
+        print(f"{name:<12} {value}")
+
+
+def _shelf(options: argparse.Namespace) -> "Shelf":
+    from maskbank.settings import read_settings
+    from maskbank.store.opening import open_shelf
+
+    chosen = {} if options.url is None else {"MASKBANK_STORE": options.url}
+    settings = read_settings(os.environ | chosen)
+    shelf = open_shelf(settings.store, settings.ttl_hours * 3600)
+    if shelf is None:
+        raise ValueError("memory:// keeps banks inside the function's process; only the function itself sees them.")
+    return shelf
+
+
+def _store_ls(options: argparse.Namespace) -> None:
+    for usage in _shelf(options).usage():
+        print(f"{usage.bank}  {usage.bytes:>12} bytes  {usage.pieces:>5} pieces  {usage.idle_s / 3600:7.2f} h idle")
+
+
+def _store_stat(options: argparse.Namespace) -> None:
+    usages = list(_shelf(options).usage())
+    total = sum(usage.bytes for usage in usages)
+    print(f"{len(usages)} banks, {total} bytes", end="")
+    print(f", unused for up to {max(usage.idle_s for usage in usages) / 3600:.2f} h" if usages else "")
+
+
+def _store_purge(options: argparse.Namespace) -> None:
+    shelf = _shelf(options)
+    old = [usage for usage in shelf.usage() if usage.idle_s >= options.older_than * 3600]
+    for usage in old:
+        shelf.drop(usage.bank)
+    print(f"{len(old)} banks removed, {sum(usage.bytes for usage in old)} bytes")
 
 
 if __name__ == "__main__":

@@ -17,3 +17,13 @@ class ExpiredError(RequestError):
     """The tracker no longer has the bank that a state names."""
 
     status = 410
+
+
+class ForeignBankError(ExpiredError):
+    """The bank that a state names was made by another model, or in another format."""
+
+
+class UnavailableError(RequestError):
+    """The store does not answer; the same request may succeed later."""
+
+    status = 503

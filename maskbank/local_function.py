@@ -60,13 +60,15 @@ def local_function(port: int = 0, log_level: int = logging.WARNING) -> Iterator[
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             content_type = self.headers.get("Content-Type", "")
-            status, reply_type, reply = invoke(handler, context, body, content_type, self.path)
+            status, reply_type, reply = invoke(handler, context, body, content_type, self.path, self.command)
             self.send_response(status)
             self.send_header("Content-Type", reply_type)
             self.send_header("Content-Length", str(len(reply)))
             self.send_header("Connection", "close")  # there is one worker: no caller may keep it from others
             self.end_headers()
             self.wfile.write(reply)
+
+        do_GET = do_POST
 
         def log_message(self, *_: object) -> None:
             """The function's own log is enough."""

@@ -23,6 +23,7 @@ class State:
     bank: str
     object: int
     revision: int
+    shared: bool = True  # whether other workers know it
 
 
 @dataclass(frozen=True)
@@ -112,4 +113,4 @@ def _parse_state(state: object) -> State:
         or state.get("type", SHAPE_TYPES[0]) not in SHAPE_TYPES
     ):
         raise RequestError(f"The state is damaged; {START_AGAIN}.")
-    return State(bank, object_number, revision)
+    return State(bank, object_number, revision, state.get("shared") is not False)

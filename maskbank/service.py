@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from maskbank.bank import BankFullError
-from maskbank.errors import ExpiredError, RequestError
+from maskbank.errors import ExpiredError, RequestError, UnavailableError
 from maskbank.images import decode_image
 from maskbank.requests import START_AGAIN, STATE_VERSION, Entry, State, in_object, parse_request
 from maskbank.shapes import Shape, decode_rle, encode_rle, mask_box, mask_to_shape, shape_to_mask
 from maskbank.store import Answer, ObjectRecord, Revision, Store
+from maskbank.timing import Timings
 from maskbank.tracker import Frame, Memory, Tracked, Tracker
 
 NEW = Revision(bank="", number=0, digest="", memory=Memory(), objects=())
@@ -43,32 +44,41 @@ class Service:
         self.max_pixels = max_pixels
         self.max_objects = max_objects
 
-    def handle(self, body: object) -> dict[str, list]:
-        """The reply `{"shapes": [...], "states": [...]}` to a request's body.
+    def handle(self, body: object, timings: Timings | None = None) -> dict[str, list]:
+        """The reply `{"shapes": [...], "states": [...]}` to a request's body; `timings` gets the time of each stage.
 
         Raises RequestError with a status and one sentence for the annotator; nothing is changed then.
         """
-        request = parse_request(body, self.max_objects)
-        revisions = self._load(request.entries)
-        image = decode_image(request.image, self.max_pixels)
-        masks = outline(request.entries, image)
-        digest = request_digest(request.image, request.entries)
+        timings = Timings() if timings is None else timings
+        with timings.stage("decode"):
+            request = parse_request(body, self.max_objects)
+        with timings.stage("store"):
+            revisions = self._load(request.entries)
+        with timings.stage("decode"):
+            image = decode_image(request.image, self.max_pixels)
+            masks = outline(request.entries, image)
+            digest = request_digest(request.image, request.entries)
 
         places, rounds = plan(request.entries, revisions, masks)
         frame: Frame | None = None
         done: dict[tuple[str, int], Revision] = {}
         for jobs in rounds:
-            next_revisions = self._answered_before(jobs, digest)
+            with timings.stage("store"):
+                next_revisions = self._answered_before(jobs, digest)
             if next_revisions is None:
-                frame = frame or self.tracker.look(image)
-                next_revisions = self._track(frame, jobs, digest)
+                with timings.stage("track"):
+                    frame = frame or self.tracker.look(image)
+                    tracked = self._track(frame, jobs, digest)
+                with timings.stage("store"):
+                    next_revisions = [self._keep(job.revision, new) for job, new in zip(jobs, tracked, strict=True)]
             done |= {
                 (job.revision.bank, job.revision.number): new for job, new in zip(jobs, next_revisions, strict=True)
             }
-        replies = [
-            reply_to(entry, done[place], number, image.shape[:2])
-            for entry, (place, number) in zip(request.entries, places, strict=True)
-        ]
+        with timings.stage("encode"):
+            replies = [
+                reply_to(entry, done[place], number, image.shape[:2])
+                for entry, (place, number) in zip(request.entries, places, strict=True)
+            ]
         return {"shapes": [shape for shape, _ in replies], "states": [state for _, state in replies]}
 
     def _load(self, entries: tuple[Entry, ...]) -> dict[tuple[str, int], Revision]:
@@ -79,6 +89,9 @@ class Service:
                 continue
             place = (entry.state.bank, entry.state.revision)
             revision = revisions.get(place) or self.store.load(*place)
+            if revision is None and not entry.state.shared:
+                text = "The tracker's memory was unreachable on the frame before, and only another worker kept it"
+                raise in_object(number, UnavailableError(f"{text}; try again, or {START_AGAIN}."))
             if revision is None:
                 text = f"The tracker no longer remembers it: it restarted, or ran out of time or room; {START_AGAIN}."
                 raise in_object(number, ExpiredError(text))
@@ -93,17 +106,19 @@ class Service:
         for job in jobs:
             if job.revision is NEW:
                 return None
-            for bank in (job.revision.bank, branch_id(job.revision, digest)):
-                revision = self.store.load(bank, job.revision.number + 1)
-                if revision is not None and revision.digest == digest:
-                    found.append(revision)
-                    break
-            else:
+            places = (job.revision.bank, branch_id(job.revision, digest))
+            try:
+                revisions = [self.store.load(bank, job.revision.number + 1) for bank in places]
+            except UnavailableError:  # then it is answered again
                 return None
+            answered = next((r for r in revisions if r is not None and r.digest == digest), None)
+            if answered is None:
+                return None
+            found.append(answered)
         return found
 
     def _track(self, frame: Frame, jobs: list[Job], digest: str) -> list[Revision]:
-        """Tracks and seeds, and stores what comes of it; other requests' revisions stay as they are."""
+        """Tracks and seeds: the revisions that follow those of the jobs."""
         seeds = [{number: mask for number, (_, mask) in job.seeds.items()} for job in jobs]
         try:
             memories, wanted = [job.revision.memory for job in jobs], [job.wanted for job in jobs]
@@ -117,14 +132,28 @@ class Service:
         for job, (memory, tracked) in zip(jobs, results, strict=True):
             old = job.revision
             bank = old.bank or secrets.token_urlsafe(16)
-            taken = self.store.load(bank, old.number + 1) if old.bank else None
-            if taken is not None and taken.digest != digest:
-                bank = branch_id(old, digest)
             records = tuple(record(old, job.seeds, number, answer) for number, answer in enumerate(tracked))
-            revision = Revision(bank, old.number + 1, digest, memory, records)
-            self.store.save(revision)
-            revisions.append(revision)
+            revisions.append(Revision(bank, old.number + 1, digest, memory, records))
         return revisions
+
+    def _keep(self, old: Revision, revision: Revision) -> Revision:
+        """Stores what follows `old`; returns it as it is stored.
+
+        Another request may have gone on from `old` first: then this is the first revision of a branch. The same
+        request may have: then its answer counts. Where the store is unreachable, this worker goes on by itself, in a
+        branch, as another worker may give the name away meanwhile.
+        """
+        branch = replace(revision, bank=branch_id(old, revision.digest)) if old.bank else revision
+        try:
+            for place in (revision, branch):
+                kept = self.store.save(place)
+                if kept is not None and kept.digest == revision.digest:
+                    return kept
+        except UnavailableError:
+            pass  # the state that is sent to CVAT says so
+        branch = replace(branch, shared=False)
+        self.store.keep_here(branch)
+        return branch
 
 
 def outline(entries: tuple[Entry, ...], image: np.ndarray) -> dict[int, np.ndarray]:
@@ -209,6 +238,8 @@ def reply_to(entry: Entry, revision: Revision, number: int, size: tuple[int, int
         "visible": mask is not None,
         "confidence": known.answer.confidence,
     }
+    if not revision.shared:
+        state["shared"] = False
     if entry.shape is not None and (entry.state is None or entry.shape.type == known.type):
         shape = entry.shape  # what the annotator drew is the truth, to the last digit
     elif mask is not None:
@@ -238,7 +269,7 @@ def request_digest(image: bytes, entries: tuple[Entry, ...]) -> str:
     of other banks.
     """
     digest = hashlib.sha256(hashlib.sha256(image).digest())
-    states = [entry.state or State("", 0, 0) for entry in entries]
+    states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0) for entry in entries]
     revisions = {(state.bank, state.revision) for state in states}
     objects = {(state.bank, state.revision, state.object) for state in states} if len(revisions) > 1 else set()
     seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]

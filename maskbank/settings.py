@@ -11,6 +11,7 @@ from maskbank.bank import AdaptivePolicy
 from maskbank.images import MAX_ASPECT
 from maskbank.networks import MODELS, load_segmenter
 from maskbank.networks.lite import STRIDE
+from maskbank.store.opening import StoreUrlError, open_shelf, shown, store_url
 from maskbank.tracker import Tracker
 
 
@@ -26,7 +27,7 @@ class Settings:
     weights: Path | None = None  # None: the bundled file
     device: str = "cpu"
     short_side: int | None = None  # pixels; None: the model's own
-    store: str = "memory://"
+    store: str = "memory://"  # its address; may hold a password
     budget: int | None = None  # entries per bank; None: the model's own
     ttl_hours: float = 12.0
     cache_mb: int = 2048
@@ -62,15 +63,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     weights = text("MASKBANK_WEIGHTS", "")
     if weights and not Path(weights).is_file():
         raise SettingsError(f"MASKBANK_WEIGHTS is {weights!r}, but there is no such file.")
-    store = text("MASKBANK_STORE", "memory://")
-    if store != "memory://":
-        raise SettingsError(f"MASKBANK_STORE is {store!r}, but must be memory:// in this version.")
     settings = Settings(
         model=model,
         weights=Path(weights) if weights else None,
         device=_device(text("MASKBANK_DEVICE", "auto")),
         short_side=number("MASKBANK_SIZE", None, 64, 2160),
-        store=store,
+        store=_store(environment),
         budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000),
         ttl_hours=number("MASKBANK_TTL_HOURS", 12.0, 0.01, 10_000, float),
         cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
@@ -79,6 +77,18 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
     _check_budget(settings)
     return settings
+
+
+def _store(environment: Mapping[str, str]) -> str:
+    try:
+        url = store_url(environment)
+    except StoreUrlError as error:
+        raise SettingsError(str(error)) from error
+    try:
+        open_shelf(url, 1.0)
+    except StoreUrlError as error:
+        raise SettingsError(f"MASKBANK_STORE is {shown(url)!r}, but {error}.") from error
+    return url
 
 
 def _device(name: str) -> str:

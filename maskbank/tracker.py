@@ -193,15 +193,14 @@ class Tracker:
         tracked: list[Tracked],
         seeds: dict[int, np.ndarray],
     ) -> Memory:
-        banks = memory.banks
-        for bank_use, position in zip(found.use, range(len(banks)), strict=True):
-            banks = (*banks[:position], banks[position].count_use(bank_use), *banks[position + 1 :])
-        joining = len(tracked) - memory.objects
-        if joining:
-            banks = self.segmenter.join(banks, joining)
-        now, memorized = memory.frames, memory.memorized
+        banks, now, memorized = memory.banks, memory.frames, memory.memorized
         due = now - memorized >= self.model.memorize_every
         if seeds or due:
+            # Use counts only here: on the frames between, banks stay as they are and cost a store nothing.
+            banks = tuple(bank.count_use(use) for bank, use in zip(banks, found.use, strict=True))
+            joining = len(tracked) - memory.objects
+            if joining:
+                banks = self.segmenter.join(banks, joining)
             if seeds:
                 learns = torch.tensor([k in seeds for k in range(len(tracked))])
             else:

@@ -13,9 +13,10 @@ from maskbank.local_function import start_worker
 def no_settings() -> Iterator[pytest.MonkeyPatch]:
     """The tests choose MaskBank's settings, not the environment they run in."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MASKBANK_")]:
+        for name in [name for name in os.environ if name.startswith(("MASKBANK_", "CVAT_"))]:
             patch.delenv(name)
         patch.setenv("MASKBANK_DEVICE", "cpu")  # where the same request gives the same bits
+        patch.setenv("MASKBANK_STORE", "memory://")
         yield patch
 
 

@@ -15,6 +15,7 @@ from cvat_sdk.masks import decode_mask, encode_mask
 from PIL import Image
 from torch import Tensor
 
+from maskbank.bank import FeatureBank
 from maskbank.frames import read_id_mask
 from maskbank.local_function import invoke
 from maskbank.service import Service
@@ -90,6 +91,12 @@ class Function:
         assert reply_type == ("application/json" if status == 200 else "text/plain")
         return status, reply.decode()
 
+    def get(self, path: str) -> str:
+        """What the worker says of itself."""
+        status, _, body = invoke(self.handler, self.context, b"", "", path, "GET")
+        assert status == 200
+        return body.decode()
+
     def send(self, request: object) -> tuple[int, Any]:
         """Status, and the reply or the sentence."""
         status, reply = self.post(json.dumps(request).encode())
@@ -131,8 +138,16 @@ def request(image: bytes, shapes: list, states: list) -> dict[str, Any]:
 
 def tensors_of(memory: Memory) -> dict[str, Tensor]:
     """All tensors of a memory, copied."""
-    named = {f"{i}.{name}": t.clone() for i, bank in enumerate(memory.banks) for name, t in bank.to_tensors().items()}
+    named = {
+        f"{i}.{name}": tensor for i, bank in enumerate(memory.banks) for name, tensor in bank_tensors(bank).items()
+    }
     return named | {"hint": memory.hint.clone()}
+
+
+def bank_tensors(bank: FeatureBank) -> dict[str, Tensor]:
+    """All tensors of a bank, copied."""
+    parts = bank.named_parts().items()
+    return {f"{part}.{name}": tensor.clone() for part, entries in parts for name, tensor in entries.tensors()}
 
 
 def equal_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:

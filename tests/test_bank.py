@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from safetensors.torch import load, save
+from support import bank_tensors
 from torch import Tensor
 
 from maskbank.bank import (
@@ -31,7 +31,8 @@ def frame_entries(n: int, frame: int, seed: int = 0, objects: int = 2) -> Entrie
     """Fresh random entries of one frame; with 3 key channels many of them are similar enough to merge."""
     rng = noise(seed)
     valid = torch.rand(objects, generator=rng) < 0.7
-    return Entries.of_frame(torch.randn(CK, n, generator=rng), torch.randn(objects, CV, n, generator=rng), frame, valid)
+    keys, values = torch.randn(CK, n, generator=rng), torch.randn(objects, CV, n, generator=rng)
+    return Entries.of_frame(keys, values, frame, valid).in_half_precision()  # as banks keep them
 
 
 def entries_of(
@@ -50,10 +51,6 @@ def entries_of(
         frame=torch.tensor(frame or [0] * n),
         use=torch.tensor(use or [0.0] * n),
     )
-
-
-def copy_of(bank: FeatureBank) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in bank.to_tensors().items()}
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -83,7 +80,7 @@ def test_adaptive_policy_keeps_its_promises(history: tuple[AdaptivePolicy, list[
     policy, steps = history
     bank, objects, seeds, revisions = FeatureBank(), 2, [], []
     for t, (step, n) in enumerate(steps):
-        revisions.append((bank, copy_of(bank)))
+        revisions.append((bank, bank_tensors(bank)))
         entries = frame_entries(n, frame=t, seed=t, objects=objects)
         if step == "seed":
             if sum(map(len, seeds)) + n > policy.budget:
@@ -96,7 +93,7 @@ def test_adaptive_policy_keeps_its_promises(history: tuple[AdaptivePolicy, list[
             room = policy.budget - sum(map(len, seeds))
             bank = policy.memorize(bank, entries)
             if policy.recent_frames and n <= room:
-                assert bank.recent[-1] is entries
+                assert torch.equal(bank.recent[-1].keys, entries.keys)
             assert len(bank.recent) <= policy.recent_frames
         elif step == "use":
             bank = bank.count_use(torch.rand(len(bank), generator=noise(t)))
@@ -115,7 +112,7 @@ def test_adaptive_policy_keeps_its_promises(history: tuple[AdaptivePolicy, list[
     else:
         assert bank.seeds is None
     for revision, before in revisions:
-        assert same(copy_of(revision), before)
+        assert same(bank_tensors(revision), before)
 
 
 def test_recent_frames_leave_one_by_one_and_the_oldest_first() -> None:
@@ -124,7 +121,7 @@ def test_recent_frames_leave_one_by_one_and_the_oldest_first() -> None:
     frames = [frame_entries(4, t, seed=t) for t in range(1, 6)]
     for entries in frames:
         bank = policy.memorize(bank, entries)
-    assert bank.recent == (frames[3], frames[4])
+    assert [part.keys.tolist() for part in bank.recent] == [frames[3].keys.tolist(), frames[4].keys.tolist()]
     assert bank.older.frame.tolist() == [1] * 4 + [2] * 4 + [3] * 4
     assert torch.equal(bank.older.keys, torch.cat([entries.keys for entries in frames[:3]], 1))
 
@@ -245,48 +242,27 @@ def test_a_thousand_merges_turn_an_entry_but_do_not_fade_it() -> None:
     for t in range(1, 1000):
         bank = policy.memorize(bank, entries_of([[1.0, 0.2]], [[[math.cos(t), math.sin(t)]]], frame=[t]))
     assert len(bank) == 1
-    assert bank.older.keys.norm().item() == pytest.approx(3.0, rel=1e-3)
-    assert bank.older.values.norm().item() == pytest.approx(5.0, rel=1e-3)
+    assert bank.older.keys.norm().item() == pytest.approx(3.0, rel=1e-2)  # each merge rounds to half precision
+    assert bank.older.values.norm().item() == pytest.approx(5.0, rel=1e-2)
     assert angle(bank.older.keys[:, 0], torch.tensor([1.0, 0.2])) < 1e-2
 
 
 @settings(deadline=None, max_examples=40)
-@given(history=histories(), stored=st.booleans())
-def test_a_bank_survives_being_tensors(history: tuple[AdaptivePolicy, list[tuple[str, int]]], stored: bool) -> None:
+@given(history=histories(), seeded=st.booleans())
+def test_a_bank_survives_being_taken_apart(history: tuple[AdaptivePolicy, list[tuple[str, int]]], seeded: bool) -> None:
     policy, steps = history
-    bank = FeatureBank(seeds=frame_entries(5, 0) if stored else None)
+    bank = FeatureBank(seeds=frame_entries(5, 0) if seeded else None)
     for t, (_, n) in enumerate(steps):
         bank = policy.memorize(bank, frame_entries(n, t, seed=t))
-    bank = bank.count_use(torch.rand(len(bank), generator=noise(1)))
-    tensors = bank.to_tensors()
-    again = FeatureBank.from_tensors(load(save(tensors)) if stored else tensors)
-    assert same(again.to_tensors(), tensors)
-    assert len(again.recent) == len(bank.recent) and len(again) == len(bank)
-    assert [part.keys.dtype for part in again.parts] == [part.keys.dtype for part in bank.parts]
+    again = FeatureBank.of_parts(dict(sorted(bank.named_parts().items())))
+    assert again.parts == bank.parts  # the same objects
+    assert (again.seeds, again.older, again.recent) == (bank.seeds, bank.older, bank.recent)
 
 
 def test_more_than_ten_recent_frames_come_back_in_order() -> None:
     bank = FeatureBank(recent=tuple(frame_entries(1, t) for t in range(12)))
-    shuffled = dict(sorted(bank.to_tensors().items()))
-    assert [int(e.frame[0]) for e in FeatureBank.from_tensors(shuffled).recent] == list(range(12))
-
-
-@pytest.mark.parametrize("break_it", ["drop", "add", "gap", "shape", "dtype"])
-def test_tensors_of_no_bank_are_refused(break_it: str) -> None:
-    bank = FeatureBank(seeds=frame_entries(2, 0), recent=(frame_entries(3, 1), frame_entries(3, 2)))
-    tensors = bank.to_tensors()
-    if break_it == "drop":
-        del tensors["seeds.use"]
-    elif break_it == "add":
-        tensors["seeds.colour"] = torch.zeros(2)
-    elif break_it == "gap":
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("recent.0")}
-    elif break_it == "shape":
-        tensors["seeds.values"] = tensors["seeds.values"][..., :1]
-    else:
-        tensors["seeds.valid"] = tensors["seeds.valid"].float()
-    with pytest.raises(ValueError, match="stored bank|do not fit together|must be bool"):
-        FeatureBank.from_tensors(tensors)
+    shuffled = dict(sorted(bank.named_parts().items()))
+    assert [int(e.frame[0]) for e in FeatureBank.of_parts(shuffled).recent] == list(range(12))
 
 
 def test_use_is_counted_in_the_order_of_the_parts_and_shares_all_else() -> None:

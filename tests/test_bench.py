@@ -13,7 +13,7 @@ BENCH = Path(__file__).parents[1] / "tools" / "bench.py"
 
 
 def test_one_configuration_is_measured_and_reported():
-    command = [sys.executable, BENCH, "--measure", "lite", "4", "5", "2"]
+    command = [sys.executable, BENCH, "--measure", "lite", "4", "redis", "5", "2"]
     done = subprocess.run(
         command, env=os.environ | {"MASKBANK_SIZE": "64"}, capture_output=True, text=True, timeout=120
     )
@@ -25,9 +25,10 @@ def test_one_configuration_is_measured_and_reported():
     assert result["entries"] == [2 * 4 * 8]  # the seed and frame 5; 114 x 64 pixels make 8 x 4 entries
     assert 100 < result["peak_mib"] < 4000
     assert 100 < result["state_bytes"] <= 300
+    assert 0 < result["store"] < result["p90"] and 0.5 < result["written_kib"] < 100
 
     report = runpy.run_path(str(BENCH))["report"]([result], 0.5)
-    [row] = [line for line in report.splitlines() if line.startswith("| lite | 4 |")]
+    [row] = [line for line in report.splitlines() if line.startswith("| lite | 4 | redis |")]
     assert f"| {result['state_bytes']} |" in row
     assert "worked on at 114 x 64" in report and str(BENCH.parents[1]) not in report
 

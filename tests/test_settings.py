@@ -21,16 +21,18 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_everything_has_a_default() -> None:
-    settings = read_settings({"PATH": "/bin", "MASKBANK_DEVICE": "cpu"})
-    assert settings == Settings()
-    assert (settings.model, settings.weights, settings.store) == ("lite", None, "memory://")
+    settings = read_settings({"XDG_STATE_HOME": "/state", "MASKBANK_DEVICE": "cpu"})
+    assert settings == Settings(store="file:///state/maskbank")
+    assert (settings.model, settings.weights) == ("lite", None)
     assert (settings.ttl_hours, settings.cache_mb) == (12, 2048)
     assert settings.max_pixels >= 7680 * 4320 and settings.max_objects == 50
 
 
 def test_empty_counts_as_unset() -> None:
     names = ["MODEL", "WEIGHTS", "SIZE", "STORE", "BUDGET", "TTL_HOURS", "CACHE_MB", "MAX_PIXELS", "MAX_OBJECTS"]
-    assert read_settings({f"MASKBANK_{name}": " " for name in names} | {"MASKBANK_DEVICE": "cpu"}) == Settings()
+    assert read_settings({f"MASKBANK_{name}": " " for name in names} | {"MASKBANK_DEVICE": "cpu"}) == read_settings(
+        {"MASKBANK_DEVICE": "cpu"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,6 @@ DEVICES = "auto, cpu, cuda or cuda:N."
         ("SIZE", "2161", "a whole number from 64 to 2160."),
         ("SIZE", "480p", "a whole number from 64 to 2160."),
         ("SIZE", "480.5", "a whole number from 64 to 2160."),
-        ("STORE", "redis://localhost", "memory:// in this version."),
         ("BUDGET", "999", "a whole number from 1000 to 10000000."),
         ("BUDGET", "1e5", "a whole number from 1000 to 10000000."),
         ("TTL_HOURS", "0", "a number from 0.01 to 10000."),
@@ -132,7 +133,7 @@ def test_a_bank_holds_at_least_one_outlined_frame() -> None:
     read_settings({"MASKBANK_MODEL": "afb-urr-paper", "MASKBANK_SIZE": "2160"})  # the paper's budget is no limit
 
 
-def test_settings_reach_what_they_are_for() -> None:
+def test_settings_reach_what_they_are_for(tmp_path: Path) -> None:
     handler = ModelHandler(
         {
             "MASKBANK_DEVICE": "cpu",
@@ -140,16 +141,18 @@ def test_settings_reach_what_they_are_for() -> None:
             "MASKBANK_BUDGET": "5000",
             "MASKBANK_TTL_HOURS": "2",
             "MASKBANK_CACHE_MB": "100",
+            "MASKBANK_STORE": f"file://{tmp_path}",
             "MASKBANK_MAX_PIXELS": "123456",
             "MASKBANK_MAX_OBJECTS": "7",
         }
     )
     service = handler.service
     assert (service.max_pixels, service.max_objects) == (123456, 7)
-    assert (service.store.ttl_s, service.store.max_bytes) == (7200, 100 << 20)
+    assert (service.store.cache.ttl_s, service.store.cache.max_bytes) == (7200, 100 << 20)
+    assert (service.store.shelf.ttl_s, service.store.shelf.root) == (7200, tmp_path)
     assert (service.tracker.short_side, service.tracker.budget) == (96, 5000)
     assert service.tracker.device == torch.device("cpu")
-    assert {"model": "lite", "device": "cpu", "short_side": 96, "store": "memory://"}.items() <= (
+    assert {"model": "lite", "device": "cpu", "short_side": 96, "store": f"file://{tmp_path}"}.items() <= (
         handler.description.items()
     )
     assert len(handler.description["weights"]) == 12

@@ -45,7 +45,7 @@ def same(one: list[Tracked], other: list[Tracked]) -> bool:
 
 
 def contents(memory: Memory) -> list[Tensor]:
-    return [memory.hint, *(tensor for bank in memory.banks for tensor in bank.to_tensors().values())]
+    return [memory.hint, *(t for bank in memory.banks for part in bank.parts for _, t in part.tensors())]
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,17 @@ import json
 import os
 import platform
 import resource
+import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import cv2
@@ -26,6 +30,7 @@ from safetensors.torch import save_file
 
 from maskbank import service
 from maskbank.frames import open_frames, read_id_mask
+from maskbank.health import Health
 from maskbank.images import working_size
 from maskbank.local_function import invoke, start_worker
 from maskbank.networks.afb_urr import AfbUrr
@@ -34,14 +39,17 @@ from maskbank.shapes import encode_rle
 CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 WIDTH, HEIGHT = 854, 480
 DISC = 30  # pixels, the radius of an extra object
-CONFIGURATIONS = [  # model, objects, tracked frames that are not measured, and that are (None: as asked for)
-    ("lite", 1, 25, None),  # memorizes every 5th frame; after 25 its bank is as full as it gets
-    ("lite", 3, 25, None),
-    ("lite", 10, 25, None),
-    ("afb-urr", 1, 1, 6),  # seconds a frame; 6 frames hold one that is memorized, two at times
-    ("afb-urr-paper", 1, 1, 6),
+CONFIGURATIONS = [  # model, objects, store, tracked frames that are not measured, and that are (None: as asked for)
+    ("lite", 1, "memory", 25, None),  # memorizes every 5th frame; after 25 its bank is as full as it gets
+    ("lite", 1, "file", 25, None),
+    ("lite", 1, "redis", 25, None),
+    ("lite", 3, "memory", 25, None),
+    ("lite", 10, "memory", 25, None),
+    ("lite", 10, "redis", 25, None),
+    ("afb-urr", 1, "memory", 1, 6),  # seconds a frame; 6 frames hold one that is memorized, two at times
+    ("afb-urr-paper", 1, "memory", 1, 6),
 ]
-STAGES = ("decode", "encode", "segment", "memorize")
+STAGES = ("decode", "encode", "segment", "memorize", "store")
 CPU_FLAGS = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "amx_tile")
 
 
@@ -50,24 +58,28 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_out"))
     parser.add_argument("--frames", type=int, default=40, help="to measure with lite (default: %(default)s)")
     parser.add_argument("--only", choices=sorted({c[0] for c in CONFIGURATIONS}), help="one model")
-    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)  # one configuration, in this process
+    parser.add_argument("--measure", nargs=5, help=argparse.SUPPRESS)  # one configuration, in this process
     options = parser.parse_args()
     if options.frames < 1:
         parser.error("--frames must be 1 or more")
     if options.measure:
-        model, objects, warm_up, frames = options.measure
-        print(json.dumps(measure(model, int(objects), int(warm_up), int(frames))))
+        model, objects, store, warm_up, frames = options.measure
+        with store_at(store) as url:
+            os.environ["MASKBANK_STORE"] = url
+            print(json.dumps(measure(model, int(objects), store, int(warm_up), int(frames))))
         return
     load = os.getloadavg()[0]
     results = []
     with tempfile.TemporaryDirectory() as folder:
         random_weights = Path(folder) / "random.safetensors"
         save_file(AfbUrr().state_dict(), random_weights)
-        for model, objects, warm_up, frames in CONFIGURATIONS:
-            if options.only in (None, model):
-                print(f"{model}, {objects} object(s) …", file=sys.stderr)
+        for model, objects, store, warm_up, frames in CONFIGURATIONS:
+            if store == "redis" and not shutil.which("redis-server"):
+                print("no redis-server here: left out", file=sys.stderr)
+            elif options.only in (None, model):
+                print(f"{model}, {objects} object(s), store {store} …", file=sys.stderr)
                 weights = {} if model == "lite" else {"MASKBANK_WEIGHTS": str(random_weights)}
-                wanted = (model, objects, warm_up, frames or options.frames)
+                wanted = (model, objects, store, warm_up, frames or options.frames)
                 results.append(in_own_process(wanted, os.environ | {"MASKBANK_MODEL": model} | weights))
     text = report(results, load)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -83,12 +95,44 @@ def in_own_process(configuration: tuple, environment: dict[str, str]) -> dict[st
     return json.loads(done.stdout)
 
 
-def measure(model: str, objects: int, warm_up: int, frames: int) -> dict[str, Any]:
+@contextmanager
+def store_at(kind: str) -> Iterator[str]:
+    """The address of an empty store."""
+    if kind == "memory":
+        yield "memory://"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "file":
+            yield f"file://{folder}"
+            return
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = ["redis-server", "--port", str(port), "--dir", folder, "--save", "", "--appendonly", "yes"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as server:
+            try:
+                wait_for(port)
+                yield f"redis://127.0.0.1:{port}/0"
+            finally:
+                server.terminate()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        with closing(socket.socket()) as probe:
+            if not probe.connect_ex(("127.0.0.1", port)):
+                return
+        sleep(0.05)
+    sys.exit("redis-server does not start.")
+
+
+def measure(model: str, objects: int, store: str, warm_up: int, frames: int) -> dict[str, Any]:
     """Tracks `objects` through `warm_up` and then `frames` frames; what the latter took, in milliseconds."""
     images = encoded_frames()
     handler, context = start_worker()
     tracker = context.user_data.model.service.tracker
     tracker.model = replace(tracker.model, only_sure=False)  # the bank fills up, however sure the network is
+    health, kept = context.user_data.model.health, context.user_data.model.service.store
     stages: Counter[str] = Counter()
     time_calls(service, "decode_image", stages, "decode")
     time_calls(tracker, "look", stages, "encode")
@@ -102,6 +146,7 @@ def measure(model: str, objects: int, warm_up: int, frames: int) -> dict[str, An
         if index == 1 + warm_up:
             stages.clear()
             times.clear()
+            store_s, written = -stage_seconds(health, "store"), -kept.usage().get("written_bytes", 0)
         there_and_back = index % (2 * len(images) - 2)
         image = images[min(there_and_back, 2 * len(images) - 2 - there_and_back)]
         body = json.dumps({"image": base64.b64encode(image).decode(), "shapes": shapes, "states": states}).encode()
@@ -113,10 +158,14 @@ def measure(model: str, objects: int, warm_up: int, frames: int) -> dict[str, An
         states, shapes = json.loads(reply)["states"], [None] * objects
         visible.append(sum(state["visible"] for state in states))
     last = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"])
+    stages["store"] = store_s + stage_seconds(health, "store")
+    written += kept.usage().get("written_bytes", 0)
     each = {stage: stages[stage] * 1000 / frames for stage in STAGES}
     return {
         "model": model,
         "objects": objects,
+        "kept": store,
+        "written_kib": written / frames / 1024,
         "median": float(np.median(times)),
         "p90": float(np.percentile(times, 90)),
         **each,
@@ -128,6 +177,10 @@ def measure(model: str, objects: int, warm_up: int, frames: int) -> dict[str, An
         "working": working_size(HEIGHT, WIDTH, tracker.short_side, tracker.model.max_scale),
         "device": str(tracker.device),
     }
+
+
+def stage_seconds(health: Health, stage: str) -> float:
+    return health.registry.get_sample_value("maskbank_stage_seconds_total", {"stage": stage})
 
 
 def time_calls(owner: Any, name: str, stages: Counter[str], stage: str) -> None:
@@ -177,19 +230,20 @@ def report(results: list[dict[str, Any]], load: float) -> str:
         f"MALLOC_MMAP_THRESHOLD_ {os.environ.get('MALLOC_MMAP_THRESHOLD_', 'not set')} (see function.yaml), "
         f"load before the start {load:.1f}",
     ]
-    titles = ("model", "objects", "median", "p90", *STAGES, "rest", "visible", "entries", "peak MiB", "state")
+    titles = ("model", "objects", "kept in", "median", "p90", *STAGES, "rest", "visible", "entries")
+    titles = (*titles, "peak MiB", "state", "KiB written")
     rows = [titles, ["---"] * len(titles)]
     for r in results:
         times = [f"{r[name]:.0f}" for name in ("median", "p90", *STAGES, "rest")]
         entries = " + ".join(map(str, r["entries"]))
-        row = [r["model"], r["objects"], *times, f"{r['visible']:.1f}", entries, f"{r['peak_mib']:.0f}"]
-        rows.append([*row, r["state_bytes"]])
+        row = [r["model"], r["objects"], r["kept"], *times, f"{r['visible']:.1f}", entries, f"{r['peak_mib']:.0f}"]
+        rows.append([*row, r["state_bytes"], f"{r['written_kib']:.0f}"])
     table = [f"| {' | '.join(map(str, row))} |" for row in rows]
     notes = (
         "median and p90: milliseconds of a whole request, after warm-up. The stages are means over the same requests; "
         "rest is competing for pixels, bank upkeep, masks and JSON. visible: objects in the answers, on average. "
         "Every frame that is due is memorized, sure or not, so that banks are full; entries: of each bank at the end. "
-        "peak: the process. state: bytes of the largest. "
+        "peak: the process. state: bytes of the largest. KiB written: to the store, per frame. "
         "The afb-urr models run with random weights for a few frames: their banks are smaller or larger than real ones."
     )
     return "\n".join([*(f"* {fact}" for fact in facts), "", *table, "", notes, ""])

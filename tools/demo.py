@@ -7,6 +7,7 @@ leaves masks, a COCO JSON, an overlay video, a contact sheet and a report in the
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     out = parser.parse_args().out
 
+    os.environ["MASKBANK_STORE"] = "memory://"  # nobody will ask for this bank again
     frames = open_frames(CLIP / "frames")
     labels = {int(i): name for i, name in json.loads((CLIP / "labels.json").read_text()).items()}
     names = [frames.name(i) for i in range(len(frames))]

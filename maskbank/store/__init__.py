@@ -35,13 +35,27 @@ class Revision:
     digest: str  # of the request that made it: the same request gets the same answer
     memory: Memory
     objects: tuple[ObjectRecord, ...]
+    shared: bool = True  # False: the store did not take it, and only this process knows it
 
 
 class Store(Protocol):
     """Keeps revisions for a while."""
 
     def load(self, bank: str, number: int) -> Revision | None:
-        """The revision, or None when the store does not have it (any more)."""
+        """The revision, or None when the store does not have it (any more).
 
-    def save(self, revision: Revision) -> None:
-        """Keeps a revision; one that is there already stays as it is."""
+        Raises UnavailableError when that cannot be known now, ForeignBankError when another model made the revision.
+        """
+
+    def save(self, revision: Revision) -> Revision | None:
+        """Keeps a revision, unless its place is taken, and returns what the place holds: this one or the other.
+
+        None: the place is taken by one that cannot be read, or that cannot be known.
+        Raises UnavailableError when it could not be kept where other workers find it.
+        """
+
+    def keep_here(self, revision: Revision) -> None:
+        """Keeps a revision in the memory of this process only."""
+
+    def usage(self) -> dict[str, int]:
+        """What is there to say of it in numbers, by name."""

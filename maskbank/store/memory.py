@@ -39,14 +39,21 @@ class MemoryStore:
             self._touch(bank)
         return revision
 
-    def save(self, revision: Revision) -> None:
+    def save(self, revision: Revision) -> Revision:
         self._expire()
         revisions = self._banks.setdefault(revision.bank, {})
-        if revision.number not in revisions:
-            revisions[revision.number] = revision
+        kept = revisions.setdefault(revision.number, revision)
+        if kept is revision:
             self._hold(revision)
         self._touch(revision.bank)
         self._make_room()
+        return kept
+
+    def keep_here(self, revision: Revision) -> None:
+        self.save(revision)
+
+    def usage(self) -> dict[str, int]:
+        return {"cached_banks": len(self._banks), "cached_bytes": self.bytes}
 
     def __len__(self) -> int:
         """How many banks there are."""

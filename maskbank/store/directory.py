@@ -1,0 +1,143 @@
+"""A shelf in a directory: a folder per bank, a file per piece; for the workers of one machine, or a shared volume."""
+
+import os
+import re
+import tempfile
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from maskbank.store.shelf import BANK, BankUsage, ShelfError
+
+SWEEP_EVERY_S = 600  # expired banks are looked for so often, by whoever writes
+UNFINISHED = ".unfinished-"
+PIECE = re.compile(r"r\d+|p[0-9a-f]{40}|" + re.escape(UNFINISHED) + r"\w+", re.ASCII)
+
+
+class DirectoryShelf:
+    """A piece is written beside its place and then linked into it, so that it is there as a whole or not at all.
+
+    That holds when a process is killed. After a power cut a file may be torn; its checksum tells. What else lies in
+    the directory is left alone.
+
+    Args:
+        root: the directory; made, for its owner only, where there is none.
+        ttl_s: seconds after which an untouched bank is gone.
+    """
+
+    def __init__(self, root: Path, ttl_s: float):
+        self.root = root
+        self.ttl_s = ttl_s
+        self._swept = -float("inf")
+
+    def check(self) -> None:
+        with _told(self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.root, prefix=UNFINISHED) as folder:
+                self._write(Path(folder) / "trial", b"")
+
+    def names(self, bank: str) -> list[str]:
+        folder = self._folder(bank)
+        if folder is None:
+            return []
+        with _told(self.root), suppress(FileNotFoundError):
+            return [name for name in os.listdir(folder) if PIECE.fullmatch(name) and not name.startswith(UNFINISHED)]
+        return []
+
+    def get(self, bank: str, names: Collection[str]) -> list[bytes | None]:
+        folder = self._folder(bank)
+        return [None if folder is None else self._read(folder / name) for name in names]
+
+    def add(self, bank: str, pieces: Mapping[str, bytes], name: str, data: bytes) -> bool:
+        self._sweep()
+        folder = self.root / bank
+        with _told(self.root):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for piece, content in pieces.items():
+                self._write(folder / piece, content)
+            added = self._write(folder / name, data)
+        self.touch(bank)
+        return added
+
+    def touch(self, bank: str) -> None:
+        with _told(self.root), suppress(FileNotFoundError):
+            os.utime(self.root / bank)
+
+    def delete(self, bank: str, names: Collection[str]) -> None:
+        with _told(self.root):
+            for name in names:
+                (self.root / bank / name).unlink(missing_ok=True)
+
+    def drop(self, bank: str) -> None:
+        folder = self.root / bank
+        with _told(self.root), suppress(FileNotFoundError):
+            # Revisions first: whoever finds one must find its pieces.
+            for name in sorted(filter(PIECE.fullmatch, os.listdir(folder)), reverse=True):
+                (folder / name).unlink(missing_ok=True)
+            if not os.listdir(folder):
+                folder.rmdir()
+
+    def usage(self) -> Iterator[BankUsage]:
+        with _told(self.root):
+            for bank, idle_s in self._banks():
+                with suppress(FileNotFoundError):  # another worker drops banks meanwhile
+                    sizes = [file.stat().st_size for file in (self.root / bank).iterdir()]
+                    yield BankUsage(bank, len(sizes), sum(sizes), idle_s)
+
+    def _banks(self) -> Iterator[tuple[str, float]]:
+        """The banks, and for how many seconds each was not touched."""
+        with os.scandir(self.root) as items:
+            for item in sorted(items, key=lambda item: item.name):
+                if BANK.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
+                    with suppress(FileNotFoundError):
+                        yield item.name, time.time() - item.stat().st_mtime
+
+    def _folder(self, bank: str) -> Path | None:
+        """The bank's folder if it is there and has not expired."""
+        with _told(self.root):
+            try:
+                expired = time.time() - (self.root / bank).stat().st_mtime > self.ttl_s
+            except FileNotFoundError:
+                return None
+        if expired:
+            self.drop(bank)
+        return None if expired else self.root / bank
+
+    def _read(self, path: Path) -> bytes | None:
+        with _told(self.root), suppress(FileNotFoundError):
+            return path.read_bytes()
+        return None
+
+    def _write(self, path: Path, data: bytes) -> bool:
+        """Whether the file is new."""
+        descriptor, unfinished = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.link(unfinished, path)
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(unfinished)
+        return True
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept < SWEEP_EVERY_S:
+            return
+        self._swept = time.monotonic()
+        with _told(self.root):
+            expired = [bank for bank, idle_s in self._banks() if idle_s > self.ttl_s] if self.root.exists() else []
+        for bank in expired:
+            self.drop(bank)
+
+
+@contextmanager
+def _told(root: Path) -> Iterator[None]:
+    """Says what the system refused; the file's own name would tell the bank's."""
+    try:
+        yield
+    except ShelfError:
+        raise
+    except OSError as error:
+        raise ShelfError(f"{root}: {error.strerror or type(error).__name__}", passing=False) from error

@@ -1,0 +1,93 @@
+"""From the setting MASKBANK_STORE to a store."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import torch
+
+from maskbank.store import Store
+from maskbank.store.directory import DirectoryShelf
+from maskbank.store.memory import MemoryStore
+from maskbank.store.redis import RedisShelf
+from maskbank.store.shared import SharedStore
+from maskbank.store.shelf import Shelf, ShelfError
+
+ENCODED = "/ # ? @ in a password must be percent-encoded"
+FORMS = "memory://, file:///a/folder, redis://[[user]:password@]host[:port][/database] or, with TLS, rediss://…"
+
+
+class StoreUrlError(ValueError):
+    """A store's address that cannot be."""
+
+
+def store_url(environment: Mapping[str, str]) -> str:
+    """What MASKBANK_STORE says, else the Redis that CVAT's deploy scripts name, else a folder of this user's.
+
+    Raises StoreUrlError.
+    """
+
+    def text(name: str, default: str = "") -> str:
+        return environment.get(name, "").strip() or default
+
+    url = text("MASKBANK_STORE")
+    if url:
+        return url
+    host = text("CVAT_FUNCTIONS_REDIS_HOST")
+    if host:
+        port = text("CVAT_FUNCTIONS_REDIS_PORT", "6379")
+        if not port.isdigit():
+            raise StoreUrlError(f"CVAT_FUNCTIONS_REDIS_PORT is {port!r}, but must be a number.")
+        password = text("CVAT_FUNCTIONS_REDIS_PASSWORD")
+        login = f":{quote(password, safe='')}@" if password else ""
+        return f"redis://{login}{host}:{port}/0"
+    folder = text("XDG_STATE_HOME")
+    if not folder:
+        try:
+            folder = str(Path.home() / ".local" / "state")
+        except RuntimeError as error:  # a user without a home, as containers may have
+            raise StoreUrlError("There is no home folder to keep banks in; set MASKBANK_STORE.") from error
+    return f"file://{folder}/maskbank"
+
+
+def open_shelf(url: str, ttl_s: float) -> Shelf | None:
+    """The shelf at an address, None for memory://. It is not reached for yet.
+
+    Raises StoreUrlError with the end of a sentence: "must be …".
+    """
+    if url == "memory://":
+        return None
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # its text may show a part of a password
+        raise StoreUrlError(f"must be {FORMS}; the port must be a number, and {ENCODED}") from error
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return DirectoryShelf(Path(parts.path), ttl_s)
+    if parts.scheme in ("redis", "rediss") and parts.hostname and port != 0:
+        if parts.query or parts.fragment or not re.fullmatch(r"(/\d*)?", parts.path):
+            raise StoreUrlError(f"must be {FORMS}; nothing follows the database's number, and {ENCODED}")
+        return RedisShelf(url, ttl_s)
+    raise StoreUrlError(f"must be {FORMS}")
+
+
+def open_store(url: str, ttl_s: float, maker: str, cache_bytes: int, device: torch.device) -> Store:
+    """The store at an address, see `SharedStore`.
+
+    Raises StoreUrlError, and ShelfError when the store cannot be reached.
+    """
+    cache = MemoryStore(ttl_s, cache_bytes)
+    shelf = open_shelf(url, ttl_s)
+    if shelf is None:
+        return cache
+    try:
+        shelf.check()
+    except (ShelfError, UnicodeError) as error:  # a host's name that cannot be
+        raise ShelfError(f"The store {shown(url)} cannot be used: {error}", passing=False) from error
+    return SharedStore(shelf, maker, cache, device)
+
+
+def shown(url: str) -> str:
+    """The address without user and password, however it is written."""
+    return re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", url))

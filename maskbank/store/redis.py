@@ -1,0 +1,107 @@
+"""A shelf in Redis, or in what speaks its protocol (Kvrocks, Valkey): a hash per bank, a field per piece."""
+
+import re
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from maskbank.store.shelf import BankUsage, ShelfError
+
+PREFIX = "maskbank:"
+USED = "used"  # the field that says when a bank was last used, in seconds of Unix time
+TIMEOUT_S = 2.0  # for an answer; an annotator is waiting
+FETCH_AT_ONCE = 16  # pieces, of megabytes at most
+
+
+class RedisShelf:
+    """Needs Redis's oldest commands only: hashes, expiry, transactions.
+
+    Args:
+        url: redis:// or, with TLS, rediss://; user, password, port and database as redis-py reads them.
+        ttl_s: seconds after which an untouched bank is gone.
+    """
+
+    def __init__(self, url: str, ttl_s: float):
+        self.ttl_ms = max(int(ttl_s * 1000), 1)
+        self._redis = redis.Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),  # for a connection that a restart has left stale
+            protocol=2,
+        )
+
+    def check(self) -> None:
+        with _told():
+            self._redis.ping()
+
+    def names(self, bank: str) -> list[str]:
+        with _told():
+            return [name.decode() for name in self._redis.hkeys(PREFIX + bank) if name != USED.encode()]
+
+    def get(self, bank: str, names: Collection[str]) -> list[bytes | None]:
+        found: list[bytes | None] = []
+        with _told():
+            left = iter(names)
+            while some := list(islice(left, FETCH_AT_ONCE)):
+                found += self._redis.hmget(PREFIX + bank, some)
+        return found
+
+    def add(self, bank: str, pieces: Mapping[str, bytes], name: str, data: bytes) -> bool:
+        key = PREFIX + bank
+        with _told():
+            for piece, content in pieces.items():
+                with self._redis.pipeline() as pipeline:  # no piece without an expiry, wherever this process dies
+                    pipeline.hset(key, piece, content).pexpire(key, self.ttl_ms).execute()
+            with self._redis.pipeline() as pipeline:
+                pipeline.hsetnx(key, name, data).hset(key, USED, _now()).pexpire(key, self.ttl_ms)
+                return bool(pipeline.execute()[0])
+
+    def touch(self, bank: str) -> None:
+        key = PREFIX + bank
+        with _told():
+            if self._redis.pexpire(key, self.ttl_ms):
+                with self._redis.pipeline() as pipeline:
+                    pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
+
+    def delete(self, bank: str, names: Collection[str]) -> None:
+        if names:
+            with _told():
+                self._redis.hdel(PREFIX + bank, *names)
+
+    def drop(self, bank: str) -> None:
+        with _told():
+            self._redis.delete(PREFIX + bank)
+
+    def usage(self) -> Iterator[BankUsage]:
+        with _told():
+            for key in sorted(self._redis.scan_iter(match=PREFIX + "*", count=1000)):
+                names = [name for name in self._redis.hkeys(key) if name != USED.encode()]
+                with self._redis.pipeline(transaction=False) as pipeline:
+                    for name in names:
+                        pipeline.hstrlen(key, name)
+                    *sizes, used = pipeline.hget(key, USED).execute()
+                # Without a mark it was never finished, and is of no use to anyone.
+                idle_s = time.time() - float(used) if used else float("inf")
+                yield BankUsage(key.decode().removeprefix(PREFIX), len(names), sum(sizes), max(idle_s, 0.0))
+
+
+def _now() -> str:
+    return f"{time.time():.0f}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        # redis-py repeats the commands of a pipeline, which name the bank.
+        reason = re.sub(r"Command # .* of pipeline caused error: ", "", str(error), flags=re.DOTALL)
+        reason = re.sub(re.escape(PREFIX) + r"\S*", PREFIX + "…", reason)
+        passing = isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.BusyLoadingError)
+        raise ShelfError(f"Redis: {reason}", passing) from error

@@ -1,0 +1,637 @@
+"""Stores that outlive a worker: the same tests for a directory and for Redis."""
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+import torch
+from support import TURTLE, Function, equal_tensors, mask_shape, request, tensors_of, true_mask
+
+from maskbank import cli
+from maskbank.bank import Entries, FeatureBank
+from maskbank.errors import ForeignBankError, UnavailableError
+from maskbank.store import Answer, ObjectRecord, Revision
+from maskbank.store.format import PIECE_BYTES, fat, lean
+from maskbank.store.memory import MemoryStore
+from maskbank.store.opening import open_shelf, open_store, shown, store_url
+from maskbank.store.shared import HISTORY, SharedStore
+from maskbank.store.shelf import Shelf, ShelfError
+from maskbank.timing import Timings
+from maskbank.tracker import Memory
+
+MAKER = "lite 0123456789ab"
+LONG = 3600.0
+CACHE = 1 << 30
+
+
+class RedisServer:
+    """Debian's redis-server with a folder of its own, where it keeps all that it was told."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        with closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.start()
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
+        self.process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
+        for _ in range(200):
+            try:
+                open_shelf(self.url, LONG).check()
+                return
+            except ShelfError:
+                time.sleep(0.05)
+        raise RuntimeError("redis-server does not start")
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["file", "redis"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store."""
+    if request.param == "file":
+        return f"file://{tmp_path / 'banks'}"
+    url = request.getfixturevalue("redis_server").url
+    shelf = open_shelf(url, LONG)
+    for usage in list(shelf.usage()):
+        shelf.drop(usage.bank)
+    return url
+
+
+def opened(url: str, maker: str = MAKER, ttl_s: float = LONG) -> SharedStore:
+    """The store as one more worker sees it, which has nothing in its memory yet."""
+    store = open_store(url, ttl_s, maker, CACHE, torch.device("cpu"))
+    assert isinstance(store, SharedStore)
+    return store
+
+
+def entries(n: int, frame: int, objects: int = 2, channels: int = 8) -> Entries:
+    noise = torch.Generator().manual_seed(1000 * frame + n)
+    keys = torch.randn(channels, n, generator=noise)
+    values = torch.randn(objects, channels, n, generator=noise)
+    valid = torch.rand(objects, generator=noise) < 0.8
+    return replace(Entries.of_frame(keys, values, frame, valid), use=torch.rand(n, generator=noise)).in_half_precision()
+
+
+def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple[Entries, ...] = ()) -> Revision:
+    hint = (torch.rand(2, 9, 16) * 255).round() / 255
+    records = (
+        ObjectRecord("mask", (0, 0, 5, 6), Answer(tuple(range(number)), 0.5)),
+        ObjectRecord("polygon", (1, 2, 3, 4), Answer(None, 0.25)),
+    )
+    memory = Memory((FeatureBank(seeds or entries(5, 0), entries(3, 1), recent),), hint, number, number - 1)
+    return Revision(bank, number, f"digest of {bank} {number}", memory, records)
+
+
+def same(one: Revision, other: Revision) -> bool:
+    def plain(r: Revision) -> tuple:
+        return r.bank, r.number, r.digest, r.objects, r.memory.frames, r.memory.memorized
+
+    return plain(one) == plain(other) and equal_tensors(tensors_of(one.memory), tensors_of(other.memory))
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+def test_another_worker_finds_what_was_saved(url: str) -> None:
+    """Bit for bit: half-precision features, bytes as hints, and numbers that are neither."""
+    odd = revision("b" * 22, 2, recent=(entries(7, 2), entries(1, 3)))
+    odd = replace(odd, memory=replace(odd.memory, hint=torch.rand(2, 3, 5) * 1e-7))
+    empty = replace(odd, bank="c" * 22, memory=Memory((FeatureBank(), FeatureBank()), torch.zeros(2, 0, 0), 4, 3))
+    exact = replace(entries(50, 1), keys=torch.randn(8, 50))
+    full = revision("d" * 22, 1, seeds=exact)
+    writer = opened(url)
+    for each in (revision("a" * 22, 1), odd, empty, full):
+        assert writer.save(each) is each
+        assert writer.load(each.bank, each.number) is each
+        found = opened(url).load(each.bank, each.number)
+        assert found is not None and same(found, each)
+    assert opened(url).load("a" * 22, 2) is None and opened(url).load("e" * 22, 1) is None
+
+
+def test_large_parts_are_kept_in_pieces_of_a_bounded_size(url: str) -> None:
+    seeds = entries(9000, 0, objects=5, channels=64)
+    store = opened(url)
+    store.save(revision("a" * 22, 1, seeds=seeds))
+    shelf = store.shelf
+    sizes = [len(piece) for piece in shelf.get("a" * 22, shelf.names("a" * 22))]
+    assert len(sizes) > 3 and max(sizes) < 1.1 * PIECE_BYTES
+    assert same(opened(url).load("a" * 22, 1), store.load("a" * 22, 1))
+    # One more seed frame: the pieces of those before it are there already.
+    before = store.written_bytes
+    store.save(revision("a" * 22, 2, seeds=seeds.concat(entries(100, 5, objects=5, channels=64))))
+    assert store.written_bytes - before < 1.2 * PIECE_BYTES
+
+
+def test_a_frame_that_adds_little_writes_little(url: str) -> None:
+    store = opened(url)
+    first = revision("a" * 22, 1, seeds=entries(2000, 0))
+    store.save(first)
+    whole = store.written_bytes
+    store.save(replace(first, number=2, digest="next"))
+    assert store.written_bytes - whole < 3000 < 60_000 < whole
+    assert same(opened(url).load("a" * 22, 2), replace(first, number=2, digest="next"))
+
+
+def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
+    first = revision("a" * 22, 1, seeds=entries(2000, 0))
+    second = replace(first, number=2, digest="next", memory=replace(first.memory, frames=9))
+    one, other = opened(url), opened(url)
+    one.save(first)
+    assert same(other.load("a" * 22, 1), first)
+    one.save(second)
+    asked = []
+    get = other.shelf.get
+    other.shelf.get = lambda bank, names: asked.extend(names) or get(bank, names)
+    found = other.load("a" * 22, 2)
+    assert same(found, second)
+    assert [name[0] for name in asked] == ["r", "p"]  # the revision and the use counters
+    assert found.memory.banks[0].seeds.keys is other.load("a" * 22, 1).memory.banks[0].seeds.keys
+
+
+@pytest.mark.parametrize(
+    "numbers", [[0.0, 1.0, 0.2], [1 / 255, 254 / 255], [0.1, -65504.0], [1e-9], [1e9], [float("nan")]]
+)
+def test_lean_numbers_lose_nothing(numbers: list[float]) -> None:
+    tensor = torch.tensor(numbers)
+    assert torch.equal(fat(lean(tensor)).nan_to_num(7), tensor.nan_to_num(7))
+    sizes = {0.0: 1, 1 / 255: 1, 0.1: 4, 1e-9: 4, 1e9: 4}
+    assert lean(torch.tensor([0.5, -3.0, 1024.0])).dtype == torch.float16
+    if numbers[0] in sizes:
+        assert lean(tensor).element_size() == sizes[numbers[0]]
+
+
+# ---------------------------------------------------------------- who is first, how long, how much
+
+
+def test_the_first_of_two_has_the_name(url: str) -> None:
+    mine, yours = revision("a" * 22, 1), replace(revision("a" * 22, 1), digest="yours")
+    one, other = opened(url), opened(url)
+    assert one.save(mine) is mine
+    kept = other.save(yours)
+    assert same(kept, mine) and other.load("a" * 22, 1) is kept
+    assert one.save(yours) is mine
+
+
+def test_of_many_that_race_one_wins_and_all_see_it(url: str) -> None:
+    stores = [opened(url) for _ in range(8)]
+    for number in range(1, 11):
+        offers = [replace(revision("a" * 22, number), digest=f"of {i}") for i in range(len(stores))]
+        with ThreadPoolExecutor(len(stores)) as pool:
+            kept = list(pool.map(lambda pair: pair[0].save(pair[1]), zip(stores, offers, strict=True)))
+        assert len({each.digest for each in kept}) == 1
+        assert all(same(each, kept[0]) for each in kept)
+        assert same(opened(url).load("a" * 22, number), kept[0])
+
+
+def test_an_unused_bank_expires_and_a_used_one_does_not(url: str) -> None:
+    store = opened(url, ttl_s=1.0)
+    for bank in "ab":
+        store.save(revision(bank * 22, 1))
+    for _ in range(4):
+        time.sleep(0.4)
+        assert opened(url, ttl_s=1.0).load("a" * 22, 1) is not None
+    assert opened(url, ttl_s=1.0).load("b" * 22, 1) is None
+    store.shelf.drop("b" * 22)  # a directory is swept by and by
+    assert [usage.bank for usage in store.shelf.usage()] == ["a" * 22]
+
+
+def test_a_directory_s_other_files_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("years of work")
+    (tmp_path / ("x" * 22)).mkdir()
+    (tmp_path / ("x" * 22) / "chapter").write_text("more of it")
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    store = opened(f"file://{tmp_path}", ttl_s=10)
+    store.save(revision("a" * 22, 1))
+    for usage in list(store.shelf.usage()):
+        store.shelf.drop(usage.bank)
+    assert (tmp_path / "thesis" / "chapter").exists() and (tmp_path / ("x" * 22) / "chapter").exists()
+
+
+def test_redis_keeps_nothing_for_ever(redis_server: RedisServer) -> None:
+    """Not what a writer that died left, nor by another worker's idea of how long banks live."""
+    client = redis.Redis(port=redis_server.port)
+    store = opened(redis_server.url, ttl_s=7200)
+    shelf = store.shelf
+    shelf.drop("a" * 22)
+    pipeline = type(client.pipeline())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "hsetnx", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.save(revision("a" * 22, 1))
+    assert client.hlen("maskbank:" + "a" * 22) > 0 and 0 < client.pttl("maskbank:" + "a" * 22) <= 7_200_000
+    opened(redis_server.url, ttl_s=7200).save(revision("b" * 22, 1))
+    for ttl_s in (600, 48 * 3600):
+        idle = {usage.bank: usage.idle_s for usage in open_shelf(redis_server.url, ttl_s).usage()}
+        assert idle["b" * 22] < 60 < idle["a" * 22]
+
+
+def test_expired_directories_are_swept_by_whoever_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskbank.store.directory.SWEEP_EVERY_S", 0)
+    store = opened(f"file://{tmp_path}", ttl_s=100)
+    store.save(revision("a" * 22, 1))
+    store.save(revision("b" * 22, 1))
+    os.utime(tmp_path / ("a" * 22), (time.time() - 101,) * 2)
+    store.save(revision("c" * 22, 1))
+    assert sorted(os.listdir(tmp_path)) == ["b" * 22, "c" * 22]
+
+
+def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
+    store = opened(url)
+    seeds = entries(50, 0)
+    largest = 0
+    for number in range(1, 4 * HISTORY):
+        store.save(revision("a" * 22, number, seeds, recent=(entries(20, number),)))
+        largest = max(largest, len(store.shelf.names("a" * 22)))
+    assert largest <= 2 * HISTORY * 3 + 10
+    fresh = opened(url)
+    for number in range(3 * HISTORY - HISTORY + 1, 4 * HISTORY):
+        assert same(fresh.load("a" * 22, number), store.load("a" * 22, number))
+    assert opened(url).load("a" * 22, HISTORY) is None
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_another_model_s_bank_is_refused(url: str) -> None:
+    opened(url).save(revision("a" * 22, 1))
+    with pytest.raises(ForeignBankError, match=r"^These objects were tracked with another model .*; start tracking"):
+        opened(url, maker="lite ffffffffffff").load("a" * 22, 1)
+
+
+def test_another_version_s_bank_is_refused(url: str) -> None:
+    store = opened(url)
+    store.save(revision("a" * 22, 1))
+    [data] = store.shelf.get("a" * 22, ["r1"])
+    store.shelf.drop("a" * 22)
+    store.shelf.add("a" * 22, {}, "r1", data.replace(b"maskbank 1 ", b"maskbank 2 ", 1))
+    with pytest.raises(ForeignBankError, match=r"another version of the tracker; start tracking again\.$"):
+        opened(url).load("a" * 22, 1)
+
+
+def test_damage_is_noticed(url: str) -> None:
+    """Whatever byte of whatever piece is wrong, and whatever piece is missing: the revision counts as lost."""
+    store = opened(url)
+    store.save(revision("a" * 22, 1))
+    names = store.shelf.names("a" * 22)
+    pieces = dict(zip(names, store.shelf.get("a" * 22, names), strict=True))
+    assert len(pieces) == 4
+
+    def found_among(pieces: dict[str, bytes]) -> bool:
+        store.shelf.drop("a" * 22)
+        last = pieces.pop("r1")
+        store.shelf.add("a" * 22, pieces, "r1", last)
+        return opened(url).load("a" * 22, 1) is not None
+
+    assert found_among(dict(pieces))
+    for name, data in pieces.items():
+        for position in (0, 30, 80, len(data) // 2, len(data) - 1):
+            broken = data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
+            assert not found_among(pieces | {name: broken})
+        if name != "r1":
+            assert not found_among({other: piece for other, piece in pieces.items() if other != name})
+    store.shelf.add("b" * 22, pieces, "r2", pieces["r1"])  # whole, but of another bank
+    assert opened(url).load("b" * 22, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("disk", "must be memory://, file:///a/folder, redis://"),
+        ("file://relative/folder", "must be memory://"),
+        ("redis://", "must be memory://"),
+        ("redis://host:port/0", "must be memory://.*port"),
+        ("redis://default:se/cret@h", "must be memory://.*percent-encoded"),
+        ("redis://host/0?password=secret", "must be memory://.*percent-encoded"),
+        ("http://host/", "must be memory://"),
+    ],
+)
+def test_addresses_that_cannot_be(start: Callable[..., Function], value: str, words: str) -> None:
+    with pytest.raises(ValueError, match=f"MASKBANK_STORE is .*{words}") as told:
+        start(MASKBANK_STORE=value)
+    assert "cret" not in str(told.value)
+
+
+def test_the_store_that_cvat_names_is_used_unless_another_is_set() -> None:
+    cvat = {"CVAT_FUNCTIONS_REDIS_HOST": "cvat_redis_ondisk", "CVAT_FUNCTIONS_REDIS_PORT": "6666"}
+    assert store_url(cvat) == "redis://cvat_redis_ondisk:6666/0"
+    assert store_url(cvat | {"CVAT_FUNCTIONS_REDIS_PASSWORD": "a/b@c"}) == "redis://:a%2Fb%40c@cvat_redis_ondisk:6666/0"
+    assert store_url(cvat | {"MASKBANK_STORE": "memory://"}) == "memory://"
+    assert store_url({"XDG_STATE_HOME": "/state"}) == "file:///state/maskbank"
+    with pytest.raises(ValueError, match="CVAT_FUNCTIONS_REDIS_PORT is 'x', but must be a number"):
+        store_url(cvat | {"CVAT_FUNCTIONS_REDIS_PORT": "x"})
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("rediss://user:p@ss@host:6666/0") == "rediss://…@host:6666/0"
+    assert shown("redis://host:6666/0") == "redis://host:6666/0"
+    assert shown("file:///a/b") == "file:///a/b"
+    assert shown("redis://host/0?password=secret") == "redis://host/0?…"
+
+
+# ---------------------------------------------------------------- kill, full, gone
+
+
+ENDLESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_shared_store import entries, opened, revision
+store, seeds = opened(sys.argv[2]), entries(3000, 0)
+for number in range(int(sys.argv[3]), 10**6):
+    store.save(revision("a" * 22, number, seeds, recent=(entries(500, number),)))
+    print(number, flush=True)
+"""
+
+
+def test_a_killed_writer_leaves_every_saved_revision_whole(url: str) -> None:
+    last = 0  # the first clean-up is at 50
+    for attempt in range(8):
+        command = [sys.executable, "-c", ENDLESS, str(Path(__file__).parent), url, str(last + 1)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+            for line in writer.stdout:
+                last = int(line)
+                if last >= 12 * (attempt + 1):
+                    break
+            time.sleep(0.003 * attempt)
+            writer.send_signal(signal.SIGKILL)
+            last = max([last, *map(int, writer.stdout.read().split())])
+        fresh = opened(url)
+        expected = revision("a" * 22, last, entries(3000, 0), recent=(entries(500, last),))
+        found = fresh.load("a" * 22, last)
+        assert found is not None and found.digest == expected.digest
+        assert torch.equal(found.memory.banks[0].recent[0].values, expected.memory.banks[0].recent[0].values)
+        numbers = {int(name[1:]) for name in fresh.shelf.names("a" * 22) if name.startswith("r")}
+        assert set(range(max(last - HISTORY + 1, 1), last + 1)) <= numbers
+        assert all(fresh.load("a" * 22, number) is not None for number in numbers)
+        last = max(numbers)  # it may have been killed between saving and saying so
+
+
+def test_a_restart_of_the_store_is_waited_for(
+    tmp_path: Path, start: Callable[..., Function], frames: list[bytes], turtle: dict
+) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        one, other = (start(MASKBANK_SIZE=128, MASKBANK_STORE=server.url) for _ in range(2))
+        _, states = one.ask(frames[0], [turtle], [])
+        server.stop()
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(one.track, frames[1], states)
+            time.sleep(1)
+            server.start()
+            _, states = pending.result()
+        assert "shared" not in states[0]
+        other.track(frames[2], states)
+    finally:
+        server.stop()
+
+
+def test_a_full_disk_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The system's limit on the size of files stands in for the disk's end: the write fails the same way."""
+    store = opened(f"file://{tmp_path}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+    try:
+        with pytest.raises(UnavailableError, match="The tracker's memory is unreachable; try again"):
+            store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.usage()["failures"] == 1 and f"{tmp_path}: File too large" in caplog.text
+    assert "aaaaaaaaaa" not in caplog.text
+    assert not any(name.startswith("r") for name in os.listdir(tmp_path / ("a" * 22)))
+    store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))
+    assert opened(f"file://{tmp_path}").load("a" * 22, 1) is not None
+
+
+def test_a_full_redis_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server = RedisServer(tmp_path)
+    client = redis.Redis(port=server.port)
+    try:
+        store = opened(server.url)
+        client.config_set("maxmemory", 1)
+        started = time.monotonic()
+        with pytest.raises(UnavailableError, match="The tracker's memory is unreachable; try again"):
+            store.save(revision("a" * 22, 1))
+        assert time.monotonic() - started < 2  # waiting would not help
+        assert "maxmemory" in caplog.text and "aaaaaaaaaa" not in caplog.text
+        client.config_set("maxmemory", 0)
+        assert store.save(revision("a" * 22, 1)) is not None
+    finally:
+        server.stop()
+
+
+def test_a_redis_that_hangs_is_not_waited_for_at_every_frame(
+    tmp_path: Path, start: Callable[..., Function], frames: list[bytes], turtle: dict
+) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        worker = start(MASKBANK_SIZE=64, MASKBANK_STORE=server.url)
+        _, states = worker.ask(frames[0], [turtle], [])
+        server.process.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        _, states = worker.track(frames[1], states)
+        first = time.monotonic() - started
+        _, states = worker.track(frames[2], states)
+        second = time.monotonic() - started - first
+        assert first < 15 and second < 2 and states[0]["shared"] is False
+        assert json.loads(worker.get("/"))["status"] == "store unreachable"
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+        server.stop()
+
+
+def test_a_store_that_cannot_be_used_stops_the_start(start: Callable[..., Function], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"redis://:secret@127.0.0.1:{probe.getsockname()[1]}/0"
+    for url in (f"file://{tmp_path}/file/banks", nobody, "redis://h..x:1/0"):
+        with pytest.raises(ShelfError) as told:
+            start(MASKBANK_STORE=url)
+        assert re.match(r"The store .* cannot be used: ", str(told.value))
+        assert "secret" not in str(told.value)
+
+
+# ---------------------------------------------------------------- the function
+
+
+@pytest.fixture
+def turtle() -> dict:
+    return mask_shape(true_mask(0, TURTLE))
+
+
+def test_any_worker_goes_on_with_the_same_masks(
+    url: str, start: Callable[..., Function], function: Function, frames: list[bytes], turtle: dict
+) -> None:
+    """A worker that is new at every frame, against one that has all in its memory."""
+    _, alone = function.ask(frames[0], [turtle], [])
+    _, shared = start(MASKBANK_SIZE=128, MASKBANK_STORE=url).ask(frames[0], [turtle], [])
+    for image in frames[1:]:
+        before = shared
+        expected, alone = function.track(image, alone)
+        shapes, shared = start(MASKBANK_SIZE=128, MASKBANK_STORE=url).track(image, shared)
+        assert shapes == expected
+        assert shared[0]["confidence"] == alone[0]["confidence"]
+        retried = start(MASKBANK_SIZE=128, MASKBANK_STORE=url)
+        timings = Timings()
+        again = retried.service.handle(request(image, [None], before), timings)
+        assert json.loads(json.dumps(again)) == {"shapes": shapes, "states": shared}
+        assert "track" not in timings  # answered, not computed again
+
+
+def test_two_workers_in_turn_answer_as_one(
+    url: str, start: Callable[..., Function], function: Function, frames: list[bytes], shapes: list[dict]
+) -> None:
+    """Each finds in its own memory what the other has long gone beyond, and three objects that compete."""
+    workers = [start(MASKBANK_SIZE=128, MASKBANK_STORE=url) for _ in range(2)]
+    _, alone = function.ask(frames[0], shapes, [])
+    _, shared = workers[0].ask(frames[0], shapes, [])
+    for number, image in enumerate(frames[1:], 1):
+        expected, alone = function.track(image, alone)
+        found, shared = workers[number % 2].track(image, shared)
+        assert found == expected
+    places = [tensor for worker in workers for tensor in layouts(worker, shared[0])]
+    assert all(tensor.is_contiguous() for tensor in places)  # else sums would differ in their last bits
+
+
+def layouts(worker: Function, state: dict) -> list[torch.Tensor]:
+    """The tensors that products are made of, of a bank as a worker has it."""
+    memory = worker.service.store.load(state["bank"], state["revision"]).memory
+    parts = [part for bank in memory.banks for part in bank.parts]
+    return [memory.hint, *(part.keys for part in parts), *(part.values for part in parts)]
+
+
+def test_an_older_state_branches_on_another_worker(
+    url: str, start: Callable[..., Function], frames: list[bytes], turtle: dict
+) -> None:
+    one, other = (start(MASKBANK_SIZE=128, MASKBANK_STORE=url) for _ in range(2))
+    _, first = one.ask(frames[0], [turtle], [])
+    _, straight = one.track(frames[1], first)
+    branch = other.track(frames[2], first)
+    assert branch[1][0]["bank"] != first[0]["bank"] == straight[0]["bank"]
+    assert one.track(frames[2], first) == branch
+    on_straight = other.track(frames[2], straight)
+    assert on_straight[1][0]["bank"] == straight[0]["bank"]
+    assert one.track(frames[2], straight) == on_straight
+
+
+def test_a_store_that_goes_away_and_comes_back(
+    tmp_path: Path,
+    start: Callable[..., Function],
+    frames: list[bytes],
+    turtle: dict,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("maskbank.store.shared.PATIENCE_S", 0.5)
+    monkeypatch.setattr("maskbank.store.shared.REST_S", 0.0)
+    server = RedisServer(tmp_path)
+    try:
+        one, other = (start(MASKBANK_SIZE=128, MASKBANK_STORE=server.url) for _ in range(2))
+        _, seeded = one.ask(frames[0], [turtle], [])
+        _, before = one.track(frames[1], seeded)
+        server.stop()
+        _, meanwhile = one.track(frames[2], before)  # from its own memory
+        status, sentence = other.send(request(frames[2], [None], before))
+        assert (status, sentence) == (503, "The tracker's memory is unreachable; try again.")
+        server.start()
+        status, sentence = other.send(request(frames[3], [None], meanwhile))
+        assert status == 503 and "only another worker kept it; try again" in sentence
+        assert other.send(request(frames[2], [None], before))[0] == 200
+        # What was made meanwhile has a name of its own, and goes on where it was made, then anywhere.
+        assert meanwhile[0]["bank"] != before[0]["bank"] and meanwhile[0]["shared"] is False
+        _, after = one.track(frames[3], meanwhile)
+        assert "shared" not in after[0]
+        assert other.send(request(frames[4], [None], after))[0] == 200
+        assert one.service.store.usage()["failures"] > 0
+    finally:
+        server.stop()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str]:
+    code = cli.main(["store", *arguments])
+    out, err = capsys.readouterr()
+    return code, out + err
+
+
+def test_the_command_shows_and_purges(url: str, capsys: pytest.CaptureFixture) -> None:
+    store = opened(url, ttl_s=12 * 3600)
+    assert run(capsys, "--url", url, "stat") == (0, "0 banks, 0 bytes\n")
+    store.save(revision("a" * 22, 1))
+    store.save(revision("b" * 22, 1))
+    code, text = run(capsys, "--url", url, "ls")
+    lines = [line.split() for line in text.splitlines()]
+    assert code == 0 and [(line[0], line[3]) for line in lines] == [("a" * 22, "4"), ("b" * 22, "4")]
+    total = sum(int(line[1]) for line in lines)
+    assert total == store.written_bytes
+    assert run(capsys, "--url", url, "stat")[1].startswith(f"2 banks, {total} bytes, unused for up to 0.0")
+    assert run(capsys, "--url", url, "purge", "--older-than", "1") == (0, "0 banks removed, 0 bytes\n")
+    assert run(capsys, "--url", url, "purge", "--older-than", "0") == (0, f"2 banks removed, {total} bytes\n")
+    assert opened(url).load("a" * 22, 1) is None
+
+
+def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run(capsys, "--url", "memory://", "ls")[0] == 1
+    code, text = run(capsys, "--url", "redis://127.0.0.1:1/0", "ls")
+    assert code == 1 and text.startswith("maskbank: Redis: ") and text.count("\n") == 1
+    code, text = run(capsys, "--url", "nowhere", "ls")
+    assert code == 1 and text.startswith("maskbank: MASKBANK_STORE is 'nowhere', but must be memory://")
+    assert run(capsys, "--url", f"file://{tmp_path}/typo", "ls") == (
+        1,
+        f"maskbank: {tmp_path}/typo: No such file or directory\n",
+    )
+
+
+def test_the_caches_are_bounded() -> None:
+    cache = MemoryStore(LONG, 50_000)
+
+    class Forgetful:
+        """A shelf that takes everything, and of it all keeps only the names."""
+
+        known: tuple[str, ...] = ()
+
+        def get(self, bank: str, names: list[str]) -> list[None]:
+            return [None] * len(names)
+
+        def add(self, bank: str, pieces: dict[str, bytes], name: str, data: bytes) -> bool:
+            self.known += (*pieces, name)
+            return True
+
+        def names(self, bank: str) -> list[str]:
+            return list(self.known)
+
+        def delete(self, *_: object) -> None: ...
+
+    shelf: Shelf = Forgetful()
+    store = SharedStore(shelf, MAKER, cache, torch.device("cpu"))
+    for number in range(1, 60):
+        store.save(revision("a" * 22, number, seeds=entries(100, number)))
+    assert cache.bytes <= 50_000 and len(store._parts) < 30

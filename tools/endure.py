@@ -1,0 +1,376 @@
+"""Long and rough runs of the function on the sample clip: time, memory, faults, many jobs, broken requests.
+
+    python tools/endure.py soak    one job for thousands of frames: is the time and the memory of a frame flat?
+    python tools/endure.py faults  kills workers and restarts Redis while jobs are tracked: is anything lost or wrong?
+    python tools/endure.py jobs    many jobs at once, any worker for any frame: does any get another's masks?
+    python tools/endure.py fuzz    thousands of broken requests: does any get a 5xx or kill the worker?
+
+Each prints its numbers and exits with 1 when something is lost or wrong. `faults` and `jobs` start a redis-server.
+"""
+
+import argparse
+import base64
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from maskbank.frames import read_id_mask
+from maskbank.local_function import invoke, local_function, start_worker
+from maskbank.shapes import encode_rle
+
+CLIP = Path(__file__).parents[1] / "samples" / "clip"
+GIVE_UP_S = 120  # on one frame
+GROWTH_MIB = 50  # that counts as none
+
+
+def frame(index: int) -> str:
+    """A frame of an endless clip, there and back again, as CVAT sends it."""
+    last = len(list((CLIP / "frames").iterdir())) - 1
+    index %= 2 * last
+    return base64.b64encode((CLIP / "frames" / f"{min(index, 2 * last - index):05d}.jpg").read_bytes()).decode()
+
+
+def outlines(index: int, objects: list[int]) -> list[dict]:
+    ids = read_id_mask(CLIP / "masks" / f"{index:05d}.png")
+    return [{"type": "mask", "points": encode_rle(ids == i)} for i in objects]
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Process:
+    """A server in a process of its own, on a port that it keeps over restarts."""
+
+    def __init__(self, command: list[str], port: int, environment: dict[str, str] | None = None):
+        self.command, self.port = command, port
+        self.environment = os.environ | (environment or {})
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL)
+        for _ in range(1200):
+            with closing(socket.socket()) as probe:
+                if not probe.connect_ex(("127.0.0.1", self.port)):
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.command[0]} does not start")
+
+    def stop(self, sign: int = signal.SIGTERM) -> None:
+        self.process.send_signal(sign)
+        self.process.wait(30)
+
+
+@contextmanager
+def redis_and_workers(workers: int, size: int) -> Iterator[tuple[Process, list[Process]]]:
+    folder = tempfile.mkdtemp()
+    port = free_port()
+    keeping = ["--dir", folder, "--save", "", "--appendonly", "yes"]
+    redis = Process(["redis-server", "--port", str(port), *keeping], port)
+    settings = {
+        "MASKBANK_STORE": f"redis://127.0.0.1:{port}/0",
+        "MASKBANK_SIZE": str(size),
+        "OMP_NUM_THREADS": "1",
+    }
+    started: list[Process] = []
+    try:
+        for _ in range(workers):
+            port = free_port()
+            started.append(Process([sys.executable, __file__, "worker", "--port", str(port)], port, settings))
+        yield redis, started
+    finally:
+        for process in (*started, redis):
+            process.stop(signal.SIGKILL)
+        shutil.rmtree(folder)
+
+
+def track_job(number: int, length: int, call: Any) -> list[list]:
+    """The masks of one job of its own: its first frame and its objects depend on its number."""
+    first, objects = (7 * number) % 50, [[1], [2], [3], [1, 3], [2, 3], [1, 2, 3]][number % 6]
+    reply = call({"image": frame(first), "shapes": outlines(first, objects), "states": []})
+    found = [reply["shapes"]]
+    for index in range(first + 1, first + length):
+        shapes = [None] * len(objects)
+        reply = call({"image": frame(index), "shapes": shapes, "states": reply["states"]})
+        found.append(reply["shapes"])
+    return found
+
+
+def in_this_process(size: int) -> Any:
+    os.environ |= {"MASKBANK_STORE": "memory://", "MASKBANK_SIZE": str(size)}
+    torch.set_num_threads(1)  # as the workers: another number of threads adds up in another order
+    handler, context = start_worker()
+
+    def call(body: dict) -> dict:
+        status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
+        if status != 200:
+            raise RuntimeError(f"{status}: {reply.decode()}")
+        return json.loads(reply)
+
+    return call
+
+
+class Balancer:
+    """Sends each request to any worker, and again to any other when that one dies or asks for patience."""
+
+    def __init__(self, workers: list[Process]):
+        self.workers = workers
+        self.repeated = 0
+
+    def __call__(self, body: dict) -> dict:
+        data = json.dumps(body).encode()
+        patience = time.monotonic() + GIVE_UP_S
+        while True:
+            url = f"http://127.0.0.1:{random.choice(self.workers).port}/"
+            request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+            try:
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return json.load(reply)
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > patience:
+                    raise RuntimeError(f"{error.code}: {error.read().decode()}") from error
+            except (OSError, ValueError) as error:  # it died before or while it answered
+                if time.monotonic() > patience:
+                    raise RuntimeError(f"no answer: {error}") from error
+            self.repeated += 1
+            time.sleep(0.05)
+
+
+def compare(jobs: int, length: int, size: int, workers: int, kills: int, restarts: int) -> bool:
+    """Jobs in parallel against the same jobs alone; `kills` of workers and `restarts` of Redis meanwhile."""
+    print(f"{jobs} jobs of {length} frames, {workers} workers, one Redis, short side {size}", flush=True)
+    alone = in_this_process(size)
+    expected = [track_job(number, length, alone) for number in tqdm(range(jobs), desc="each alone")]
+    done: dict[int, list | str] = {}
+    with redis_and_workers(workers, size) as (redis, processes):
+        call = Balancer(processes)
+        stop = threading.Event()
+        harm = {"kills": 0, "restarts": 0}
+
+        def disturb() -> None:
+            while not stop.is_set() and (harm["kills"] < kills or harm["restarts"] < restarts):
+                time.sleep(random.uniform(0.0, 0.6))
+                if harm["restarts"] * kills < harm["kills"] * restarts:
+                    redis.stop()
+                    time.sleep(random.uniform(0, 1))
+                    redis.start()
+                    harm["restarts"] += 1
+                else:
+                    victim = random.choice(processes)
+                    victim.stop(signal.SIGKILL)
+                    victim.start()
+                    harm["kills"] += 1
+
+        def run(number: int) -> None:
+            while number not in done or (disturbing.is_alive() and harm["kills"] < kills):  # until enough harm was done
+                try:
+                    masks: list | str = track_job(number, length, call)
+                except RuntimeError as error:
+                    masks = str(error)
+                previous = done.get(number, expected[number])
+                done[number] = masks if previous == expected[number] else previous  # a fault stays one
+                bar.update()
+
+        disturbing = threading.Thread(target=disturb)
+        with tqdm(desc="all together", unit="job") as bar, ThreadPoolExecutor(jobs) as pool:
+            disturbing.start()
+            list(pool.map(run, range(jobs)))
+            runs = bar.n
+        stop.set()
+        disturbing.join()
+    if harm != {"kills": kills, "restarts": restarts} and kills:
+        print(f"the disturbance broke off: {harm}")
+        return False
+    lost = [number for number, masks in done.items() if isinstance(masks, str)]
+    wrong = [number for number, masks in done.items() if number not in lost and masks != expected[number]]
+    print(f"{harm['kills']} workers killed, {harm['restarts']} restarts of Redis, {call.repeated} requests repeated")
+    print(f"{runs} runs of {jobs} jobs: {len(lost)} lost, {len(wrong)} with other masks than alone")
+    for number in lost:
+        print(f"job {number}: {done[number]}")
+    for number in wrong:
+        pairs = zip(done[number], expected[number], strict=True)
+        first = next(index for index, (found, wanted) in enumerate(pairs) if found != wanted)
+        print(f"job {number}: other masks from its frame {first} on")
+    return not lost and not wrong
+
+
+def soak(frames: int, objects: int, size: int, every: int) -> bool:
+    """One job through an endless clip."""
+    folder = tempfile.mkdtemp()
+    os.environ |= {"MASKBANK_STORE": f"file://{folder}", "MASKBANK_SIZE": str(size)}
+    handler, context = start_worker()
+    print(f"one job, {objects} objects, short side {size}, store in a folder")
+    print("| frame | RSS MiB | median ms of the frames before | store MiB | bank entries |")
+    print("| --- | --- | --- | --- | --- |")
+    ids = [1, 2, 3][:objects]
+    body = {"image": frame(0), "shapes": outlines(0, ids), "states": []}
+    medians, rss, times = {}, {}, []
+    for index in range(1, frames + 1):
+        started = time.perf_counter()
+        status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
+        times.append(1000 * (time.perf_counter() - started))
+        if status != 200:
+            print(reply.decode())
+            return False
+        states = json.loads(reply)["states"]
+        body = {"image": frame(index), "shapes": [None] * len(ids), "states": states}
+        if index % every == 0:
+            medians[index] = float(np.median(times))
+            kept = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+            revision = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"])
+            entries = sum(len(bank) for bank in revision.memory.banks)
+            rss[index] = rss_mib()
+            print(f"| {index} | {rss[index]} | {medians[index]:.0f} | {kept / 2**20:.1f} | {entries} |", flush=True)
+            times = []
+    shutil.rmtree(folder)
+    if frames < 3 * every:
+        return True
+    ratio, growth = medians[max(medians)] / medians[2 * every], rss[max(rss)] - rss[2 * every]
+    print(
+        f"last {every} frames against frames {every} to {2 * every}: {ratio:.2f} times the time, {growth:+} MiB of RSS"
+    )
+    return ratio <= 1.1 and growth <= GROWTH_MIB
+
+
+def rss_mib() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def fuzz(requests: int, seed: int) -> bool:
+    """Good requests with one to three things broken; every hundredth is whole and must succeed."""
+    rng = random.Random(seed)
+    folder = tempfile.TemporaryDirectory()
+    os.environ |= {"MASKBANK_STORE": f"file://{folder.name}", "MASKBANK_SIZE": "64", "MASKBANK_CACHE_MB": "64"}
+    handler, context = start_worker()
+
+    def post(body: bytes) -> tuple[int, bytes]:
+        status, _, reply = invoke(handler, context, body, "application/json")
+        return status, reply
+
+    good = {"image": frame(0), "shapes": outlines(0, [1, 2]), "states": []}
+    states = json.loads(post(json.dumps(good).encode())[1])["states"]
+    track = {"image": frame(1), "shapes": [None, None], "states": states}
+    correct = {"image": frame(1), "shapes": outlines(1, [1, 2]), "states": states}
+    counts: dict[int, int] = {}
+    before = None
+    for number in tqdm(range(requests), unit="request"):
+        body = json.loads(json.dumps(rng.choice([good, track, correct])))
+        whole = number % 100 == 99
+        data = json.dumps(body).encode() if whole else broken(body, rng)
+        status, reply = post(data)
+        counts[status] = counts.get(status, 0) + 1
+        if status >= 500 or (whole and status != 200):
+            print(f"request {number}: {status} {reply[:300].decode()}\n{data[-1000:]!r}")
+            return False
+        if number == requests // 10:
+            before = rss_mib()
+    print(f"{requests} requests: " + ", ".join(f"{count} x {status}" for status, count in sorted(counts.items())))
+    after = rss_mib()
+    print(f"RSS {before} MiB after a tenth of them, {after} MiB at the end")
+    return after <= before + GROWTH_MIB
+
+
+ODD = [
+    *(None, True, False, 0, -1, 1, 2**31, 2**63, 1e308, -1e308, float("nan"), float("inf")),
+    *("", "x", "\0", "A" * 5000, "mask", "polygon", "rectangle", "ellipse"),
+    *([], {}, [[]], [None], [1, 2, 3, 4], [0] * 6, {"type": "mask"}),
+]
+
+
+def broken(body: dict, rng: random.Random) -> bytes:
+    """The body with something else in one to three places, or with damaged bytes."""
+    for _ in range(rng.randint(1, 3)):
+        places = list(walk(body))
+        parent, key = rng.choice(places[: rng.randint(1, len(places))])
+        what = rng.random()
+        if what < 0.15:
+            del parent[key]
+        elif what < 0.25 and isinstance(parent, list):
+            parent.insert(key, parent[key])
+        elif what < 0.5 and isinstance(parent[key], int | float) and not isinstance(parent[key], bool):
+            parent[key] += rng.choice([-1, 1, 0.5, 1000, -1000, 1e9])
+        elif what < 0.6 and isinstance(parent[key], str) and parent[key]:
+            at = rng.randrange(len(parent[key]))
+            parent[key] = parent[key][:at] + rng.choice(["", "A", "=", "\u20ac", " "]) + parent[key][at + 1 :]
+        else:
+            parent[key] = json.loads(json.dumps(rng.choice(ODD)))
+        if not isinstance(body, dict) or not body:
+            break
+    data = json.dumps(body).encode()
+    if rng.random() < 0.05:
+        data = data[: rng.randrange(len(data))] if rng.random() < 0.5 else bytes(rng.randrange(256) for _ in range(50))
+    return data
+
+
+def walk(node: Any) -> Iterator[tuple[Any, Any]]:
+    """All places in a JSON value; of a long list of numbers only a few."""
+    keys = list(node) if isinstance(node, dict) else range(len(node))
+    if isinstance(node, list) and len(node) > 12:
+        keys = [*range(4), *range(len(node) - 6, len(node))]
+    for key in keys:
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from walk(node[key])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    runs = parser.add_subparsers(dest="run", required=True)
+    options = runs.add_parser("soak")
+    options.add_argument("--frames", type=int, default=5000)
+    options.add_argument("--objects", type=int, default=3, choices=(1, 2, 3))
+    options.add_argument("--size", type=int, default=480)
+    options.add_argument("--every", type=int, default=500)
+    options = runs.add_parser("faults")
+    options.add_argument("--jobs", type=int, default=10)
+    options.add_argument("--frames", type=int, default=40)
+    options.add_argument("--workers", type=int, default=3)
+    options.add_argument("--kills", type=int, default=200)
+    options.add_argument("--restarts", type=int, default=20)
+    options.add_argument("--size", type=int, default=96)
+    options = runs.add_parser("jobs")
+    options.add_argument("--jobs", type=int, default=50)
+    options.add_argument("--frames", type=int, default=30)
+    options.add_argument("--workers", type=int, default=3)
+    options.add_argument("--size", type=int, default=96)
+    options = runs.add_parser("fuzz")
+    options.add_argument("--requests", type=int, default=20_000)
+    options.add_argument("--seed", type=int, default=0)
+    options = runs.add_parser("worker", help="for this tool's own use")
+    options.add_argument("--port", type=int)
+    chosen = parser.parse_args()
+    if chosen.run == "worker":
+        with local_function(chosen.port):
+            threading.Event().wait()
+    if chosen.run == "soak":
+        return not soak(chosen.frames, chosen.objects, chosen.size, chosen.every)
+    if chosen.run == "fuzz":
+        return not fuzz(chosen.requests, chosen.seed)
+    kills, restarts = (chosen.kills, chosen.restarts) if chosen.run == "faults" else (0, 0)
+    return not compare(chosen.jobs, chosen.frames, chosen.size, chosen.workers, kills, restarts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
