@@ -40,17 +40,17 @@ CACHE = 1 << 30
 class RedisServer:
     """Debian's redis-server with a folder of its own, where it keeps all that it was told."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, url: str = "redis://127.0.0.1:{port}/0", port_option: str = "--port", *more: str):
         self.folder = folder
         with closing(socket.socket()) as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.url = url.format(port=self.port)
+        self.options = [port_option, str(self.port), "--dir", str(folder), "--save", "", "--appendonly", "yes", *more]
         self.start()
 
     def start(self) -> None:
-        command = ["redis-server", "--port", str(self.port), "--dir", str(self.folder), "--save", ""]
-        self.process = subprocess.Popen([*command, "--appendonly", "yes"], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(["redis-server", *self.options], stdout=subprocess.DEVNULL)
         for _ in range(200):
             try:
                 open_shelf(self.url, LONG).check()
@@ -347,6 +347,31 @@ def test_the_store_that_cvat_names_is_used_unless_another_is_set() -> None:
     assert store_url({"XDG_STATE_HOME": "/state"}) == "file:///state/maskbank"
     with pytest.raises(ValueError, match="CVAT_FUNCTIONS_REDIS_PORT is 'x', but must be a number"):
         store_url(cvat | {"CVAT_FUNCTIONS_REDIS_PORT": "x"})
+
+
+def test_tls_and_a_password_with_odd_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
+    certificate = str(tmp_path / "cert.pem")
+    options = ["--tls-cert-file", certificate, "--tls-key-file", str(tmp_path / "key.pem"), "--tls-auth-clients", "no"]
+    options += ["--tls-ca-cert-file", certificate, "--requirepass", "a/b@c#d", "--port", "0"]
+    url = "rediss://:a%2Fb%40c%23d@localhost:{port}/0"
+    with monkeypatch.context() as trusting:
+        trusting.setenv("SSL_CERT_FILE", certificate)
+        server = RedisServer(tmp_path, url, "--tls-port", *options)
+        try:
+            opened(server.url).save(revision("a" * 22, 1))
+            assert same(opened(server.url).load("a" * 22, 1), opened(server.url).load("a" * 22, 1))
+            trusting.delenv("SSL_CERT_FILE")
+            with pytest.raises(ShelfError, match="certificate verify failed"):
+                opened(server.url)
+            wrong = server.url.replace("rediss", "redis")
+            with pytest.raises(ShelfError):
+                opened(wrong)
+        finally:
+            server.stop()
 
 
 def test_passwords_are_not_shown() -> None:
