@@ -10,6 +10,7 @@ Each prints its numbers and exits with 1 when something is lost or wrong. `fault
 
 import argparse
 import base64
+import http.client
 import json
 import os
 import random
@@ -33,6 +34,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from maskbank.cvat_client import Call
+from maskbank.evaluation.evaluate import handler_call
 from maskbank.frames import read_id_mask
 from maskbank.local_function import invoke, local_function, start_worker
 from maskbank.shapes import encode_rle
@@ -105,7 +108,7 @@ def redis_and_workers(workers: int, size: int) -> Iterator[tuple[Process, list[P
         shutil.rmtree(folder)
 
 
-def track_job(number: int, length: int, call: Any) -> list[list]:
+def track_job(number: int, length: int, call: Call) -> list[list]:
     """The masks of one job of its own: its first frame and its objects depend on its number."""
     first = 7 * number % 50
     seen = np.unique(read_id_mask(CLIP / "masks" / f"{first:05d}.png"))
@@ -119,18 +122,10 @@ def track_job(number: int, length: int, call: Any) -> list[list]:
     return found
 
 
-def in_this_process(size: int) -> Any:
-    os.environ |= {"MASKBANK_STORE": "memory://", "MASKBANK_SIZE": str(size)}
+def in_this_process(size: int) -> Call:
+    os.environ["MASKBANK_SIZE"] = str(size)
     torch.set_num_threads(1)  # as the workers: another number of threads adds up in another order
-    handler, context = start_worker()
-
-    def call(body: dict) -> dict:
-        status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
-        if status != 200:
-            raise RuntimeError(f"{status}: {reply.decode()}")
-        return json.loads(reply)
-
-    return call
+    return handler_call()
 
 
 class Balancer:
@@ -152,7 +147,7 @@ class Balancer:
             except urllib.error.HTTPError as error:
                 if error.code != 503 or time.monotonic() > patience:
                     raise RuntimeError(f"{error.code}: {error.read().decode()}") from error
-            except (OSError, ValueError) as error:  # it died before or while it answered
+            except (OSError, ValueError, http.client.HTTPException) as error:  # it died before or while it answered
                 if time.monotonic() > patience:
                     raise RuntimeError(f"no answer: {error}") from error
             self.repeated += 1
@@ -193,6 +188,7 @@ def compare(jobs: int, length: int, size: int, workers: int, kills: int, restart
                 previous = done.get(number, expected[number])
                 done[number] = masks if previous == expected[number] else previous  # a fault stays one
                 bar.update()
+                bar.set_postfix(harm)
 
         disturbing = threading.Thread(target=disturb)
         with tqdm(desc="all together", unit="job") as bar, ThreadPoolExecutor(jobs) as pool:
