@@ -23,11 +23,11 @@ from support import TURTLE, Function, equal_tensors, mask_shape, request, tensor
 from maskbank import cli
 from maskbank.bank import Entries, FeatureBank
 from maskbank.errors import ForeignBankError, UnavailableError
-from maskbank.store import Answer, ObjectRecord, Revision
-from maskbank.store.format import PIECE_BYTES, fat, lean
+from maskbank.store import HISTORY, Answer, ObjectRecord, Revision
+from maskbank.store.format import PIECE_BYTES, entries_pieces, fat, lean
 from maskbank.store.memory import MemoryStore
 from maskbank.store.opening import open_shelf, open_store, shown, store_url
-from maskbank.store.shared import HISTORY, SharedStore
+from maskbank.store.shared import SharedStore
 from maskbank.store.shelf import Shelf, ShelfError
 from maskbank.timing import Timings
 from maskbank.tracker import Memory
@@ -275,6 +275,44 @@ def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
     for number in range(3 * HISTORY - HISTORY + 1, 4 * HISTORY):
         assert same(fresh.load("a" * 22, number), store.load("a" * 22, number))
     assert opened(url).load("a" * 22, HISTORY) is None
+
+
+def test_a_name_is_not_given_away_again(url: str) -> None:
+    """Neither after a clean-up, nor after the shelf forgot the newest revision."""
+    one, other = opened(url), opened(url)
+    history = [revision("a" * 22, number) for number in range(1, 2 * HISTORY + 1)]
+    for each in history:
+        one.save(each)
+    assert opened(url).load("a" * 22, 5) is None
+    assert other.save(replace(history[4], digest="another future of 4")) is None
+    other.shelf.delete("a" * 22, [f"r{2 * HISTORY}"])
+    assert other.save(revision("a" * 22, 2 * HISTORY + 1)) is None
+    assert opened(url).save(revision("a" * 22, 2 * HISTORY)) is not None  # but this one is free again
+
+
+def test_a_place_that_is_damaged_is_not_free(url: str) -> None:
+    store = opened(url)
+    store.save(revision("a" * 22, 1))
+    store.shelf.add("a" * 22, {}, "r2", b"torn")
+    assert store.save(revision("a" * 22, 2)) is None and store.load("a" * 22, 2) is None
+
+
+def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
+    store = opened(url)
+    for number in range(1, 2 * HISTORY):
+        store.save(revision("a" * 22, number))
+    add, next_pieces = store.shelf.add, entries_pieces(entries(30, 777))
+
+    def add_while_another_worker_writes(*what: object) -> bool:
+        added = add(*what)
+        *some, (name, data) = next_pieces.items()  # of the next revision, which is not there yet
+        add("a" * 22, dict(some), name, data)
+        return added
+
+    store.shelf.add = add_while_another_worker_writes
+    store.save(revision("a" * 22, 2 * HISTORY))
+    names = store.shelf.names("a" * 22)
+    assert set(next_pieces) <= set(names) and "r1" not in names
 
 
 # ---------------------------------------------------------------- what is refused

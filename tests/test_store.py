@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from maskbank.bank import Entries, FeatureBank
-from maskbank.store import Answer, ObjectRecord, Revision, Store
+from maskbank.store import HISTORY, Answer, ObjectRecord, Revision, Store
 from maskbank.store.memory import NUMBER_BYTES, MemoryStore
 from maskbank.tracker import Memory
 
@@ -106,6 +106,14 @@ def test_masks_are_counted() -> None:
     assert store.bytes == HINT + 1000 * NUMBER_BYTES
     store.save(revision("a", 2, mask=1001))
     assert kept(store, "a") == {"a": [2]} and store.bytes == HINT + 1001 * NUMBER_BYTES
+
+
+def test_only_the_newest_revisions_are_kept() -> None:
+    store = MemoryStore(10, UNLIMITED)
+    for each in history("a", 2 * HISTORY):
+        store.save(each)
+    assert kept(store, "a") == {"a": list(range(HISTORY + 1, 2 * HISTORY + 1))}
+    assert store.bytes == SHARED + HISTORY * HINT
 
 
 def test_old_revisions_go_first() -> None:

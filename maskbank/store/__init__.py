@@ -8,6 +8,8 @@ from typing import Protocol
 
 from maskbank.tracker import Memory
 
+HISTORY = 50  # newest revisions of a bank that can be gone back to
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from maskbank.store import Revision
+from maskbank.store import HISTORY, Revision
 
 NUMBER_BYTES = 36  # of a number in a tuple: 28 of the object, 8 of the reference to it
 
 
 class MemoryStore:
-    """Revisions of a bank share most of their tensors, so old ones are cheap and kept while there is room.
+    """Revisions of a bank share most of their tensors, so the `HISTORY` newest are kept while there is room.
 
     When there is not, old revisions go first, those of the bank that was not used for longest before others; a bank's
     newest revision goes only with the bank.
@@ -45,6 +45,8 @@ class MemoryStore:
         kept = revisions.setdefault(revision.number, revision)
         if kept is revision:
             self._hold(revision)
+            for number in [n for n in revisions if n <= max(revisions) - HISTORY]:
+                self._release(revisions.pop(number))
         self._touch(revision.bank)
         self._make_room()
         return kept

@@ -11,7 +11,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from maskbank.bank import Entries
 from maskbank.errors import UnavailableError
-from maskbank.store import Revision
+from maskbank.store import HISTORY, Revision
 from maskbank.store.format import (
     DamagedError,
     Names,
@@ -28,7 +28,6 @@ from maskbank.store.shelf import Shelf, ShelfError
 
 PATIENCE_S = 5.0  # with a shelf that may be restarting
 REST_S = 5.0  # after patience was in vain, for so long requests do not wait for the shelf
-HISTORY = 50  # newest revisions of a bank that can be gone back to; up to twice as many between two clean-ups
 
 Result = TypeVar("Result")
 
@@ -142,6 +141,7 @@ class SharedStore:
     def _clean_up(self, bank: str, newest_dropped: int) -> None:
         """Drops revisions that are too old to go back to, and the pieces that only they needed.
 
+        It comes once in `HISTORY` revisions, so that up to twice as many are there.
         Pieces that no revision needs stay: another worker may be about to add the one that does.
         """
         try:
