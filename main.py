@@ -23,7 +23,8 @@ def handler(context: Any, event: Any) -> Any:
     try:
         if event.method == "GET":
             return _about(context, event.path, model.health)
-        reply = model.service.handle(event.body, timings)
+        answer = model.service.propagate if event.path == "/propagate" else model.service.handle
+        reply = answer(event.body, timings)
         with timings.stage("encode"):
             body = json.dumps(reply)
     except RequestError as error:
@@ -33,11 +34,13 @@ def handler(context: Any, event: Any) -> Any:
         context.logger.error_with("Request failed", request=event.id, traceback=traceback.format_exc())
         sentence = "The tracker failed on this frame; its log tells the administrator why."
         return _refusal(context, model.health, 500, sentence)
-    states = reply["states"]
-    model.health.answered(len(states), timings)
+    states = [state for state in reply["states"] if state]
+    frames = len(reply["frames"]) if "frames" in reply else 1
+    model.health.answered(frames, len(states), timings)
     context.logger.info_with(
         "Tracked",
         request=event.id,
+        frames=frames,
         objects=len(states),
         banks=sorted({f"{state['bank'][:6]}…@{state['revision']}" for state in states}),
         milliseconds=timings.rounded(),

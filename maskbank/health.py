@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from maskbank.store import Store
 from maskbank.timing import Timings
 
-LATENCIES = 1000  # of the last answered requests, for the percentiles
+LATENCIES = 1000  # of the last answered frames, for the percentiles
 BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
 
 
@@ -42,14 +42,15 @@ class Health:
         about = {name: str(value) for name, value in self.description.items()}
         metric(Gauge, "info", "What runs here", tuple(about)).labels(*about.values()).set(1)
 
-    def answered(self, objects: int, timings: Timings) -> None:
-        """Counts a frame that was answered."""
-        milliseconds = sum(timings.values())
-        self.latencies_ms.append(milliseconds)
+    def answered(self, frames: int, objects: int, timings: Timings) -> None:
+        """Counts a request that was answered: so many frames, with so many objects in each."""
+        milliseconds = sum(timings.values()) / frames
+        self.latencies_ms.extend([milliseconds] * frames)
         self._requests.labels(200).inc()
-        self._frames.inc()
-        self._objects.inc(objects)
-        self._seconds.observe(milliseconds / 1000)
+        self._frames.inc(frames)
+        self._objects.inc(frames * objects)
+        for _ in range(frames):
+            self._seconds.observe(milliseconds / 1000)
         for stage, spent in timings.items():
             self._stages.labels(stage).inc(spent / 1000)
 

@@ -1,8 +1,10 @@
-"""One CVAT tracker request in, one reply out."""
+"""One request in, one reply out: CVAT's for a frame, or one for several frames."""
 
 import base64
 import hashlib
 import secrets
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +12,22 @@ import numpy as np
 from maskbank.bank import BankFullError
 from maskbank.errors import ExpiredError, RequestError, UnavailableError
 from maskbank.images import decode_image
-from maskbank.requests import START_AGAIN, STATE_VERSION, Entry, State, in_object, parse_request
+from maskbank.requests import (
+    START_AGAIN,
+    STATE_VERSION,
+    Entry,
+    State,
+    in_frame,
+    in_object,
+    parse_propagation,
+    parse_request,
+)
 from maskbank.shapes import Shape, decode_rle, encode_rle, mask_box, mask_to_shape, shape_to_mask
 from maskbank.store import Answer, ObjectRecord, Revision, Store
 from maskbank.timing import Timings
 from maskbank.tracker import Frame, Memory, Tracked, Tracker
 
+ANSWER_WITHIN_S = 20.0  # with what is done by then; Nuclio and CVAT do not wait much longer
 NEW = Revision(bank="", number=0, digest="", memory=Memory(), objects=())
 
 
@@ -26,6 +38,20 @@ class Job:
     revision: Revision
     wanted: frozenset[int]  # the objects that the request asks for
     seeds: dict[int, tuple[str, np.ndarray]]  # by object: the shape's type and its mask, (H, W) bool
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer for one object of a request, in one image."""
+
+    entry: Entry
+    revision: Revision
+    object: int  # its number there
+    size: tuple[int, int]  # height, width of the image
+
+    @property
+    def known(self) -> ObjectRecord:
+        return self.revision.objects[self.object]
 
 
 class Service:
@@ -52,14 +78,59 @@ class Service:
         timings = Timings() if timings is None else timings
         with timings.stage("decode"):
             request = parse_request(body, self.max_objects)
-        with timings.stage("store"):
-            revisions = self._load(request.entries)
-        with timings.stage("decode"):
-            image = decode_image(request.image, self.max_pixels)
-            masks = outline(request.entries, image)
-            digest = request_digest(request.image, request.entries)
+        found = self._answer(request.image, request.entries, timings)
+        with timings.stage("encode"):
+            return {
+                "shapes": [shape_for_cvat(each) for each in found],
+                "states": [state_of(each) for each in found],
+            }
 
-        places, rounds = plan(request.entries, revisions, masks)
+    def propagate(self, body: object, timings: Timings | None = None) -> dict[str, list]:
+        """The reply to a request that tracks objects through several frames.
+
+        The body is `{"frames": [{"image": ..., "shapes": [shape or null, ...]}, ...], "states": [state or null, ...]}`
+        with one place per object in all lists; lists of nothing but null may be left out. A shape without a state
+        starts that object; every later shape is one more seed for it. The frames are tracked in the order they come.
+
+        The reply is `{"frames": [{"shapes": [...], "confidences": [...]}, ...], "states": [...]}`. What is not visible
+        is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that are not begun
+        after `ANSWER_WITHIN_S` seconds are left out: the caller sends them again with the states of the reply.
+
+        Raises RequestError as `handle` does; the states in the request stay good.
+        """
+        started = time.monotonic()
+        timings = Timings() if timings is None else timings
+        with timings.stage("decode"):
+            request = parse_propagation(body, self.max_objects)
+        states = list(request.states)
+        latest: list[Found | None] = [None] * len(states)
+        frames = []
+        for number, (image, shapes) in enumerate(zip(request.images, request.shapes, strict=True), 1):
+            slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
+            entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
+            try:
+                found = self._answer(image, entries, timings) if slots else []
+            except RequestError as error:
+                raise in_frame(number, error) from None
+            for slot, each in zip(slots, found, strict=True):
+                latest[slot] = each
+                states[slot] = State(each.revision.bank, each.object, each.revision.number, each.revision.shared)
+            with timings.stage("encode"):
+                frames.append(frame_reply(latest))
+            if time.monotonic() - started > ANSWER_WITHIN_S:
+                break
+        return {"frames": frames, "states": [each and state_of(each) for each in latest]}
+
+    def _answer(self, encoded: bytes, entries: tuple[Entry, ...], timings: Timings) -> list[Found]:
+        """What is found of each object in an image."""
+        with timings.stage("store"):
+            revisions = self._load(entries)
+        with timings.stage("decode"):
+            image = decode_image(encoded, self.max_pixels)
+            masks = outline(entries, image)
+            digest = request_digest(encoded, entries)
+
+        places, rounds = plan(entries, revisions, masks)
         frame: Frame | None = None
         done: dict[tuple[str, int], Revision] = {}
         for jobs in rounds:
@@ -74,29 +145,27 @@ class Service:
             done |= {
                 (job.revision.bank, job.revision.number): new for job, new in zip(jobs, next_revisions, strict=True)
             }
-        with timings.stage("encode"):
-            replies = [
-                reply_to(entry, done[place], number, image.shape[:2])
-                for entry, (place, number) in zip(request.entries, places, strict=True)
-            ]
-        return {"shapes": [shape for shape, _ in replies], "states": [state for _, state in replies]}
+        return [
+            Found(entry, done[place], number, image.shape[:2])
+            for entry, (place, number) in zip(entries, places, strict=True)
+        ]
 
     def _load(self, entries: tuple[Entry, ...]) -> dict[tuple[str, int], Revision]:
         """The revisions that the request's states name."""
         revisions = {}
-        for number, entry in enumerate(entries, 1):
+        for entry in entries:
             if entry.state is None:
                 continue
             place = (entry.state.bank, entry.state.revision)
             revision = revisions.get(place) or self.store.load(*place)
             if revision is None and not entry.state.shared:
                 text = "The tracker's memory was unreachable on the frame before, and only another worker kept it"
-                raise in_object(number, UnavailableError(f"{text}; try again, or {START_AGAIN}."))
+                raise in_object(entry.number, UnavailableError(f"{text}; try again, or {START_AGAIN}."))
             if revision is None:
                 text = f"The tracker no longer remembers it: it restarted, or ran out of time or room; {START_AGAIN}."
-                raise in_object(number, ExpiredError(text))
+                raise in_object(entry.number, ExpiredError(text))
             if entry.state.object >= len(revision.objects):
-                raise in_object(number, RequestError(f"The state is damaged; {START_AGAIN}."))
+                raise in_object(entry.number, RequestError(f"The state is damaged; {START_AGAIN}."))
             revisions[place] = revision
         return revisions
 
@@ -162,20 +231,19 @@ def outline(entries: tuple[Entry, ...], image: np.ndarray) -> dict[int, np.ndarr
     Where shapes overlap, the smaller one has the pixels: it is more likely in front, and would be lost otherwise.
     """
     masks: dict[int, np.ndarray] = {}
-    for number, entry in enumerate(entries, 1):
+    for index, entry in enumerate(entries):
         if entry.shape is None:
             continue
         try:
-            masks[number - 1] = shape_to_mask(entry.shape, image)
+            masks[index] = shape_to_mask(entry.shape, image)
         except RequestError as error:
-            raise in_object(number, error) from None
+            raise in_object(entry.number, error) from None
     free = np.ones(image.shape[:2], bool)
     for index in sorted(masks, key=lambda i: (masks[i].sum(), i)):
         masks[index] = masks[index] & free
         if not masks[index].any():
-            raise in_object(
-                index + 1, RequestError("It lies wholly under other objects; track them one after the other.")
-            )
+            error = RequestError("It lies wholly under other objects; track them one after the other.")
+            raise in_object(entries[index].number, error)
         free &= ~masks[index]
     return masks
 
@@ -224,32 +292,54 @@ def record(old: Revision, seeds: dict[int, tuple[str, np.ndarray]], number: int,
     return replace(known, box=box or known.box, answer=answer)
 
 
-def reply_to(entry: Entry, revision: Revision, number: int, size: tuple[int, int]) -> tuple[object, dict]:
-    """The shape and the state that answer one object; `size` is the image's height and width."""
-    known = revision.objects[number]
-    mask = known.answer.mask
+def state_of(found: Found) -> dict:
+    """What CVAT keeps of an object and sends back with the next frame."""
     state = {
         "v": STATE_VERSION,
-        "bank": revision.bank,
-        "object": number,
-        "revision": revision.number,
-        "type": known.type,
-        "box": list(known.box),
-        "visible": mask is not None,
-        "confidence": known.answer.confidence,
+        "bank": found.revision.bank,
+        "object": found.object,
+        "revision": found.revision.number,
+        "type": found.known.type,
+        "box": list(found.known.box),
+        "visible": found.known.answer.mask is not None,
+        "confidence": found.known.answer.confidence,
     }
-    if not revision.shared:
+    if not found.revision.shared:
         state["shared"] = False
+    return state
+
+
+def shape_of(found: Found) -> Shape | None:
+    """In the type of the object's first shape; None where it is not visible."""
+    entry, known = found.entry, found.known
     if entry.shape is not None and (entry.state is None or entry.shape.type == known.type):
-        shape = entry.shape  # what the annotator drew is the truth, to the last digit
-    elif mask is not None:
-        shape = Shape("mask", mask) if known.type == "mask" else mask_to_shape(decode_rle(mask, *size), known.type)
-    else:
-        shape = last_known(known) if known.type == "rectangle" or entry.legacy else None
-    if shape is None:
-        return None, state
-    points = list(shape.points)
-    return points if entry.legacy else {"type": shape.type, "points": points}, state
+        return entry.shape  # what the annotator drew is the truth, to the last digit
+    if known.answer.mask is None:
+        return None
+    if known.type == "mask":
+        return Shape("mask", known.answer.mask)
+    return mask_to_shape(decode_rle(known.answer.mask, *found.size), known.type)
+
+
+def shape_for_cvat(found: Found) -> object:
+    """The shape as CVAT's tracker protocol wants it: a box, and any shape of the legacy protocol, is never missing."""
+    shape = shape_of(found)
+    if shape is None and (found.known.type == "rectangle" or found.entry.legacy):
+        shape = last_known(found.known)
+    return shape and (list(shape.points) if found.entry.legacy else as_json(shape))
+
+
+def frame_reply(found: Sequence[Found | None]) -> dict[str, list]:
+    """One frame of the reply of `Service.propagate`."""
+    shapes = [shape_of(each) if each else None for each in found]
+    return {
+        "shapes": [shape and as_json(shape) for shape in shapes],
+        "confidences": [each and each.known.answer.confidence for each in found],
+    }
+
+
+def as_json(shape: Shape) -> dict:
+    return {"type": shape.type, "points": list(shape.points)}
 
 
 def last_known(known: ObjectRecord) -> Shape:

@@ -86,8 +86,8 @@ class Function:
     handler: Any
     context: Any
 
-    def post(self, body: bytes, content_type: str = "application/json") -> tuple[int, str]:
-        status, reply_type, reply = invoke(self.handler, self.context, body, content_type)
+    def post(self, body: bytes, content_type: str = "application/json", path: str = "/") -> tuple[int, str]:
+        status, reply_type, reply = invoke(self.handler, self.context, body, content_type, path)
         assert reply_type == ("application/json" if status == 200 else "text/plain")
         return status, reply.decode()
 
@@ -97,9 +97,9 @@ class Function:
         assert status == 200
         return body.decode()
 
-    def send(self, request: object) -> tuple[int, Any]:
+    def send(self, request: object, path: str = "/") -> tuple[int, Any]:
         """Status, and the reply or the sentence."""
-        status, reply = self.post(json.dumps(request).encode())
+        status, reply = self.post(json.dumps(request).encode(), path=path)
         return status, json.loads(reply) if status == 200 else reply
 
     def ask(self, image: bytes, shapes: list, states: list) -> tuple[list, list]:

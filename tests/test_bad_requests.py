@@ -214,7 +214,7 @@ def test_a_shape_with_too_many_numbers(small: Function, good: dict[str, Any], ty
 def test_lists_that_are_none(small: Function, good: dict[str, Any]) -> None:
     for key in ("shapes", "states"):
         for value in ({}, "[]", 3, True):
-            assert refused(small, good | {key: value}) == (400, "The shapes and the states of a request must be lists.")
+            assert refused(small, good | {key: value}) == (400, f"The {key} of a request must be a list.")
 
 
 def test_one_object_corrected_twice(small: Function, good: dict[str, Any]) -> None:

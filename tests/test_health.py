@@ -81,7 +81,7 @@ def test_the_log_names_what_was_done_and_shows_no_pixel(
     worker.track(frames[1], states)
     assert [message for message, _ in lines] == ["Tracked", "Tracked"]
     fields = lines[1][1]
-    assert set(fields) == {"request", "objects", "banks", "milliseconds"}
+    assert set(fields) == {"request", "frames", "objects", "banks", "milliseconds"}
     assert fields["objects"] == 1 and fields["banks"] == [f"{states[0]['bank'][:6]}…@2"]
     assert set(fields["milliseconds"]) == {"decode", "store", "track", "encode"}
     assert states[0]["bank"] not in repr(lines) + "".join(capfd.readouterr())

@@ -1,0 +1,187 @@
+"""Several frames in one request: `POST /propagate` through the real handler."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, jaccard, jpeg, mask_shape, one_sentence, true_mask
+
+from maskbank import service
+from maskbank.requests import MAX_FRAMES
+from maskbank.shapes import SHAPE_TYPES
+
+BOX = {"type": "rectangle", "points": [200.0, 100.0, 300.0, 200.0]}
+
+
+def outlined(index: int, *object_ids: int | None) -> list[dict | None]:
+    return [None if i is None else mask_shape(true_mask(index, i)) for i in object_ids]
+
+
+def frame(index: int, shapes: list | None = None) -> dict[str, Any]:
+    sent = {"image": base64.b64encode(jpeg(index)).decode()}
+    return sent if shapes is None else sent | {"shapes": shapes}
+
+
+def propagate(function: Function, frames: list[dict], states: list | None = None) -> tuple[list[dict], list]:
+    body = {"frames": frames} if states is None else {"frames": frames, "states": states}
+    status, reply = function.send(body, "/propagate")
+    assert status == 200, reply
+    assert set(reply) == {"frames", "states"}
+    assert all(len(json.dumps(state)) <= 300 for state in reply["states"])
+    return reply["frames"], reply["states"]
+
+
+def test_it_gives_what_frame_by_frame_gives(function: Function, shapes: list[dict]) -> None:
+    expected, states = [shapes], function.ask(jpeg(0), shapes, [])[1]
+    confidences = [[state["confidence"] for state in states]]
+    for index in range(1, 5):
+        answered, states = function.track(jpeg(index), states)
+        expected.append(answered)
+        confidences.append([state["confidence"] for state in states])
+    found, _ = propagate(function, [frame(0, shapes), *map(frame, range(1, 5))])
+    assert [each["shapes"] for each in found] == expected
+    assert [each["confidences"] for each in found] == confidences
+
+
+def test_in_pieces_and_again_it_gives_the_same(function: Function, shapes: list[dict]) -> None:
+    first, states = propagate(function, [frame(0, shapes), frame(1)])
+    then = [frame(2), frame(3)]
+    second, after = propagate(function, then, states)
+    assert propagate(function, then, states) == (second, after)
+    whole, _ = propagate(function, [frame(0, shapes), *map(frame, range(1, 4))])
+    assert whole == first + second
+
+
+def test_objects_join_later_and_are_corrected(function: Function) -> None:
+    found, states = propagate(
+        function,
+        [
+            frame(0, outlined(0, RED_KOI, None)),
+            frame(1),
+            frame(2, outlined(2, None, TURTLE)),
+            frame(3),
+            frame(4, outlined(4, RED_KOI, None)),
+            frame(5),
+        ],
+    )
+    assert [each["confidences"][1] for each in found[:2]] == [None, None]
+    assert [each["shapes"][1] for each in found[:2]] == [None, None]
+    assert found[2]["shapes"][1] == outlined(2, TURTLE)[0]
+    assert found[4]["shapes"][0] == outlined(4, RED_KOI)[0]
+    assert [state["revision"] for state in states] == [6, 4]
+    red, turtle = found[5]["shapes"]
+    assert jaccard(decoded(red), true_mask(5, RED_KOI)) > 0.6
+    assert jaccard(decoded(turtle), true_mask(5, TURTLE)) > 0.6
+
+
+def test_backwards(function: Function) -> None:
+    found, _ = propagate(function, [frame(6, outlined(6, GOLDEN_KOI)), *map(frame, (5, 4, 3))])
+    assert jaccard(decoded(found[-1]["shapes"][0]), true_mask(3, GOLDEN_KOI)) > 0.6
+
+
+def test_nothing_is_answered_for_what_is_not_visible(function: Function) -> None:
+    """A box, too: only CVAT's own tab cannot do without one."""
+    states = propagate(function, [frame(0, [BOX])])[1]
+    with function.seeing(0.1):
+        [found], states = propagate(function, [frame(1)], states)
+    assert found["shapes"] == [None]
+    assert found["confidences"][0] == pytest.approx(0.9, abs=0.01)
+    assert states[0]["visible"] is False
+
+
+def test_frames_before_any_object_are_empty(function: Function) -> None:
+    found, states = propagate(function, [frame(0), frame(1, [BOX])])
+    assert found[0] == {"shapes": [None], "confidences": [None]}
+    assert found[1] == {"shapes": [BOX], "confidences": [1.0]}
+    assert states[0]["revision"] == 1
+
+
+def test_it_stops_when_the_time_is_over(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = [frame(0, [BOX]), frame(1), frame(2)]
+    expected, _ = propagate(function, frames)
+    monkeypatch.setattr(service, "ANSWER_WITHIN_S", 0.0)
+    found, states = [], None
+    while len(found) < len(frames):
+        answered, states = propagate(function, frames[len(found) :], states)
+        assert len(answered) == 1
+        found += answered
+    assert [each["shapes"][0]["type"] for each in found] == ["rectangle"] * 3
+    assert found[1:] == expected[1:]
+
+
+def test_it_is_counted_frame_by_frame(start: Any) -> None:
+    function = start(MASKBANK_SIZE=64)
+    propagate(function, [frame(0, [BOX, BOX | {"points": [10, 10, 60, 60]}]), frame(1), frame(2)])
+    assert json.loads(function.get("/"))["frames"] == 3
+    metrics = function.get("/metrics")
+    assert "maskbank_frames_total 3.0" in metrics and "maskbank_objects_total 6.0" in metrics
+    assert 'maskbank_requests_total{status="200"} 1.0' in metrics
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "sentence"),
+    [
+        ([], 400, "The request must be a JSON object with frames and states."),
+        ({}, 400, "The request has no frame."),
+        ({"frames": 3}, 400, "The frames of a request must be a list."),
+        ({"frames": [3]}, 400, "Frame 1: it must be a JSON object with an image and shapes."),
+        ({"frames": [frame(0, [BOX]), {}]}, 400, "Frame 2: the request has no image."),
+        ({"frames": [frame(0, [BOX]), frame(1, 7)]}, 400, "Frame 2: the shapes of a request must be a list."),
+        ({"frames": [frame(0)]}, 400, "The request names no object: it needs a shape or a state for each."),
+        ({"frames": [frame(0, [None])]}, 400, "The request names no object: it needs a shape or a state for each."),
+        (
+            {"frames": [frame(0, [BOX]), frame(1, [BOX, BOX])]},
+            400,
+            "Each list of shapes and states must have a place for each of the 2 objects.",
+        ),
+        (
+            {"frames": [frame(0, [BOX, {"type": "star"}])]},
+            400,
+            f"Frame 1: object 2: the shape's type must be one of {', '.join(SHAPE_TYPES)}.",
+        ),
+        (
+            {"frames": [frame(0)], "states": [{"v": 99}]},
+            400,
+            "Object 1: the state was made by another version of the tracker; start tracking again.",
+        ),
+        (
+            {"frames": [{"image": "AAAA", "shapes": [BOX]}]},
+            400,
+            "Frame 1: the image is damaged or not in an allowed format (JPEG, PNG, WEBP, BMP, TIFF, GIF).",
+        ),
+        (
+            {"frames": [frame(0, [BOX])] * (MAX_FRAMES + 1)},
+            413,
+            f"The request has {MAX_FRAMES + 1} frames, but at most {MAX_FRAMES} can be sent at once.",
+        ),
+    ],
+)
+def test_what_cannot_be_answered_is_told(function: Function, body: object, status: int, sentence: str) -> None:
+    answer = function.send(body, "/propagate")
+    assert answer == (status, sentence)
+    assert one_sentence(sentence)
+
+
+def test_an_error_names_the_slot_and_leaves_the_states_good(function: Function) -> None:
+    """The first slot is not begun, so the object in the second is alone in the frame."""
+    outside = {"type": "rectangle", "points": [5000.0, 5000.0, 5010.0, 5010.0]}
+    states = [None, *propagate(function, [frame(0, [BOX])])[1]]
+    status, sentence = function.send({"frames": [frame(1), frame(2, [None, outside])], "states": states}, "/propagate")
+    assert status == 400 and sentence.startswith("Frame 2: object 2: ") and one_sentence(sentence)
+    found, _ = propagate(function, [frame(1)], states)
+    assert found[0]["shapes"][0] is None and found[0]["confidences"][1] is not None
+
+
+def test_one_object_in_two_slots_is_refused(function: Function) -> None:
+    [state] = propagate(function, [frame(0, [BOX])])[1]
+    assert function.send({"frames": [frame(1)], "states": [state, state]}, "/propagate") == (
+        400,
+        "The request tracks one object twice; send one state for it.",
+    )
+
+
+def test_a_state_that_is_forgotten_is_told(function: Function) -> None:
+    [state] = propagate(function, [frame(0, [BOX])])[1]
+    status, sentence = function.send({"frames": [frame(1)], "states": [None, state | {"bank": "A" * 22}]}, "/propagate")
+    assert status == 410 and sentence.startswith("Frame 1: object 2: ") and one_sentence(sentence)
