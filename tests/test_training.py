@@ -19,11 +19,13 @@ from maskbank import cli
 from maskbank.frames import open_frames, read_id_mask, write_id_mask
 from maskbank.networks import load_segmenter
 from maskbank.networks.lite import Lite, compete, full_size
-from maskbank.training import loop
+from maskbank.training import clips as clips_module
+from maskbank.training import loop, memory
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, Clip, ClipMaker, Recipe
 from maskbank.training.data import Sample, Source, load_sources, read_sample
 from maskbank.training.loop import Stage, WeightAverage, stage_at, train, unroll
-from maskbank.training.losses import dice, frame_loss, hard_cross_entropy
+from maskbank.training.losses import EDGE_WEIGHT, dice, edge_weights, frame_loss, hard_cross_entropy
+from maskbank.training.memory import ClipMemory
 from maskbank.training.pretrained import load_pretrained, published_encoder
 
 SIZE = 64
@@ -212,6 +214,62 @@ def test_right_masks_cost_less_than_wrong_ones():
     assert costs[0] < 0.01 < 0.3 < costs[1] < 0.4 < 0.9 < costs[2]
 
 
+def test_pixels_near_an_outline_count_more():
+    truth = torch.zeros(1, 20, 20, dtype=torch.int64)
+    truth[:, 10:] = 1
+    weights = edge_weights(truth)
+    assert weights.mean().item() == pytest.approx(1)
+    near, far = weights[0, 8:12], torch.cat([weights[0, :8], weights[0, 12:]])
+    assert near.unique().item() == pytest.approx(EDGE_WEIGHT * far.unique().item())
+
+
+def random_frame(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(2, 4, count), torch.randn(2, 3, 5, count)
+
+
+def remembering(monkeypatch: pytest.MonkeyPatch, thin: float, merge: float) -> ClipMemory:
+    torch.manual_seed(0)
+    monkeypatch.setattr(memory, "THIN", thin)
+    monkeypatch.setattr(memory, "MERGE", merge)
+    return ClipMemory(*random_frame(6))
+
+
+def test_a_clip_is_remembered_whole_when_nothing_happens(monkeypatch: pytest.MonkeyPatch):
+    """Then a query with a key of a frame reads mostly that key's value."""
+    kept = remembering(monkeypatch, 0, 0)
+    key, value = random_frame(6)
+    kept.memorize(10 * key, value)
+    torch.testing.assert_close(kept.read(10 * key), value, rtol=1e-3, atol=1e-3)
+
+
+def test_dropped_entries_are_not_read(monkeypatch: pytest.MonkeyPatch):
+    kept = remembering(monkeypatch, 1, 0)
+    key, value = random_frame(400)
+    kept.memorize(100 * key, value)
+    found = (kept.read(100 * key) - value).abs().amax((1, 2)) < 1e-3
+    assert 0.4 < found.float().mean() < 0.6
+
+
+def test_alike_entries_are_merged_and_both_frames_can_learn(monkeypatch: pytest.MonkeyPatch):
+    kept = remembering(monkeypatch, 0, 1)
+    (key, value), other = random_frame(6), random_frame(6)
+    key, value = key.requires_grad_(), value.requires_grad_()
+    kept.memorize(key, value)
+    kept.memorize(
+        torch.cat([key[..., :4] * 1.01, other[0][..., :2]], 2), torch.cat([value[..., :4], other[1][..., :2]], 3)
+    )
+    assert 8 <= kept._frames[-1][2].sum(1).min() < 12  # of 6 + 6 at least four pairs became one
+    kept.read(key.detach()).sum().backward()
+    assert key.grad.abs().sum() > 0 and value.grad.abs().sum() > 0
+
+
+def test_a_clip_may_cut_away_from_its_objects(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(clips_module, "CUT_AWAY", 1.0)
+    for clip in clips(5, 10, Recipe(size=SIZE, frames=4)):
+        seen = (clip.ids > 0).any((1, 2))
+        assert seen[0] and not seen.all()
+
+
 def test_full_size_of_a_decoded_clip_is_that_of_its_frames():
     assert full_size(torch.zeros(2, 3, SIZE // 2, SIZE // 2), (SIZE, SIZE)).shape == (2, 3, SIZE, SIZE)
 
@@ -371,7 +429,8 @@ def test_two_processes_train_one_network(data, tmp_path):
     (tmp_path / "run.py").write_text(f"""
 import sys
 from pathlib import Path
-from maskbank.training import loop
+from maskbank.training import clips as clips_module
+from maskbank.training import loop, memory
 from maskbank.training.clips import Recipe
 
 loop.LOG_EVERY = 1

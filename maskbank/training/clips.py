@@ -15,6 +15,7 @@ from maskbank.training.data import Sample, Source
 SMALLEST_SEED = 0.004  # share of the frame an object must cover in the seed frame
 LARGEST_SEED = 0.75
 MAX_TRIES = 1000  # for one clip
+CUT_AWAY = 0.08  # chance that a clip shows something else for a while: the objects are gone, and may come back
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ class ClipMaker:
             self.random.shuffle(kept)
             renumber = np.zeros(256, np.uint8)
             renumber[kept[: recipe.objects]] = np.arange(1, len(kept[: recipe.objects]) + 1)
-            images, ids = self._augment(images), renumber[ids]
+            ids = renumber[ids]
+            if self.random.random() < CUT_AWAY:
+                self._cut_away(images, ids, recipe)
+            images = self._augment(images)
             if self.random.random() < 0.5:
                 images, ids = images[:, :, ::-1], ids[:, :, ::-1]
             return Clip(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.ascontiguousarray(ids))
@@ -162,6 +166,15 @@ class ClipMaker:
             alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
             images[t] = (images[t] * (1 - alpha[..., None]) + look * alpha[..., None]).astype(np.uint8)
             id_maps[t][alpha > 0.5] = new_id
+
+    def _cut_away(self, images: np.ndarray, ids: np.ndarray, recipe: Recipe) -> None:
+        """Puts frames of another clip in the place of some after the seed, in place."""
+        other = self._still_clip(recipe) if self.stills else self._video_clip(recipe)
+        if other is None or len(ids) < 2:
+            return
+        first = int(self.random.integers(1, len(ids)))
+        stop = int(self.random.integers(first + 1, len(ids) + 1))
+        images[first:stop], ids[first:stop] = other[0][first:stop], 0
 
     def _absence(self, frames: int) -> range:
         """The frames in which a cut-out is out of view: mostly none, sometimes a stretch after the seed."""

@@ -23,13 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from maskbank.evaluation.sequences import read_sequences
-from maskbank.networks.lite import Lite, LiteDecoded, LiteFeatures, compete, full_size, similarity, to_hint
+from maskbank.networks.lite import Lite, LiteDecoded, LiteFeatures, compete, full_size, to_hint
 from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
 from maskbank.training.clips import ClipMaker, Recipe
 from maskbank.training.data import Source
 from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.losses import frame_loss
+from maskbank.training.memory import ClipMemory
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.validation import validate
 
@@ -57,6 +58,11 @@ SCHEDULES = {
     ),
     # To go on from trained weights (`--init`), for half an hour or so on a CPU.
     "short": (Stage(1.00, Recipe(size=256, frames=3, objects=2, video=0.60, max_gap=6), 5),),
+    # The same for an hour or more.
+    "long": (
+        Stage(0.60, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
+        Stage(1.00, Recipe(size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
+    ),
     "large": (
         Stage(0.35, Recipe(size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
         Stage(0.75, Recipe(size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
@@ -82,19 +88,15 @@ def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator
         return LiteFeatures(*parts, all_features.size)
 
     first = features_at(0)
-    keys, values = [first.key], [network.value(first, seed)]
+    memory = ClipMemory(first.key, network.value(first, seed))
     probability = seed
     for t in range(1, frames):
         features = features_at(t)
-        weights = similarity(torch.cat(keys, 2), features.key).softmax(1)
-        readout = torch.cat(values, 3).flatten(1, 2) @ weights
-        readout = readout.unflatten(1, (objects, -1))
-        decoded = network.decode(features, readout, to_hint(probability) * hint_kept)
+        decoded = network.decode(features, memory.read(features.key), to_hint(probability) * hint_kept)
         yield decoded, ids[:, t], real
         probability = compete(full_size(decoded.logits, images.shape[-2:]))
         if t + 1 < frames and torch.rand(()) < REMEMBER:
-            keys.append(features.key)
-            values.append(network.value(features, probability))
+            memory.memorize(features.key, network.value(features, probability))
 
 
 class UnrolledLoss(nn.Module):

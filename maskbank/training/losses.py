@@ -7,6 +7,8 @@ from torch import Tensor
 from maskbank.networks.lite import LiteDecoded, compete, full_size, with_background
 
 PRESENT_PIXELS = 16  # fewer are "not visible"
+EDGE_WEIGHT = 2.0  # of pixels near an outline: half of what DAVIS measures is there, and most of an annotator's work
+EDGE_PIXELS = 2  # to either side
 
 
 def frame_loss(decoded: LiteDecoded, truth: Tensor, real: Tensor, hard_share: float) -> Tensor:
@@ -14,7 +16,8 @@ def frame_loss(decoded: LiteDecoded, truth: Tensor, real: Tensor, hard_share: fl
 
     truth: (B, S, S) int64 class per pixel (0 background, 1..n objects); real: (B, n) bool, False for a slot without
     an object in this clip; hard_share: the share of each frame's hardest pixels that counts (bootstrapped
-    cross-entropy, as in STCN). Rough and refined masks both learn; presence and quality learn to judge them.
+    cross-entropy, as in STCN), those near an outline counting more. Rough and refined masks both learn; presence and
+    quality learn to judge them.
     """
     logits = full_size(decoded.logits.float(), truth.shape[-2:])
     truth4 = truth[:, 1::4, 1::4]
@@ -31,8 +34,18 @@ def frame_loss(decoded: LiteDecoded, truth: Tensor, real: Tensor, hard_share: fl
 
 
 def hard_cross_entropy(logits: Tensor, truth: Tensor, hard_share: float) -> Tensor:
-    per_pixel = F.cross_entropy(with_background(logits), truth, reduction="none").flatten(1)
+    per_pixel = F.cross_entropy(with_background(logits), truth, reduction="none")
+    per_pixel = (per_pixel * edge_weights(truth)).flatten(1)
     return per_pixel.topk(max(int(per_pixel.shape[1] * hard_share), 1), 1, sorted=False)[0].mean()
+
+
+def edge_weights(truth: Tensor) -> Tensor:
+    """(B, S, S) classes → (B, S, S) weights: more where another class is near, with a mean of 1."""
+    classes, window = truth[:, None].float(), 2 * EDGE_PIXELS + 1
+    highest = F.max_pool2d(classes, window, 1, EDGE_PIXELS)
+    lowest = -F.max_pool2d(-classes, window, 1, EDGE_PIXELS)
+    weights = 1 + (EDGE_WEIGHT - 1) * (highest != lowest)[:, 0]
+    return weights / weights.mean((1, 2), keepdim=True)
 
 
 def dice(probability: Tensor, target: Tensor) -> Tensor:
