@@ -6,12 +6,14 @@ import traceback
 from typing import Any
 
 from maskbank.errors import RequestError
+from maskbank.logs import log_to
 from maskbank.timing import Timings
 from model_handler import ModelHandler
 
 
 def init_context(context: Any) -> None:
     """Runs once per worker; a wrong setting or weights file stops the worker here with a sentence that says so."""
+    log_to(context.logger)
     context.user_data.model = ModelHandler(os.environ)
     context.logger.info_with("MaskBank is ready", **context.user_data.model.description)
 

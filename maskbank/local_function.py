@@ -22,9 +22,9 @@ def start_worker(log_level: int = logging.WARNING) -> tuple[Any, Any]:
     if str(FUNCTION_FOLDER) not in sys.path:
         sys.path.insert(0, str(FUNCTION_FOLDER))
     function = importlib.import_module("main")
-    logger = nuclio_sdk.logger.Logger(log_level, "maskbank")
+    logger = nuclio_sdk.logger.Logger(log_level, "function")
     # nuclio-sdk logs whatever the level is; Nuclio filters later.
-    logging.getLogger("maskbank").filters = [lambda record: record.levelno >= log_level]
+    logging.getLogger("function").filters = [lambda record: record.levelno >= log_level]
     logger.set_handler("default", sys.stderr, nuclio_sdk.logger.HumanReadableFormatter())
     context = nuclio_sdk.Context(logger=logger)
     function.init_context(context)

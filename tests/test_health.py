@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -86,3 +87,16 @@ def test_the_log_names_what_was_done_and_shows_no_pixel(
     assert set(fields["milliseconds"]) == {"decode", "store", "track", "encode"}
     assert states[0]["bank"] not in repr(lines) + "".join(capfd.readouterr())
     assert len(repr(lines[1])) < 300
+
+
+def test_what_the_store_has_to_say_is_in_the_functions_log(
+    start: Callable[..., Function], tmp_path: Path, frames: list[bytes]
+) -> None:
+    function = start(MASKBANK_SIZE=64, MASKBANK_STORE=f"file://{tmp_path}/banks")
+    errors: list[str] = []
+    function.context.logger.error = errors.append
+    _, states = function.ask(frames[0], [mask_shape(true_mask(0, TURTLE))], [])
+    shutil.rmtree(tmp_path / "banks")
+    (tmp_path / "banks").write_text("in the way")
+    assert function.track(frames[1], states)[1][0]["shared"] is False
+    assert set(errors) == {f"The store cannot be used: {tmp_path}/banks: Not a directory"}

@@ -255,9 +255,9 @@ def test_alike_entries_are_merged_and_both_frames_can_learn(monkeypatch: pytest.
     (key, value), other = random_frame(6), random_frame(6)
     key, value = key.requires_grad_(), value.requires_grad_()
     kept.memorize(key, value)
-    kept.memorize(
-        torch.cat([key[..., :4] * 1.01, other[0][..., :2]], 2), torch.cat([value[..., :4], other[1][..., :2]], 3)
-    )
+    again = torch.cat([key[..., :4] * 1.01, other[0][..., :2]], 2), torch.cat([value[..., :4], other[1][..., :2]], 3)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training
+        kept.memorize(*again)
     assert 8 <= kept._frames[-1][2].sum(1).min() < 12  # of 6 + 6 at least four pairs became one
     kept.read(key.detach()).sum().backward()
     assert key.grad.abs().sum() > 0 and value.grad.abs().sum() > 0

@@ -51,7 +51,8 @@ def _merged(older: Frame, new: Frame) -> Frame:
             Entries.of_frame(keys[clip].float(), values[clip].float(), 0).select(kept[clip])
             for keys, values, kept in (older, new)
         )
-        left, fresh = merge(old_entries, new_entries, UPDATE_RATE, MERGE_THRESHOLD, renormalise=True)
+        with torch.autocast(new[0].device.type, enabled=False):  # a bank compares in full precision
+            left, fresh = merge(old_entries, new_entries, UPDATE_RATE, MERGE_THRESHOLD, renormalise=True)
         merged.append(left.concat(fresh))
     longest = max(map(len, merged))
 

@@ -1,0 +1,21 @@
+"""What the package itself logs, in Nuclio's log."""
+
+import logging
+from typing import Any
+
+
+class NuclioHandler(logging.Handler):
+    """Passes warnings and errors on to a logger of Nuclio's."""
+
+    def __init__(self, logger: Any):
+        super().__init__(logging.WARNING)
+        self.logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        write = self.logger.error if record.levelno >= logging.ERROR else self.logger.warn
+        write(record.getMessage())
+
+
+def log_to(logger: Any) -> None:
+    """From now on, Nuclio's `logger` gets what the stores have to say: a request may succeed in spite of it."""
+    logging.getLogger("maskbank.store").handlers = [NuclioHandler(logger)]
