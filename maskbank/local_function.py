@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import uuid4
 
 import nuclio_sdk
 import nuclio_sdk.logger
@@ -32,7 +33,7 @@ def start_worker(log_level: int = logging.WARNING) -> tuple[Any, Any]:
 
 
 def invoke(
-    handler: Any, context: Any, body: bytes, content_type: str, path: str = "/", method: str = "POST"
+    handler: Any, context: Any, body: bytes | bytearray, content_type: str, path: str = "/", method: str = "POST"
 ) -> tuple[int, str, bytes]:
     """One event through the handler, as Nuclio's wrapper does it: status, content type and body of the response.
 
@@ -44,7 +45,7 @@ def invoke(
             parsed = json.loads(body)
         except (ValueError, RecursionError):
             parsed = body
-    event = nuclio_sdk.Event(body=parsed, content_type=content_type, path=path, method=method)
+    event = nuclio_sdk.Event(body=parsed, content_type=content_type, path=path, method=method, _id=str(uuid4()))
     output = nuclio_sdk.Response.from_entrypoint_output(json.dumps, handler(context, event))
     return output["status_code"], output["content_type"], output["body"].encode()
 

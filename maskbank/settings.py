@@ -11,8 +11,10 @@ from maskbank.bank import AdaptivePolicy
 from maskbank.images import MAX_ASPECT
 from maskbank.networks import MODELS, load_segmenter
 from maskbank.networks.lite import STRIDE
+from maskbank.networks.segmenter import LiteSegmenter
 from maskbank.store.opening import StoreUrlError, open_shelf, shown, store_url
 from maskbank.tracker import Tracker
+from maskbank.training.adaptation import Adapter
 
 
 class SettingsError(ValueError):
@@ -33,6 +35,7 @@ class Settings:
     cache_mb: int = 2048
     max_pixels: int = 40_000_000
     max_objects: int = 50
+    adapt_seconds: float = 4.0  # at most, whenever objects were outlined; 0: not at all
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -74,6 +77,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
         max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 170_000_000),
         max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
+        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", 4.0, 0, 60, float),
     )
     _check_budget(settings)
     return settings
@@ -131,5 +135,7 @@ def build_tracker(settings: Settings) -> tuple[Tracker, str]:
     """
     device = torch.device(settings.device)
     segmenter, fingerprint = load_segmenter(settings.model, settings.weights, device)
-    tracker = Tracker(MODELS[settings.model], segmenter, device, settings.short_side, settings.budget)
+    adapts = settings.adapt_seconds and isinstance(segmenter, LiteSegmenter)
+    adapt = Adapter(segmenter, settings.adapt_seconds) if adapts else None
+    tracker = Tracker(MODELS[settings.model], segmenter, device, settings.short_side, settings.budget, adapt)
     return tracker, fingerprint

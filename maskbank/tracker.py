@@ -3,7 +3,7 @@
 The tracker itself holds no job: all it knows of one is in a `Memory`, which a call never changes but replaces.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from maskbank.bank import FeatureBank
 from maskbank.images import resize_image, resize_mask, working_size
 from maskbank.networks import Model
 from maskbank.networks.lite import compete
-from maskbank.networks.segmenter import Remembered, Segmentation, Segmenter
+from maskbank.networks.segmenter import Adaptation, Remembered, Segmentation, Segmenter
 
 VISIBLE_FROM = 0.5  # presence below it: the object is gone
 GONE_BELOW = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -32,6 +32,7 @@ class Memory:
     hint: Tensor = field(default_factory=lambda: torch.zeros(0))  # (n, ...), from `Segmenter.hint`
     frames: int = 0  # looked at so far; the index of the next one
     memorized: int = 0  # index of the last frame that was memorized
+    adaptation: Adaptation | None = None  # of the network, to what was outlined so far
 
     @property
     def objects(self) -> int:
@@ -42,9 +43,14 @@ class Memory:
 class Frame:
     """One image, encoded once for all objects and jobs."""
 
+    image: np.ndarray  # (H, W, 3) uint8 RGB
     features: Any
-    size: tuple[int, int]  # height, width of the image
-    working: tuple[int, int]  # of the image as the network sees it
+    working: tuple[int, int]  # height, width of the image as the network sees it
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height, width of the image."""
+        return self.image.shape[:2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +65,10 @@ class Tracked:
         return bool(self.mask.any())
 
 
+# From an image, the masks outlined in it, and how the network was adapted to the job before, to how it is from now on.
+Adapt = Callable[[np.ndarray, Sequence[np.ndarray], Adaptation | None], Adaptation]
+
+
 class Tracker:
     """Tracks objects of any number of jobs.
 
@@ -68,6 +78,7 @@ class Tracker:
         device: where the network runs.
         short_side: of the working image, in pixels; None takes the model's.
         budget: entries per bank; None takes the policy's.
+        adapt: adapts the network to a job whenever objects were outlined; None does not.
     """
 
     def __init__(
@@ -77,21 +88,22 @@ class Tracker:
         device: torch.device,
         short_side: int | None = None,
         budget: int | None = None,
+        adapt: Adapt | None = None,
     ):
         self.model = model
         self.segmenter = segmenter
         self.device = device
         self.short_side = short_side or model.short_side
         self.budget = budget
+        self.adapt = adapt
 
     @torch.inference_mode()
     def look(self, image: np.ndarray) -> Frame:
         """Encodes an image, (H, W, 3) uint8 RGB."""
-        size = image.shape[:2]
-        working = working_size(*size, self.short_side, self.model.max_scale)
+        working = working_size(*image.shape[:2], self.short_side, self.model.max_scale)
         pixels = torch.tensor(resize_image(image, *working))
         tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
-        return Frame(self.segmenter.encode(tensor), size, working)
+        return Frame(image, self.segmenter.encode(tensor), working)
 
     def seed(self, frame: Frame, memory: Memory, masks: dict[int, np.ndarray]) -> Memory:
         """The memory after objects were outlined in a frame, see `track`."""
@@ -157,7 +169,7 @@ class Tracker:
         found: dict[int, Segmentation] = {}
         for group in ([i for i in known if i not in alone], *([i] for i in alone)):
             if group:
-                jobs = [Remembered(memories[i].banks, memories[i].hint) for i in group]
+                jobs = [Remembered(memories[i].banks, memories[i].hint, memories[i].adaptation) for i in group]
                 found |= zip(group, self.segmenter.segment(frame.features, jobs), strict=True)
         none = torch.zeros(0, device=self.device)
         nothing = Segmentation(torch.zeros(0, *frame.working, device=self.device), none, none, ())
@@ -210,7 +222,10 @@ class Tracker:
             learn = policy.seed if seeds else policy.memorize
             banks = tuple(bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True))
             memorized = now
-        return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized)
+        adaptation = memory.adaptation
+        if seeds and self.adapt:
+            adaptation = self.adapt(frame.image, list(seeds.values()), adaptation)
+        return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized, adaptation)
 
     def _worth_learning(self, found: Segmentation, k: int, tracked: Tracked) -> bool:
         if not self.model.only_sure:

@@ -510,7 +510,7 @@ def staged_function(tmp_path_factory):
 def test_the_staged_folder_is_small_and_clean(staged_function):
     files = [path.relative_to(staged_function) for path in staged_function.rglob("*") if path.is_file()]
     assert sum((staged_function / path).stat().st_size for path in files) < 60e6
-    unwanted = {"tests", ".venv", "demo_out", ".git", "training", "evaluation", "__pycache__"}
+    unwanted = {"tests", ".venv", "demo_out", ".git", "evaluation", "jobs", "serving", "loop.py", "__pycache__"}
     assert not [path for path in files if unwanted.intersection(path.parts)]
 
 

@@ -29,7 +29,8 @@ def test_everything_has_a_default() -> None:
 
 
 def test_empty_counts_as_unset() -> None:
-    names = ["MODEL", "WEIGHTS", "SIZE", "STORE", "BUDGET", "TTL_HOURS", "CACHE_MB", "MAX_PIXELS", "MAX_OBJECTS"]
+    names = ["MODEL", "WEIGHTS", "SIZE", "STORE", "BUDGET", "TTL_HOURS", "CACHE_MB", "MAX_PIXELS"]
+    names += ["MAX_OBJECTS", "ADAPT_SECONDS"]
     assert read_settings({f"MASKBANK_{name}": " " for name in names} | {"MASKBANK_DEVICE": "cpu"}) == read_settings(
         {"MASKBANK_DEVICE": "cpu"}
     )
@@ -48,6 +49,7 @@ def test_empty_counts_as_unset() -> None:
         ("CACHE_MB", "64", "cache_mb", 64),
         ("MAX_PIXELS", "1000000", "max_pixels", 1_000_000),
         ("MAX_OBJECTS", "1", "max_objects", 1),
+        ("ADAPT_SECONDS", "0", "adapt_seconds", 0.0),
     ],
 )
 def test_variables(name: str, value: str, attribute: str, expected: object) -> None:
@@ -144,6 +146,7 @@ def test_settings_reach_what_they_are_for(tmp_path: Path) -> None:
             "MASKBANK_STORE": f"file://{tmp_path}",
             "MASKBANK_MAX_PIXELS": "123456",
             "MASKBANK_MAX_OBJECTS": "7",
+            "MASKBANK_ADAPT_SECONDS": "1.5",
         }
     )
     service = handler.service
@@ -152,6 +155,7 @@ def test_settings_reach_what_they_are_for(tmp_path: Path) -> None:
     assert (service.store.shelf.ttl_s, service.store.shelf.root) == (7200, tmp_path)
     assert (service.tracker.short_side, service.tracker.budget) == (96, 5000)
     assert service.tracker.device == torch.device("cpu")
+    assert service.tracker.adapt.seconds == 1.5
     assert {"model": "lite", "device": "cpu", "short_side": 96, "store": f"file://{tmp_path}"}.items() <= (
         handler.description.items()
     )

@@ -50,7 +50,7 @@ def contents(memory: Memory) -> list[Tensor]:
 
 @pytest.fixture(scope="module")
 def tracker() -> Tracker:
-    return build_tracker(Settings(short_side=64))[0]
+    return build_tracker(Settings(short_side=64, adapt_seconds=0))[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def any_tracker(request: pytest.FixtureRequest, tracker: Tracker) -> Tracker:
     if request.param == "lite":
         return tracker
     checkpoint = request.getfixturevalue("checkpoint")
-    return build_tracker(Settings(model=request.param, weights=checkpoint, short_side=64))[0]
+    return build_tracker(Settings(model=request.param, weights=checkpoint, short_side=64, adapt_seconds=0))[0]
 
 
 # Images.
@@ -138,7 +138,7 @@ def test_a_memory_stays_as_it_is(any_tracker: Tracker) -> None:
 
 
 def test_two_workers_answer_alike(tracker: Tracker) -> None:
-    other = build_tracker(Settings(short_side=64))[0]
+    other = build_tracker(Settings(short_side=64, adapt_seconds=0))[0]
     answers = []
     for each in (tracker, other):
         memory, _ = track(each, rgb(0), Memory(), {0: true_mask(0, TURTLE), 1: true_mask(0, GOLDEN_KOI)})

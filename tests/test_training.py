@@ -23,10 +23,11 @@ from maskbank.training import clips as clips_module
 from maskbank.training import loop, memory
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, Clip, ClipMaker, Recipe
 from maskbank.training.data import Sample, Source, load_sources, read_sample
-from maskbank.training.loop import Stage, WeightAverage, stage_at, train, unroll
+from maskbank.training.loop import Stage, WeightAverage, stage_at, train
 from maskbank.training.losses import EDGE_WEIGHT, dice, edge_weights, frame_loss, hard_cross_entropy
 from maskbank.training.memory import ClipMemory
 from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.unrolling import unroll
 
 SIZE = 64
 

@@ -350,13 +350,15 @@ class Lite(nn.Module):
         """What to remember of each object: masks (B, n, H, W) in [0, 1] → values (B, n, 128, h·w)."""
         return self.mask_encoder(features.f16, pad_to_stride(masks))
 
-    def decode(self, features: LiteFeatures, readout: Tensor, hint: Tensor) -> LiteDecoded:
+    def decode(
+        self, features: LiteFeatures, readout: Tensor, hint: Tensor, decoder: Decoder | None = None
+    ) -> LiteDecoded:
         """Masks from what the bank answered.
 
-        readout: (B, n, 128, h·w); hint: (B, n, 4h, 4w), see `to_hint`.
+        readout: (B, n, 128, h·w); hint: (B, n, 4h, 4w), see `to_hint`; decoder: to use in the place of the own one.
         """
         grid = features.f16.shape[-2:]
-        return self.decoder(features, readout.unflatten(3, grid), hint)
+        return (decoder or self.decoder)(features, readout.unflatten(3, grid), hint)
 
 
 def pad_to_stride(x: Tensor) -> Tensor:

@@ -1,8 +1,10 @@
 """The one interface behind which the networks track: look at a frame, memorize it, segment with banks."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,14 @@ from torch import Tensor
 
 from maskbank.bank import Entries, FeatureBank
 from maskbank.networks.afb_urr import AfbUrr
-from maskbank.networks.lite import Lite, compete, full_size, similarity, to_hint
+from maskbank.networks.lite import Decoder, Lite, compete, full_size, similarity, to_hint
+
+
+@dataclass(frozen=True, eq=False)
+class Adaptation:
+    """What a network became for one job: weights that stand in for its own."""
+
+    weights: Mapping[str, Tensor]  # by name in `LiteSegmenter.plain_decoder`
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,6 +28,7 @@ class Remembered:
 
     banks: tuple[FeatureBank, ...]
     hint: Tensor  # (n, ...), from `Segmenter.hint`
+    adaptation: Adaptation | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +64,18 @@ class Segmenter(Protocol):
 
 
 class LiteSegmenter:
-    """`Lite` behind the interface: one bank per job, whose keys all objects share."""
+    """`Lite` behind the interface: one bank per job, whose keys all objects share.
+
+    Attributes:
+        network: as it segments, its batch norms merged into convolutions.
+        plain_decoder: as it was trained, with batch norms: what an adaptation starts from.
+    """
 
     def __init__(self, network: Lite, device: torch.device):
-        self.network = fold_batch_norm(network.eval()).to(device, memory_format=torch.channels_last)
+        self.plain_decoder = copy.deepcopy(network.decoder).eval().requires_grad_(False).to(device)
+        self._adapted: WeakKeyDictionary[Adaptation, Decoder] = WeakKeyDictionary()
+        network = fold_batch_norm(network.eval()).requires_grad_(False)
+        self.network = network.to(device, memory_format=torch.channels_last)
         self.device = device
         self.autocast = fast_bfloat16(device)
 
@@ -82,23 +100,33 @@ class LiteSegmenter:
         return (to_hint(probabilities) * 255).round() / 255  # a store keeps a byte each
 
     def segment(self, features: Any, jobs: Sequence[Remembered]) -> list[Segmentation]:
+        found: dict[int, Segmentation] = {}
+        for adaptation in {id(job.adaptation): job.adaptation for job in jobs}.values():
+            alike = [i for i, job in enumerate(jobs) if job.adaptation is adaptation]
+            found |= zip(alike, self._segment(features, [jobs[i] for i in alike], adaptation), strict=True)
+        return [found[i] for i in range(len(jobs))]
+
+    def _segment(
+        self, features: Any, jobs: Sequence[Remembered], adaptation: Adaptation | None
+    ) -> Iterator[Segmentation]:
         readouts, uses = zip(*(read(job.banks[0], features.key.float()) for job in jobs), strict=True)
         grid = features.f4.shape[-2:]
         hint = torch.cat([F.adaptive_avg_pool2d(job.hint, grid) for job in jobs])  # a job's images may differ in size
+        decoder = self._decoder(adaptation) if adaptation else self.network.decoder
         with self._fast():
-            decoded = self.network.decode(features, torch.cat(readouts)[None], hint[None])
+            decoded = self.network.decode(features, torch.cat(readouts)[None], hint[None], decoder)
         logits = full_size(decoded.logits.float(), features.size)[0]
         counts = [len(job.hint) for job in jobs]
-        return [
-            Segmentation(part, presence, quality, (use,))
-            for part, presence, quality, use in zip(
-                logits.split(counts),
-                decoded.presence[0].sigmoid().split(counts),
-                decoded.quality[0].sigmoid().split(counts),
-                uses,
-                strict=True,
-            )
-        ]
+        parts = (logits, decoded.presence[0].sigmoid(), decoded.quality[0].sigmoid())
+        for *part, use in zip(*(tensor.split(counts) for tensor in parts), uses, strict=True):
+            yield Segmentation(*part, (use,))
+
+    def _decoder(self, adaptation: Adaptation) -> Decoder:
+        if adaptation not in self._adapted:
+            decoder = copy.deepcopy(self.plain_decoder)
+            decoder.load_state_dict(dict(adaptation.weights), strict=False)  # the rest is not adapted
+            self._adapted[adaptation] = fold_batch_norm(decoder).to(memory_format=torch.channels_last)
+        return self._adapted[adaptation]
 
 
 def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,9 +1,9 @@
 """How a revision of a bank is written down: pieces of bytes, each with its format's version and a checksum.
 
 A piece is a line, `maskbank <version> <sha256 of the rest>`, and a safetensors file, compressed where that pays.
-A revision is one small piece that names, for each part of its banks, the pieces that hold the entries, and one that
-holds their use counters. A piece is named by its content, so what did not change since the revision before has the
-same name and is not written again.
+A revision is one small piece that names the pieces that hold the entries of each part of its banks, one with their use
+counters, and those with the network's adaptation. A piece is named by its content, so what did not change since the
+revision before has the same name and is not written again.
 
 Nothing is lost: tensors are written in half precision, or in bytes, only where reading gives the same bits back.
 """
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from maskbank.bank import Entries, FeatureBank
 from maskbank.errors import ForeignBankError
+from maskbank.networks.segmenter import Adaptation
 from maskbank.requests import START_AGAIN
 from maskbank.store import Answer, ObjectRecord, Revision
 from maskbank.tracker import Memory
 
-VERSION = 1
+VERSION = 2
 PIECE_BYTES = 2 << 20  # about; a store with a limit for one value can be served
 UNCOUNTED = ("keys", "values", "valid", "frame")  # the tensors of entries, but for their use
 
@@ -56,11 +57,24 @@ def use_piece(named: Mapping[str, Entries]) -> tuple[str, bytes]:
     return _piece({part: entries.use for part, entries in named.items()})
 
 
-def write(revision: Revision, maker: str, banks: list[tuple[dict[str, Names], str]]) -> bytes:
+def adaptation_pieces(adaptation: Adaptation) -> dict[str, bytes]:
+    """The pieces that hold an adaptation's weights, by name."""
+    pieces, some, size = [], {}, 0
+    for name, weight in sorted(adaptation.weights.items()):
+        if some and size + weight.nbytes // 2 > PIECE_BYTES:
+            pieces.append(some)
+            some, size = {}, 0
+        some[name] = weight
+        size += weight.nbytes // 2
+    return dict(_piece(tensors) for tensors in [*pieces, some])
+
+
+def write(revision: Revision, maker: str, banks: list[tuple[dict[str, Names], str]], adaptation: Names) -> bytes:
     """The piece that says what a revision is.
 
     maker: names the model and the weights: their features mean nothing to others.
     banks: for each bank, the names of the pieces that hold its parts, and of the one with their use counters.
+    adaptation: the names of the pieces that hold it; none where there is none.
     """
     description = {
         "maker": maker,
@@ -71,6 +85,7 @@ def write(revision: Revision, maker: str, banks: list[tuple[dict[str, Names], st
         "memorized": revision.memory.memorized,
         "objects": [asdict(known) for known in revision.objects],
         "banks": [{"parts": parts, "use": use} for parts, use in banks],
+        "adaptation": adaptation,
     }
     hint = {"hint": lean(revision.memory.hint)}
     content = zlib.compress(safetensors.torch.save(hint, {"revision": json.dumps(description)}), 1)
@@ -87,13 +102,13 @@ def read(
     data: bytes,
     maker: str,
     fetch: Callable[[Names], list[bytes]],
-    parts: MutableMapping[Names, Entries],
+    parts: MutableMapping[Names, Entries | Adaptation],
     device: torch.device,
 ) -> Revision:
     """The revision that `write` took apart, bit for bit.
 
-    fetch: from the names of pieces to the pieces. parts: entries that need not be fetched again, by the pieces that
-    hold them; gets those that were. Their use counters are not part of it. device: for the tensors.
+    fetch: from the names of pieces to the pieces. parts: what need not be fetched again, by the pieces that hold it;
+    gets what was. The use counters of entries are not part of it. device: for the tensors.
 
     Raises ForeignBankError when another maker or version wrote it, DamagedError when the bytes are not what was
     written, and whatever `fetch` raises.
@@ -117,7 +132,8 @@ def read(
         )
         for known in description["objects"]
     )
-    memory = Memory(banks, hint.to(device), description["frames"], description["memorized"])
+    adaptation = _read_adaptation(tuple(description["adaptation"]), fetch, parts, device)
+    memory = Memory(banks, hint.to(device), description["frames"], description["memorized"], adaptation)
     return Revision(description["bank"], description["number"], description["digest"], memory, records)
 
 
@@ -125,14 +141,29 @@ def pieces_of(data: bytes) -> set[str]:
     """The names of all pieces that a revision needs."""
     content = zlib.decompress(unsealed(data))
     header = int.from_bytes(content[:8], "little")
-    banks = json.loads(json.loads(content[8 : 8 + header])["__metadata__"]["revision"])["banks"]
-    return {name for bank in banks for slab in bank["parts"].values() for name in slab} | {b["use"] for b in banks}
+    description = json.loads(json.loads(content[8 : 8 + header])["__metadata__"]["revision"])
+    banks = description["banks"]
+    entries = {name for bank in banks for slab in bank["parts"].values() for name in slab}
+    return entries | {bank["use"] for bank in banks} | set(description["adaptation"])
+
+
+def _read_adaptation(
+    names: Names,
+    fetch: Callable[[Names], list[bytes]],
+    parts: MutableMapping[Names, Entries | Adaptation],
+    device: torch.device,
+) -> Adaptation | None:
+    if names and names not in parts:
+        loaded = [read_piece(piece, device) for piece in fetch(names)]
+        adaptation = parts[names] = Adaptation({name: weight for some in loaded for name, weight in some.items()})
+        return adaptation
+    return parts[names] if names else None
 
 
 def _read_bank(
     bank: dict,
     fetch: Callable[[Names], list[bytes]],
-    parts: MutableMapping[Names, Entries],
+    parts: MutableMapping[Names, Entries | Adaptation],
     device: torch.device,
 ) -> FeatureBank:
     [uses] = (read_piece(piece, device) for piece in fetch((bank["use"],)))

@@ -108,7 +108,8 @@ def _mask_bytes(revision: Revision) -> int:
 
 def _storages(revision: Revision) -> dict[int, int]:
     """The memory blocks of a revision's tensors: address → bytes."""
-    tensors: list[Tensor] = [revision.memory.hint]
+    adaptation = revision.memory.adaptation
+    tensors: list[Tensor] = [revision.memory.hint, *(adaptation.weights.values() if adaptation else ())]
     for bank in revision.memory.banks:
         for part in bank.parts:
             tensors += [tensor for _, tensor in part.tensors()]

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
@@ -11,10 +12,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from maskbank.bank import Entries
 from maskbank.errors import UnavailableError
+from maskbank.networks.segmenter import Adaptation
 from maskbank.store import HISTORY, Revision
 from maskbank.store.format import (
     DamagedError,
     Names,
+    adaptation_pieces,
     entries_pieces,
     pieces_of,
     read,
@@ -52,8 +55,9 @@ class SharedStore:
         self.failures = 0  # of the shelf, after some patience
         self.written_bytes = 0
         self._rests_until = -float("inf")
-        self._parts: WeakValueDictionary[Names, Entries] = WeakValueDictionary()  # of the cached revisions
-        self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()  # by the entries' values: they outlive a count of use
+        self._parts: WeakValueDictionary[Names, Entries | Adaptation] = WeakValueDictionary()  # of cached revisions
+        # By adaptation, and of entries by their values, which outlive a count of use.
+        self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
     def load(self, bank: str, number: int) -> Revision | None:
         return self.cache.load(bank, number) or self._fetch(bank, number)
@@ -119,24 +123,34 @@ class SharedStore:
             named = bank.named_parts()
             places = {}
             for part, entries in named.items():
-                names = self._names.get(entries.values)
-                if names is None or not there.issuperset(names):
-                    own = entries_pieces(entries)
-                    pieces |= own
-                    self._names[entries.values] = names = tuple(own)
-                places[part] = names
+                places[part] = names = self._name(entries.values, partial(entries_pieces, entries), there, pieces)
                 self._parts[names] = entries
             use, content = use_piece(named)
             pieces[use] = content
             banks.append((places, use))
-        needed = {name for places, use in banks for names in (*places.values(), (use,)) for name in names}
-        data = write(revision, self.maker, banks)
+        adaptation, weights = revision.memory.adaptation, ()
+        if adaptation is not None:
+            weights = self._name(adaptation, partial(adaptation_pieces, adaptation), there, pieces)
+            self._parts[weights] = adaptation
+        needed = {name for places, use in banks for names in (*places.values(), (use,)) for name in names} | {*weights}
+        data = write(revision, self.maker, banks, weights)
         pieces = {name: piece for name, piece in pieces.items() if name not in there}
         added = self.shelf.add(revision.bank, pieces, revision_name(revision.number), data)
         self.written_bytes += sum(map(len, pieces.values())) + len(data)
         if added and not needed.issubset(self.shelf.names(revision.bank)):
             raise ShelfError("The bank expired or was purged while it was written to.", passing=False)
         return added
+
+    def _name(
+        self, thing: object, make: Callable[[], dict[str, bytes]], there: set[str], pieces: dict[str, bytes]
+    ) -> Names:
+        """The names of the pieces of something; the pieces are made, and put among `pieces`, if they are not there."""
+        names = self._names.get(thing)
+        if names is None or not there.issuperset(names):
+            own = make()
+            pieces |= own
+            self._names[thing] = names = tuple(own)
+        return names
 
     def _clean_up(self, bank: str, newest_dropped: int) -> None:
         """Drops revisions that are too old to go back to, and the pieces that only they needed.

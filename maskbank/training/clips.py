@@ -21,7 +21,7 @@ CUT_AWAY = 0.08  # chance that a clip shows something else for a while: the obje
 @dataclass(frozen=True)
 class Clip:
     images: np.ndarray  # (T, 3, S, S) uint8, RGB
-    ids: np.ndarray  # (T, S, S) uint8: 0 background, 1..n objects, all seen in frame 0
+    ids: np.ndarray  # (T, S, S) uint8: 0 background, 1..n objects
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,12 @@ class ClipMaker:
             f"objects that cover {SMALLEST_SEED:.1%} to {LARGEST_SEED:.0%} of the frame."
         )
 
+    def moving(self, sample: Sample, recipe: Recipe) -> Clip:
+        """A clip of one still in motion, whose objects keep their ids; they may be out of view."""
+        images, ids = self._move_still(sample, recipe.size, recipe.frames)
+        images = self._augment(np.stack(images))
+        return Clip(np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.stack(ids))
+
     # -- stills ------------------------------------------------------------------------------------------------
 
     def _still(self) -> Sample:
@@ -102,7 +108,7 @@ class ClipMaker:
     def _move_still(self, sample: Sample, size: int, frames: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         rng = self.random
         height, width = sample.ids.shape
-        objects = sample.objects()
+        objects = sample.objects() or sample.objects(0, 1)
         if objects:
             rows, columns = np.nonzero(sample.ids == rng.choice(objects))
             focus = np.array([columns.mean(), rows.mean()])

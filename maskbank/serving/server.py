@@ -1,0 +1,71 @@
+"""From a host, a port and a number of workers to a running server."""
+
+import os
+import socket
+import sys
+from contextlib import closing, suppress
+
+import uvicorn
+
+from maskbank.serving.app import build_app
+from maskbank.serving.function import read_function
+from maskbank.serving.workers import Workers
+
+
+def serve(host: str, port: int, count: int) -> None:
+    """Serves the function with `count` workers until SIGINT or SIGTERM; then what runs is finished.
+
+    Port 0 takes a free one. Raises ValueError with one sentence when it cannot start.
+    """
+    function = read_function()
+    for name, value in function.environment.items():
+        os.environ.setdefault(name, value)
+    if count > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
+    # Both signals raise KeyboardInterrupt (see `cli.main`): at once, or when uvicorn is done.
+    with suppress(KeyboardInterrupt), listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        with closing(Workers(count, function.patience_s)) as workers:
+            about = workers.wait_until_ready()
+            if count > 1 and about["store"] == "memory://":
+                raise ValueError(
+                    f"{count} workers need a store that they share, but MASKBANK_STORE is 'memory://'; "
+                    "set it to file:///a/folder or redis://…, or run one worker."
+                )
+            title, place = function.metadata["annotations"]["name"], url(host, port)
+            what = f"{about['model']} on {about['device']}, banks in {about['store']}"
+            print(f"maskbank: {title} is served at {place} ({what}).", file=sys.stderr, flush=True)
+            config = uvicorn.Config(
+                build_app(function, workers, port),
+                http="h11",
+                ws="none",
+                loop="asyncio",
+                lifespan="off",
+                log_level="warning",
+                access_log=False,  # the function's own log is enough
+                server_header=False,
+                proxy_headers=False,
+            )
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections, so that the port is ours before workers start.
+
+    Raises ValueError with one sentence.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+        raise ValueError(f"{url(host, port)} cannot be served: {reason}.") from error
+
+
+def url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,143 @@
+"""The network's adaptation to a job: what it changes, and that it lives and travels with the bank."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, jaccard, jpeg, mask_shape, rgb, true_mask
+
+from maskbank.networks import MODELS, load_segmenter
+from maskbank.networks.segmenter import Adaptation
+from maskbank.tracker import Memory, Tracker
+from maskbank.training import adaptation
+from maskbank.training.adaptation import Adapter, chosen, id_map
+from maskbank.training.data import Sample
+
+CPU = torch.device("cpu")
+OUTLINED = {0: true_mask(0, TURTLE), 1: true_mask(0, GOLDEN_KOI)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def a_few_steps() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "STEPS", 6)
+        yield
+
+
+@pytest.fixture(scope="module")
+def adapter() -> Adapter:
+    return Adapter(load_segmenter("lite", None, CPU)[0], seconds=60)
+
+
+def adapting(start: Callable[..., Function], **settings: object) -> Function:
+    return start(MASKBANK_SIZE=128, MASKBANK_ADAPT_SECONDS=60, **settings)
+
+
+def same(one: Adaptation, other: Adaptation) -> bool:
+    return one.weights.keys() == other.weights.keys() and all(
+        torch.equal(weight, other.weights[name]) for name, weight in one.weights.items()
+    )
+
+
+def test_it_learns_the_outlined_frame(adapter: Adapter) -> None:
+    """On the same clips, the adapted network makes smaller errors than the one it comes from."""
+    found = adapter(rgb(0), list(OUTLINED.values()), None)
+    again = adapter(rgb(0), list(OUTLINED.values()), None)
+    further = adapter(rgb(4), [true_mask(4, TURTLE)], found)
+    assert same(found, again) and not same(found, further)
+    own = dict(adapter._loss.network.decoder.named_parameters())
+    assert all(not torch.equal(weight, own[name]) for name, weight in found.weights.items())
+    assert {name for name in own if name not in found.weights} == {n for n in own if n.startswith("judge.")}
+    assert all(torch.equal(w.half().float(), w) and not w.requires_grad for w in found.weights.values())
+
+
+def test_the_network_itself_stays_as_it_is(adapter: Adapter) -> None:
+    network = adapter._loss.network
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    random = torch.random.get_rng_state()
+    adapter(rgb(0), list(OUTLINED.values()), None)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(random, torch.random.get_rng_state())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_it_ends_when_the_time_is_over(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adaptation, "STEPS", 1)
+    one_step = adapter(rgb(0), list(OUTLINED.values()), None)
+    monkeypatch.setattr(adaptation, "STEPS", 10**6)
+    monkeypatch.setattr(adapter, "seconds", 0.0)
+    assert same(adapter(rgb(0), list(OUTLINED.values()), None), one_step)
+
+
+def test_a_tiny_object_among_many(adapter: Adapter) -> None:
+    """Nothing breaks where clips show no object, or there are more than a mask has numbers."""
+    masks = []
+    for i in range(300):
+        mask = np.zeros((360, 640), bool)
+        mask[i, 3 * (i % 200)] = True
+        masks.append(mask)
+    found = adapter(rgb(0), masks, None)
+    assert all(torch.isfinite(weight).all() for weight in found.weights.values())
+
+
+def test_a_step_has_a_few_of_the_objects() -> None:
+    ids = id_map([true_mask(0, i) for i in (RED_KOI, GOLDEN_KOI, TURTLE)] + [rgb(0)[..., 0] < 0, rgb(0)[..., 0] > 250])
+    some = chosen(Sample(rgb(0), ids), np.random.default_rng(0))
+    assert set(np.unique(some.ids)) == {0, 1, 2, 3}
+    assert all(len(np.unique(ids[some.ids == i])) == 1 for i in (1, 2, 3))
+
+
+def test_jobs_are_segmented_each_with_its_own_network(adapter: Adapter) -> None:
+    """Together in a frame, each is found as it is alone."""
+    segmenter = load_segmenter("lite", None, CPU)[0]
+    tracker = Tracker(MODELS["lite"], segmenter, CPU, 128, adapt=adapter)
+    plain = Tracker(MODELS["lite"], segmenter, CPU, 128)
+    first = tracker.look(rgb(0))
+    [(one, _)] = tracker.track(first, [Memory()], [{0: OUTLINED[0]}])
+    [(other, _)] = plain.track(first, [Memory()], [{0: OUTLINED[1]}])
+    assert one.adaptation is not None and other.adaptation is None
+    frame = tracker.look(rgb(1))
+    [(_, [alone])] = tracker.track(frame, [one])
+    [(_, [unadapted])] = tracker.track(frame, [Memory(one.banks, one.hint, one.frames, one.memorized)])
+    (_, [beside]), _ = tracker.track(frame, [one, other])
+    assert alone.confidence == pytest.approx(beside.confidence, abs=1e-3)
+    assert alone.confidence != pytest.approx(unadapted.confidence, abs=1e-3)
+
+
+def test_another_worker_goes_on_with_it(start: Callable[..., Function], tmp_path: Path) -> None:
+    workers = [adapting(start, MASKBANK_STORE=f"file://{tmp_path}") for _ in range(2)]
+    outlined = [mask_shape(mask) for mask in OUTLINED.values()]
+    _, states = workers[0].ask(jpeg(0), outlined, [])
+    followed = workers[0].track(jpeg(1), states)
+    assert workers[1].track(jpeg(1), states) == followed
+    _, states = followed
+    for worker, turn in zip((workers[1], workers[0], workers[1]), (2, 3, 4), strict=True):
+        shapes, states = worker.track(jpeg(turn), states)
+    assert jaccard(decoded(shapes[0]), true_mask(4, TURTLE)) > 0.6
+    kept = [worker.service.store.load(states[0]["bank"], states[0]["revision"]) for worker in workers]
+    assert same(*(revision.memory.adaptation for revision in kept))
+    # Written once, not with every frame.
+    sizes = sorted(file.stat().st_size for file in tmp_path.rglob("p*"))
+    assert sum(size > 400_000 for size in sizes) == 2 and sizes[-1] <= 2.1 * 2**20
+
+
+def test_a_correction_adapts_it_further(start: Callable[..., Function]) -> None:
+    function = adapting(start)
+    _, states = function.ask(jpeg(0), [mask_shape(OUTLINED[0])], [])
+    _, corrected = function.ask(jpeg(1), [mask_shape(true_mask(1, TURTLE))], states)
+    _, followed = function.track(jpeg(2), corrected)
+
+    def of(state: dict) -> Adaptation:
+        return function.service.store.load(state["bank"], state["revision"]).memory.adaptation
+
+    assert not same(of(states[0]), of(corrected[0]))
+    assert of(corrected[0]) is of(followed[0])
+    assert function.service.store.usage()["cached_bytes"] > 2 * 4 * 1_000_000  # both adaptations are counted
+
+
+def test_without_seconds_there_is_none(start: Callable[..., Function]) -> None:
+    function = start(MASKBANK_SIZE=64, MASKBANK_ADAPT_SECONDS=0)
+    _, [state] = function.ask(jpeg(0), [mask_shape(OUTLINED[0])], [])
+    assert function.service.store.load(state["bank"], 1).memory.adaptation is None
