@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | evaluate | train | weights | store`."""
+"""The command line: `maskbank track | job | evaluate | train | serve | weights | store`."""
 
 import argparse
 import os
@@ -60,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(track)
     track.set_defaults(run=_track)
 
+    _add_job(commands.add_parser("job", help="track what is outlined in a CVAT job or task through all its frames"))
+
     evaluate = commands.add_parser(
         "evaluate",
         help="J and F on annotated sequences, beside two baselines",
@@ -91,9 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
     train.add_argument(
         "--schedule",
-        choices=("small", "short", "long", "large"),
+        choices=("small", "short", "long", "judge", "large"),
         default="small",
-        help="small: CPU; short, long: CPU, from --init; large: GPU",
+        help="small: CPU; short, long: CPU, from --init; judge: from --init, learns only to tell whether an object is "
+        "there and how good its mask is; large: GPU",
     )
     train.add_argument("--learning-rate", type=float, default=6e-4)
     train.add_argument("--init", help="weights to start from: lite (the bundled ones) or a file")
@@ -102,6 +105,24 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train)
+
+    serve = commands.add_parser(
+        "serve",
+        help="answer CVAT without Nuclio and Docker",
+        description="Runs the function as a server that CVAT takes for Nuclio. It asks nobody for a password: whoever "
+        "reaches the port can use it, so it belongs in a private network.",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=_port, default=8070, help="0 takes a free one (default: %(default)s)")
+    serve.add_argument(
+        "--workers",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="processes, each with the network in memory and its share of the cores (default: %(default)s)",
+    )
+    _add_model_options(serve)
+    serve.set_defaults(run=_serve)
 
     weights = commands.add_parser(
         "weights",
@@ -147,6 +168,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_job(job: argparse.ArgumentParser) -> None:
+    job.description = (
+        "Tracks every object that is outlined in a CVAT job, on one frame or several, forward and backward through all "
+        "its frames, and uploads the result. What people drew stays as it is. A run that was stopped goes on from "
+        "where it was; a finished one that is repeated does nothing."
+    )
+    server = job.add_argument_group("server (as for cvat-cli; an access token is read from CVAT_ACCESS_TOKEN)")
+    server.add_argument("--server-host", metavar="URL", help="CVAT's address (default: that of the saved profile)")
+    server.add_argument("--auth", metavar="USER[:PASS]", help="the password may also be in PASS, or is asked for")
+    server.add_argument("--profile", metavar="NAME", help="a profile that cvat-cli saved")
+    server.add_argument("--organization", "--org", metavar="SLUG", help="short name of the organization")
+    server.add_argument("--insecure", action="store_true", help="do not check the server's certificate")
+    which = job.add_mutually_exclusive_group(required=True)
+    which.add_argument("--job", type=int, metavar="ID", help="the job to annotate")
+    which.add_argument("--task", type=int, metavar="ID", help="the task whose jobs to annotate, one after the other")
+    job.add_argument(
+        "--as",
+        dest="form",
+        choices=("mask", "polygon", "track"),
+        help="what to upload: masks, polygons, or a CVAT track per object (of polygons where masks were drawn); "
+        "default: shapes of the type that was drawn",
+    )
+    job.add_argument("--labels", type=_names, default=(), metavar="NAME,NAME", help="labels to track (default: all)")
+    job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
+    job.add_argument(
+        "--replace",
+        action="store_true",
+        help="first delete the automatic annotations of these labels, such as an earlier run left",
+    )
+    job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
+    job.add_argument("--function-url", metavar="URL", help="track with a deployed function (default: on this machine)")
+    _add_model_options(job)
+    job.set_defaults(run=_job)
+
+
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
     """Command-line forms of the function's settings; what is not given comes from the environment."""
     group = parser.add_argument_group("model (default: the MASKBANK_* settings of the environment)")
@@ -169,6 +225,10 @@ def _seed(text: str) -> tuple[int, Path]:
     return int(index), Path(path)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in map(str.strip, text.split(",")) if name)
+
+
 def _minutes(text: str) -> float:
     try:
         minutes = float(text)
@@ -182,6 +242,18 @@ def _minutes(text: str) -> float:
 def _steps(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
 
 
@@ -201,6 +273,35 @@ def _track(options: argparse.Namespace) -> None:
         seeds[index] = read_id_mask(path)
     tracker, _ = build_tracker(read_settings(os.environ))
     track_to_folder(tracker, frames, seeds, options.out, None if options.video == "none" else options.video)
+
+
+def _job(options: argparse.Namespace) -> None:
+    try:
+        import platformdirs
+
+        from maskbank.jobs.cvat import Login, connect
+    except ModuleNotFoundError as error:
+        raise ValueError(f"This command needs {error.name}: pip install -e '.[job]'") from None
+    from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.jobs.run import Options, annotate
+    from maskbank.settings import read_settings
+
+    if options.function_url:
+        if any((options.model, options.weights, options.device, options.size)):
+            raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
+        propagate, tracker = deployed(options.function_url), options.function_url
+    else:
+        _apply_model_options(options)
+        settings = read_settings(os.environ)
+        propagate = in_this_process()
+        named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
+        tracker = " ".join(map(str, named))
+    work = options.work or platformdirs.user_cache_path("maskbank")
+    how = Options(options.form, options.labels, options.dry_run, options.replace, work, tracker)
+    login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
+    with connect(login) as cvat:
+        jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
+        annotate(cvat, jobs, propagate, how)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -227,6 +328,16 @@ def _train(options: argparse.Namespace) -> None:
     if options.init is not None:
         wanted["init"] = BUNDLED_WEIGHTS if options.init == "lite" else Path(options.init)
     print(train(**wanted))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    try:
+        from maskbank.serving.server import serve
+    except ModuleNotFoundError as error:
+        raise ValueError(f"maskbank serve needs {error.name}; install it with: pip install -e '.[serve]'") from error
+
+    _apply_model_options(options)
+    serve(options.host, options.port, options.workers)
 
 
 def _weights_list(options: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,8 @@ from support import CLIP
 
 from maskbank import cli
 from maskbank.frames import open_frames, read_id_mask, write_id_mask
-from maskbank.networks import load_segmenter
+from maskbank.networks import BUNDLED_WEIGHTS, load_segmenter
 from maskbank.networks.lite import Lite, compete, full_size
-from maskbank.training import clips as clips_module
 from maskbank.training import loop, memory
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, Clip, ClipMaker, Recipe
 from maskbank.training.data import Sample, Source, load_sources, read_sample
@@ -264,9 +264,8 @@ def test_alike_entries_are_merged_and_both_frames_can_learn(monkeypatch: pytest.
     assert key.grad.abs().sum() > 0 and value.grad.abs().sum() > 0
 
 
-def test_a_clip_may_cut_away_from_its_objects(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(clips_module, "CUT_AWAY", 1.0)
-    for clip in clips(5, 10, Recipe(size=SIZE, frames=4)):
+def test_a_clip_may_cut_away_from_its_objects():
+    for clip in clips(5, 10, Recipe(size=SIZE, frames=4, cut_away=1.0)):
         seen = (clip.ids > 0).any((1, 2))
         assert seen[0] and not seen.all()
 
@@ -422,6 +421,28 @@ def test_validation_is_logged_and_drawn(data, tmp_path, tiny):
     assert cv2.imread(str(tmp_path / "log.png")).shape[0] > 500
 
 
+def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsys):
+    """With a learning rate that ruins the weights, and resumed in between: it says so at the end."""
+    run = {"out": tmp_path / "run", "schedule": tiny, "init": BUNDLED_WEIGHTS, "val": data / "video", "val_every": 99}
+    train([data], steps=40, learning_rate=0.5, stop_after=1e-6, **run)
+    train([data], steps=40, learning_rate=0.5, **run)
+    told = capsys.readouterr().out.splitlines()[-1]
+    numbers = re.fullmatch(rf"J&F on {data}/video: (.+), with the weights it started from (.+?)\. (.+)", told)
+    assert float(numbers[2]) > float(numbers[1]) + 1 and float(numbers[2]) == pytest.approx(
+        log_of(tmp_path / "run")[0]["val_j_and_f"], abs=0.06
+    )
+    assert numbers[3] == "Training has made them worse: keep the old ones."
+
+
+def test_only_the_judge_may_learn(data, tmp_path, monkeypatch):
+    recipe = Recipe(size=SIZE, frames=2, objects=2, cut_away=0.5)
+    monkeypatch.setitem(loop.SCHEDULES, "judge", (Stage(1.0, recipe, 2, judge_only=True),))
+    trained = load_file(train([data], tmp_path, steps=2, schedule="judge", init=BUNDLED_WEIGHTS))
+    before = load_file(BUNDLED_WEIGHTS)
+    changed = {name for name in before if not torch.equal(trained[name], before[name])}
+    assert changed == {name for name in before if ".judge." in name}
+
+
 def test_two_processes_train_one_network(data, tmp_path):
     """Under torchrun, with gloo; train() itself checks that they end with the same network.
 
@@ -430,8 +451,7 @@ def test_two_processes_train_one_network(data, tmp_path):
     (tmp_path / "run.py").write_text(f"""
 import sys
 from pathlib import Path
-from maskbank.training import clips as clips_module
-from maskbank.training import loop, memory
+from maskbank.training import loop
 from maskbank.training.clips import Recipe
 
 loop.LOG_EVERY = 1

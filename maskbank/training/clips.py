@@ -15,7 +15,6 @@ from maskbank.training.data import Sample, Source
 SMALLEST_SEED = 0.004  # share of the frame an object must cover in the seed frame
 LARGEST_SEED = 0.75
 MAX_TRIES = 1000  # for one clip
-CUT_AWAY = 0.08  # chance that a clip shows something else for a while: the objects are gone, and may come back
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Recipe:
     objects: int = 2  # at most
     video: float = 0.4  # share of clips cut from video
     max_gap: int = 5  # stored frames between two frames of a video clip
+    cut_away: float = 0.08  # chance that a clip shows something else for a while
 
 
 def affine(scale: float, degrees: float, shear: float, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -71,7 +71,7 @@ class ClipMaker:
             renumber = np.zeros(256, np.uint8)
             renumber[kept[: recipe.objects]] = np.arange(1, len(kept[: recipe.objects]) + 1)
             ids = renumber[ids]
-            if self.random.random() < CUT_AWAY:
+            if self.random.random() < recipe.cut_away:
                 self._cut_away(images, ids, recipe)
             images = self._augment(images)
             if self.random.random() < 0.5:

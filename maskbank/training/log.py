@@ -40,6 +40,11 @@ class TrainingLog:
     def add_validation(self, step: int, seconds: float, j_and_f: float) -> None:
         self._write(step, seconds, "", "", round(j_and_f, 2))
 
+    def initial_validation(self) -> float | None:
+        """The J&F of the weights that the run started from, in percent; None when there was no validation then."""
+        scores = (row["val_j_and_f"] for row in self._rows() if row["step"] == "0")
+        return next((float(score) for score in scores if score), None)
+
     def plot(self) -> None:
         """Draws the curves over the minutes of training."""
         rows = self._rows()

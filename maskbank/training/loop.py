@@ -46,6 +46,7 @@ class Stage:
     until: float  # share of the training time
     recipe: Recipe
     batch: int
+    judge_only: bool = False  # whether only what judges masks learns, and the masks stay as they are
 
 
 SCHEDULES = {
@@ -60,6 +61,8 @@ SCHEDULES = {
         Stage(0.60, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
         Stage(1.00, Recipe(size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
     ),
+    # After any of the others: objects are often out of view.
+    "judge": (Stage(1.00, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8, cut_away=0.4), 4, True),),
     "large": (
         Stage(0.35, Recipe(size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
         Stage(0.75, Recipe(size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
@@ -171,9 +174,9 @@ def train(
     Runs for `minutes`, or for so many `steps`, which is repeatable: the same seed gives the same weights on the same
     kind of CPU. Takes up the run in `out`/state.pt where there is one. `stop_after`: leave after so many minutes of
     this call, to be resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago.
-    val: a folder of sequences, on which the averaged weights are scored every `val_every` minutes and at the end; the
-    time for that does not count. Returns the path of the weights. Raises ValueError with one sentence when the data or
-    `init` is unusable.
+    val: a folder of sequences, on which the averaged weights are scored every `val_every` minutes and at the end, as
+    are those of `init` at the start; the time for that does not count. Returns the path of the weights. Raises
+    ValueError with one sentence when the data or `init` is unusable.
     """
     if (minutes is None) == (steps is None):
         raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
@@ -183,6 +186,9 @@ def train(
     stages = SCHEDULES[schedule]
     torch.manual_seed(seed)
     network = _network(init, resumes=(out / "state.pt").exists()).to(device, memory_format=torch.channels_last)
+    judge_only = all(stage.judge_only for stage in stages)
+    if judge_only:
+        network.requires_grad_(False).decoder.judge.requires_grad_(True)
     optimizer = _optimizer(network, learning_rate)
     average = WeightAverage(network)
     clock = Clock(minutes, steps)
@@ -220,7 +226,7 @@ def train(
         )
     )
     torch.manual_seed(seed + 1000 * rank + clock.step)
-    network.train()
+    network.train(not judge_only)  # else the statistics of batch norms would move
     log = TrainingLog(out, clock.step) if first else None
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = validated = time.monotonic()
@@ -228,6 +234,16 @@ def train(
     def save() -> None:
         _save(out, network, optimizer, average, clock)
 
+    def score() -> float:
+        """Time that is not the run's own."""
+        started = time.monotonic()
+        j_and_f = validate(average.state, val)
+        log.add_validation(clock.step, clock.seconds, j_and_f)
+        clock.pause(time.monotonic() - started)
+        return j_and_f
+
+    if first and val and init and not clock.step:
+        score()
     with tqdm(total=1.0, initial=min(clock.share(), 1.0), disable=not first, desc="training", bar_format=BAR) as bar:
         while (share := clock.share()) < 1 and not _anyone(time.monotonic() > leave_at):
             progress.value = share
@@ -255,17 +271,24 @@ def train(
                 log.plot()
                 saved = now
             if first and val and now - validated > val_every * 60:
-                log.add_validation(clock.step, clock.seconds, validate(average.state, val))
+                score()
                 validated = time.monotonic()
-                clock.pause(validated - now)
     if first:
         save()
         if val:
-            log.add_validation(clock.step, clock.seconds, validate(average.state, val))
+            tqdm.write(verdict(log.initial_validation(), score(), val))
         log.plot()
     if len(set(_from_all(fingerprint(nn.ParameterList(network.parameters()))))) > 1:
         raise RuntimeError("The processes have trained different networks.")
     return out / "lite.safetensors"
+
+
+def verdict(before: float | None, after: float, val: Path) -> str:
+    """What to tell of a run: its J&F in percent, beside that of the weights that it started from, if there were any."""
+    if before is None:
+        return f"J&F on {val}: {after:.1f}."
+    worse = " Training has made them worse: keep the old ones." if after < before - 1 else ""
+    return f"J&F on {val}: {after:.1f}, with the weights it started from {before:.1f}.{worse}"
 
 
 def _network(init: Path | None, resumes: bool) -> Lite:
@@ -283,7 +306,7 @@ def _network(init: Path | None, resumes: bool) -> Lite:
 def _optimizer(network: Lite, learning_rate: float) -> torch.optim.Optimizer:
     """Its groups have a `rate`, the share of the learning rate that they get."""
     pretrained = [p for p in network.encoder.parameters() if p.requires_grad]
-    fresh = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
+    fresh = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("encoder.")]
     groups = [{"params": fresh, "rate": 1.0}, {"params": pretrained, "rate": PRETRAINED_RATE}]
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
 

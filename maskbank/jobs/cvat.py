@@ -1,0 +1,170 @@
+"""All contact with a CVAT server, through its SDK: jobs, frames, annotations; every failure is one sentence."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+from cvat_sdk import Client, models
+from cvat_sdk.api_client.exceptions import ApiException, OpenApiException
+from cvat_sdk.core.auth import ClientAuthParameters, get_auth_factory, make_client_from_cli
+from cvat_sdk.core.exceptions import CvatSdkException
+from cvat_sdk.core.helpers import get_paginated_collection
+from cvat_sdk.core.proxies.annotations import AnnotationUpdateAction
+
+from maskbank.jobs.function import RETRYABLE
+from maskbank.jobs.objects import Label
+from maskbank.jobs.uploads import Annotations
+
+TIMEOUT_S = 300  # of one request; CVAT itself takes long for jobs with many annotations
+
+
+@dataclass(frozen=True)
+class Login:
+    """Which server, and as whom. What is missing is looked for where cvat-cli looks for it: in CVAT_ACCESS_TOKEN, in
+    PASS, and among the saved profiles; a password is asked for in the end.
+    """
+
+    server_host: str | None = None
+    auth: str | None = None  # USER[:PASSWORD]
+    profile: str | None = None
+    organization: str | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    id: int
+    frames: tuple[int, ...]  # in order, as annotations number them; without those that are deleted
+    labels: tuple[Label, ...]
+
+
+class Cvat:
+    """A CVAT server as one user sees it.
+
+    All methods raise ValueError where CVAT refuses, and ConnectionError where it may answer later.
+
+    Args:
+        client: logged in.
+    """
+
+    def __init__(self, client: Client):
+        self._client = client
+        self.host: str = client.api_map.host
+
+    def jobs_of_task(self, task_id: int) -> list[int]:
+        """The ids of a task's annotation jobs: neither ground truth nor replicas."""
+        api = self._client.api_client
+        with _plainly(self.host, f"task {task_id}"):
+            self._json(api.tasks_api.retrieve, task_id)
+            jobs = self._list(api.jobs_api.list_endpoint, task_id=task_id)
+        return sorted(job["id"] for job in jobs if job.get("type", "annotation") == "annotation")
+
+    def job(self, job_id: int) -> Job:
+        api = self._client.api_client
+        with _plainly(self.host, f"job {job_id}"):
+            job = self._json(api.jobs_api.retrieve, job_id)
+            meta = self._json(api.jobs_api.retrieve_data_meta, job_id)
+            labels = self._list(api.labels_api.list_endpoint, job_id=job_id)
+        if job.get("dimension", "2d") != "2d":
+            raise ValueError(f"Job {job_id} is of {job['dimension']} data; only images and videos can be tracked.")
+        there = meta.get("included_frames") or range(job["start_frame"], job["stop_frame"] + 1)
+        frames = sorted(set(there) - set(meta["deleted_frames"]))
+        return Job(job_id, tuple(frames), tuple(map(_label, labels)))
+
+    def annotations(self, job_id: int) -> dict[str, list]:
+        with _plainly(self.host, f"job {job_id}"):
+            return self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
+
+    def image(self, job_id: int, frame: int) -> bytes:
+        """The encoded image of a frame, in its original quality."""
+        with _plainly(self.host, f"frame {frame} of job {job_id}"):
+            retrieve = self._client.api_client.jobs_api.retrieve_data
+            return self._answer(retrieve, job_id, type="frame", number=frame, quality="original")
+
+    def create(self, job_id: int, annotations: Annotations) -> None:
+        self._patch(job_id, annotations, AnnotationUpdateAction.CREATE)
+
+    def delete(self, job_id: int, annotations: Annotations) -> None:
+        """Deletes annotations, given as CVAT gave them; what is no shape or track in them stays, whatever its id."""
+        self._patch(job_id, annotations, AnnotationUpdateAction.DELETE)
+
+    def _patch(self, job_id: int, annotations: Annotations, action: AnnotationUpdateAction) -> None:
+        with _plainly(self.host, f"job {job_id}"):
+            patch = self._client.api_client.jobs_api.partial_update_annotations
+            body = models.PatchedLabeledDataRequest(**annotations)
+            self._answer(patch, action.value, job_id, patched_labeled_data_request=body)
+
+    def _json(self, retrieve: Callable, id: int) -> Any:
+        """The JSON itself: the SDK's models refuse what older and newer servers leave out or add."""
+        return json.loads(self._answer(retrieve, id))
+
+    def _answer(self, method: Callable, *args: Any, **kwargs: Any) -> bytes:
+        return method(*args, **kwargs, _parse_response=False, _request_timeout=TIMEOUT_S)[1].data
+
+    def _list(self, endpoint: Any, **filters: int) -> list[dict]:
+        return get_paginated_collection(
+            endpoint, return_json=True, _parse_response=False, _request_timeout=TIMEOUT_S, **filters
+        )
+
+
+@contextmanager
+def connect(login: Login) -> Iterator[Cvat]:
+    """A server, logged in to; raises as `Cvat` does."""
+    parameters = ClientAuthParameters(
+        server_host=login.server_host,
+        auth=get_auth_factory(login.auth) if login.auth else None,
+        profile=login.profile,
+        organization=login.organization,
+        insecure=login.insecure,
+    )
+    with _plainly(login.server_host or "the default address", "the login"):
+        client = make_client_from_cli(parameters)
+    with client:
+        yield Cvat(client)
+
+
+def _label(label: dict) -> Label:
+    mutable = frozenset(attribute["id"] for attribute in label["attributes"] if attribute["mutable"])
+    return Label(label["id"], label["name"], label.get("type") or "any", mutable)
+
+
+@contextmanager
+def _plainly(host: str, what: str) -> Iterator[None]:
+    """Turns all that the SDK raises about `what` on a server into one sentence."""
+    try:
+        yield
+    except ApiException as error:
+        raise _refusal(host, what, error) from error
+    except urllib3.exceptions.HTTPError as error:
+        reason = re.sub(r"^HTTPS?Connection(Pool)?\(.*?\): ", "", str(getattr(error, "reason", None) or error))
+        raise ConnectionError(f"CVAT at {host} cannot be reached ({reason}).") from error
+    except CvatSdkException as error:
+        raise ValueError(f"{str(error).rstrip('.')}.") from error
+    except EOFError as error:
+        raise ValueError("CVAT wants a password: give --auth USER:PASSWORD, or set CVAT_ACCESS_TOKEN.") from error
+    except (OpenApiException, ValueError, LookupError, AttributeError, AssertionError) as error:
+        # What the SDK stumbles over where the answer is not CVAT's.
+        raise ValueError(f"What answers at {host} about {what} is no CVAT that this command knows.") from error
+
+
+def _refusal(host: str, what: str, error: ApiException) -> Exception:
+    if error.status in RETRYABLE:
+        return ConnectionError(f"CVAT at {host} answers {error.status} ({error.reason}).")
+    if error.status == 404:
+        return ValueError(f"CVAT at {host} has no {what}, or does not show it to this user.")
+    return ValueError(f"CVAT at {host} refuses {what} with {error.status}: {_detail(error.body or error.reason)}")
+
+
+def _detail(body: str) -> str:
+    """CVAT's own words: {"detail": "..."}, lists of sentences by field, or plain text."""
+    try:
+        words = json.loads(body)
+    except ValueError:
+        words = body
+    while isinstance(words, dict | list) and words:
+        words = next(iter(words.values())) if isinstance(words, dict) else words[0]
+    return f"{' '.join(str(words).split())[:200].rstrip('.')}."

@@ -1,0 +1,69 @@
+"""The function's `POST /propagate`, deployed or in this process, behind one call."""
+
+import json
+from collections.abc import Callable
+from functools import cache
+from http.client import HTTPException
+
+from maskbank.cvat_client import FunctionError, http_call
+from maskbank.local_function import invoke, start_worker
+
+Propagate = Callable[[dict], dict]
+"""A request's body to the reply. Raises StateExpired; ConnectionError where the same request may succeed later; and
+ValueError with the function's sentence where it will not."""
+
+RETRYABLE = (502, 503, 504)  # 503 is the function's own, the others come from what stands before a server
+
+
+class StateExpired(Exception):
+    """The function no longer knows a state that it gave out."""
+
+
+def deployed(url: str) -> Propagate:
+    """The function at `http://host:port`; raises ValueError with one sentence for what is no such address."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"A function's address begins with http:// or https://, but {url} does not.")
+    call = http_call(f"{url.rstrip('/')}/propagate")
+
+    def propagate(body: dict) -> dict:
+        try:
+            reply = call(body)
+        except FunctionError as error:
+            status, _, sentence = str(error).partition(": ")
+            raise _refusal(int(status), f"The function at {url}", sentence) from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            raise ConnectionError(f"The function at {url} cannot be reached ({reason}).") from error
+        except ValueError as error:
+            raise ValueError(f"What answers at {url} is no MaskBank function: its answer is no JSON.") from error
+        return _checked(reply, url)
+
+    return propagate
+
+
+def in_this_process() -> Propagate:
+    """The function with the settings of the environment; its network is loaded with the first request."""
+    worker = cache(start_worker)
+
+    def propagate(body: dict) -> dict:
+        handler, context = worker()
+        status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json", "/propagate")
+        if status != 200:
+            raise _refusal(status, "The tracker", reply.decode())
+        return json.loads(reply)
+
+    return propagate
+
+
+def _refusal(status: int, who: str, sentence: str) -> Exception:
+    if status == 410:
+        return StateExpired(sentence)
+    kind = ConnectionError if status in RETRYABLE else ValueError
+    return kind(f"{who} answers {status}: {sentence.strip()[:300]}")
+
+
+def _checked(reply: object, url: str) -> dict:
+    parts = [reply.get(name) for name in ("frames", "states")] if isinstance(reply, dict) else []
+    if not parts or not all(isinstance(part, list) and part for part in parts):
+        raise ValueError(f"What answers at {url} is no MaskBank function that knows /propagate.")
+    return reply

@@ -1,0 +1,170 @@
+"""Two sweeps over a job's frames, forward and backward, and what of each becomes the result."""
+
+import base64
+import itertools
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+
+from maskbank.errors import RequestError
+from maskbank.evaluation.measures import jaccard
+from maskbank.images import decode_image
+from maskbank.jobs.function import Propagate, StateExpired
+from maskbank.jobs.objects import JobObject
+from maskbank.jobs.results import Answer, SweepLog
+from maskbank.shapes import decode_rle, encode_rle, shape_to_mask
+
+FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
+BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
+MAX_PIXELS = 170_000_000  # of an image with seeds; the function may be set to take fewer
+MAX_LOSSES = 3  # of the states in one sweep; then the function cannot keep them
+
+ImageOf = Callable[[int], bytes]  # a frame's number to its encoded image
+
+
+def forward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
+    """The frames from the first seed to the end."""
+    return list(frames[bisect_left(frames, min(min(each.seeds) for each in objects)) :])
+
+
+def backward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
+    """The frames from the last seed to the start."""
+    return list(frames[: bisect_right(frames, max(max(each.seeds) for each in objects))])[::-1]
+
+
+def sweep(log: SweepLog, objects: Sequence[JobObject], image_of: ImageOf, propagate: Propagate) -> Iterator[int]:
+    """Tracks all objects, which compete for pixels, through the frames of a log that have no answers yet.
+
+    A seed on the way starts its object or corrects it. Where the function has lost the states, all objects start again
+    from their last seeds; where it refuses a seed as a correction, because it remembers as many as it can, the object
+    starts again with it. After each request the number of frames that have answers is given.
+
+    Raises what `propagate` raises, but StateExpired; ValueError for a seed that cannot be used.
+    """
+    fetch = lru_cache(FRAMES_PER_REQUEST)(image_of)  # what one reply leaves out is in the next request
+    losses = 0
+    while len(log.answers) < len(log.order):
+        if log.states is None:
+            log.drop_from(last_seeds(log.order[: len(log.answers)], objects))
+        frames = _next_request(log.order[len(log.answers) :], objects, fetch)
+        body = {"frames": [_request_frame(frame, objects, fetch(frame)) for frame in frames]}
+        if log.states is not None:
+            body["states"] = log.states
+        try:
+            reply = propagate(body)
+        except StateExpired as error:
+            losses += 1
+            if losses > MAX_LOSSES:
+                text = "The function lost its memory again and again; it needs a store that all its workers share"
+                raise ValueError(f"{text} (MASKBANK_STORE).") from error
+            log.states = None
+            continue
+        except ValueError as error:
+            anew = _without_states_of_seeds(log.states, objects, frames[0])
+            if anew != log.states:
+                log.states = anew
+                continue
+            raise ValueError(_in_terms_of_the_job(str(error), frames, objects)) from error
+        log.append(frames[: len(reply["frames"])], reply)
+        yield len(log.answers)
+
+
+def last_seeds(answered: Sequence[int], objects: Sequence[JobObject]) -> int:
+    """The latest position from which on every object that was begun in these frames has a seed; 0 if none was."""
+    position = {frame: i for i, frame in enumerate(answered)}
+    seeded = [[position[frame] for frame in each.seeds if frame in position] for each in objects]
+    return min((max(own) for own in seeded if own), default=0)
+
+
+def _next_request(frames: Sequence[int], objects: Sequence[JobObject], image_of: ImageOf) -> Sequence[int]:
+    """As many of these frames as one request should have; only the first of them may have seeds."""
+    seeds = (i for i, frame in enumerate(frames) if i and any(frame in each.seeds for each in objects))
+    frames = frames[: min(next(seeds, FRAMES_PER_REQUEST), FRAMES_PER_REQUEST)]
+    sizes = itertools.accumulate(len(image_of(frame)) for frame in frames)
+    return frames[: max(1, sum(size <= BYTES_PER_REQUEST for size in sizes))]
+
+
+def _without_states_of_seeds(states: list | None, objects: Sequence[JobObject], frame: int) -> list | None:
+    return states and [None if frame in each.seeds else state for each, state in zip(objects, states, strict=True)]
+
+
+def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> dict:
+    sent = {"image": base64.b64encode(image).decode()}
+    if any(frame in each.seeds for each in objects):
+        try:
+            pixels = decode_image(image, MAX_PIXELS)
+        except RequestError as error:
+            raise ValueError(f"Frame {frame}: {error}") from error
+        sent["shapes"] = [_seed_mask(each, frame, pixels) for each in objects]
+    return sent
+
+
+def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray) -> dict | None:
+    """A mask, whatever was drawn: it says most, and the results may be of any type."""
+    if frame not in drawn.seeds:
+        return None
+    try:
+        masks = [shape_to_mask(shape, pixels) for shape in drawn.seeds[frame].shapes]
+    except RequestError as error:
+        raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
+    return {"type": "mask", "points": encode_rle(np.any(masks, axis=0))}
+
+
+def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:
+    """The function counts the frames and objects of a request, from 1."""
+    sentence = re.sub(r"(?<=\bFrame )\d+", lambda found: str(frames[int(found[0]) - 1]), sentence)
+    return re.sub(r"\bobject (\d+)", lambda found: objects[int(found[1]) - 1].name, sentence)
+
+
+def fuse(
+    frames: Sequence[int],
+    objects: Sequence[JobObject],
+    forward: Mapping[int, Sequence[Answer | None]],
+    backward: Mapping[int, Sequence[Answer | None]],
+) -> list[dict[int, Answer]]:
+    """For each object the answers that count, by frame; none where a person said what is to be seen.
+
+    Before an object's first seed that is the backward sweep, after its last one the forward sweep. Between two seeds
+    both have an answer: the forward sweep hands over to the backward sweep on the frame where they agree best.
+
+    Args:
+        frames: of the job, in order.
+        objects: in the order of the answers.
+        forward, backward: the answers of a sweep by frame.
+    """
+    results = []
+    for slot, drawn in enumerate(objects):
+        ahead = {frame: answers[slot] for frame, answers in forward.items()}
+        back = {frame: answers[slot] for frame, answers in backward.items()}
+        found: dict[int, Answer] = {}
+        ends = [-1, *(frames.index(seeded) for seeded in drawn.seeds), len(frames)]
+        for start, stop in itertools.pairwise(ends):
+            between = frames[start + 1 : stop]
+            if start == -1:
+                handover = 0
+            elif stop == len(frames):
+                handover = len(between)
+            else:
+                handover = _best_agreement([(ahead[frame], back[frame]) for frame in between])
+            found |= {frame: ahead[frame] for frame in between[:handover]}
+            found |= {frame: back[frame] for frame in between[handover:]}
+        results.append({frame: answer for frame, answer in found.items() if frame not in drawn.absent})
+    return results
+
+
+def _best_agreement(pairs: Sequence[tuple[Answer, Answer]]) -> int:
+    """Where the two answers of a frame agree best; of several such frames the one nearest to the middle."""
+    middle = (len(pairs) - 1) / 2
+    agreements = [_agreement(ahead.mask, back.mask) for ahead, back in pairs]
+    return max(range(len(pairs)), key=lambda i: (agreements[i], -abs(i - middle)), default=0)
+
+
+def _agreement(one: np.ndarray | None, other: np.ndarray | None) -> float:
+    """The Jaccard index of two masks given by CVAT's points; 1 where both say that the object is gone."""
+    if one is None or other is None:
+        return float(one is other)
+    width, height = np.maximum(one[-2:], other[-2:]) + 1  # of an image that holds both
+    return jaccard(decode_rle(one, height, width), decode_rle(other, height, width))

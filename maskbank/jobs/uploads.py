@@ -1,0 +1,156 @@
+"""Results as CVAT's annotations: masks, polygons, boxes and ellipses, or tracks; and what of them a job lacks."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from maskbank.jobs.objects import AUTO, JobObject, Seed
+from maskbank.jobs.results import Answer
+from maskbank.shapes import SHAPE_TYPES, decode_rle, mask_to_shape
+
+FORMS = ("mask", "polygon", "track")  # what results can be made into; without a choice: what was drawn
+DECIMALS = 2  # of a pixel; enough for an annotator, and CVAT gives them back as they are
+SHAPES_PER_REQUEST = 500
+NUMBERS_PER_REQUEST = 500_000  # coordinates and run lengths; some 3 MB
+
+Annotations = dict[str, list[dict]]  # "shapes" and "tracks", as CVAT takes and gives them
+
+
+def result_type(drawn: JobObject, form: str | None) -> str:
+    """The type of the shapes that the results of an object are made into.
+
+    Raises ValueError with one sentence where CVAT does not let the label have them.
+    """
+    kind = drawn.type if form in (None, "track") else form
+    if form == "track" and kind == "mask":
+        kind = "polygon"  # CVAT has no tracks of masks
+    allowed = drawn.label.type
+    if allowed not in ("any", kind):
+        raise ValueError(
+            f"In CVAT the label {drawn.label.name} has {allowed} shapes only, so its results cannot be {kind} shapes; "
+            "choose another --as."
+        )
+    return kind
+
+
+def annotations_of(
+    objects: Sequence[JobObject], results: Sequence[Mapping[int, Answer]], form: str | None, frames: Sequence[int]
+) -> Annotations:
+    """What CVAT is to have of the results, which are masks by frame for each object."""
+    made: Annotations = {"shapes": [], "tracks": []}
+    for drawn, found in zip(objects, results, strict=True):
+        kind = result_type(drawn, form)
+        shown = {frame: points for frame in sorted(found) if (points := _points(found[frame], kind)) is not None}
+        if form != "track":
+            made["shapes"] += [_shape(drawn, kind, frame, shown[frame], found[frame].confidence) for frame in shown]
+        elif shown:
+            made["tracks"].append(_track(drawn, kind, shown, frames))
+    return made
+
+
+def _points(answer: Answer, kind: str) -> list[float] | None:
+    if answer.mask is None or kind == "mask":
+        return answer.mask if answer.mask is None else answer.mask.tolist()
+    right, bottom = answer.mask[-2:]
+    shape = mask_to_shape(decode_rle(answer.mask, bottom + 1, right + 1), kind)
+    return [round(float(number), DECIMALS) for number in shape.points]
+
+
+def _shape(drawn: JobObject, kind: str, frame: int, points: list[float], confidence: float) -> dict:
+    seed = drawn.nearest_seed(frame)
+    return {
+        "label_id": drawn.label.id,
+        "group": drawn.group,
+        "source": AUTO,
+        "score": confidence,
+        "attributes": _attributes(seed, seed.attributes),
+        **_drawing(kind, frame, points, seed),
+    }
+
+
+def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames: Sequence[int]) -> dict:
+    """A track with a keyframe wherever the object was found, and one that ends it where it is not found any more.
+
+    CVAT keeps some attributes for the whole track and some for each keyframe.
+    """
+    keyframes, before = [], None
+    for frame in frames:
+        seed = drawn.nearest_seed(frame)
+        if frame in shown or before in shown:
+            points = shown[frame] if frame in shown else shown[before]
+            keyframe = _drawing(kind, frame, points, seed) | {"outside": frame not in shown}
+            keyframes.append(keyframe | {"attributes": _attributes(seed, seed.attributes.keys() & drawn.label.mutable)})
+        before = frame
+    first = drawn.nearest_seed(keyframes[0]["frame"])
+    return {
+        "label_id": drawn.label.id,
+        "group": drawn.group,
+        "source": AUTO,
+        "frame": keyframes[0]["frame"],
+        "attributes": _attributes(first, first.attributes.keys() - drawn.label.mutable),
+        "shapes": keyframes,
+    }
+
+
+def _drawing(kind: str, frame: int, points: list[float], seed: Seed) -> dict:
+    return {"type": kind, "frame": frame, "points": points, "z_order": seed.z_order, "occluded": False, "rotation": 0.0}
+
+
+def _attributes(seed: Seed, ids: Collection[int]) -> list[dict]:
+    return [{"spec_id": id, "value": seed.attributes[id]} for id in sorted(ids)]
+
+
+def earlier_results(annotations: Mapping, label_ids: Collection[int]) -> Annotations:
+    """What of a job's annotations can be the results of a run: automatic ones of these labels, of a type we make."""
+
+    def ours(each: Mapping, types: set[str]) -> bool:
+        return each["source"] == AUTO and each["label_id"] in label_ids and types <= set(SHAPE_TYPES)
+
+    return {
+        "shapes": [shape for shape in annotations["shapes"] if ours(shape, {shape["type"]})],
+        "tracks": [t for t in annotations["tracks"] if ours(t, {keyframe["type"] for keyframe in t["shapes"]})],
+    }
+
+
+def without(these: Annotations, those: Annotations) -> Annotations:
+    """These annotations without one equal one for each of those; ids, and what CVAT adds by itself, do not count."""
+    left: Annotations = {}
+    for kind, identity in (("shapes", _shape_identity), ("tracks", _track_identity)):
+        there = Counter(map(identity, those[kind]))
+        left[kind] = []
+        for each in these[kind]:
+            if there[identity(each)]:
+                there[identity(each)] -= 1
+            else:
+                left[kind].append(each)
+    return left
+
+
+def _shape_identity(shape: Mapping) -> tuple:
+    points = tuple(np.round(shape["points"], DECIMALS).tolist())
+    return shape["label_id"], shape["group"] or 0, shape["frame"], shape["type"], points
+
+
+def _track_identity(track: Mapping) -> tuple:
+    keyframes = [(each["frame"], each["outside"], each["type"], *each["points"]) for each in track["shapes"]]
+    return track["label_id"], track["group"] or 0, *keyframes
+
+
+def count(annotations: Annotations) -> int:
+    return sum(map(len, annotations.values()))
+
+
+def in_requests(annotations: Annotations) -> Iterator[Annotations]:
+    """The same in portions of a sensible size; a track stays whole."""
+    portion: Annotations = {"shapes": [], "tracks": []}
+    numbers = 0
+    for kind, each in [(kind, each) for kind, those in annotations.items() for each in those]:
+        size = sum(len(shape["points"]) for shape in each.get("shapes", [each]))
+        if count(portion) and (numbers + size > NUMBERS_PER_REQUEST or count(portion) == SHAPES_PER_REQUEST):
+            yield portion
+            portion, numbers = {"shapes": [], "tracks": []}, 0
+        portion[kind].append(each)
+        numbers += size
+    if count(portion):
+        yield portion

@@ -1,0 +1,926 @@
+"""`maskbank job` against a stand-in of CVAT's server: the real SDK, the real handler, real frames."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib import error, request
+
+import numpy as np
+import pytest
+from cvat_stand_in import PASSWORD, TOKEN, USER, CvatStandIn, StoredJob, cvat_stand_in, drop, refuse
+from support import (
+    GOLDEN_KOI,
+    HEIGHT,
+    RED_KOI,
+    TURTLE,
+    WIDTH,
+    box_of,
+    decoded,
+    jaccard,
+    jpeg,
+    mask_shape,
+    one_sentence,
+    true_mask,
+)
+
+from maskbank import cli
+from maskbank.evaluation.measures import jaccard as measured
+from maskbank.jobs import patience, sweeps, uploads
+from maskbank.jobs.cvat import Login, connect
+from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
+from maskbank.jobs.results import RunFolder
+from maskbank.jobs.run import Options, annotate
+from maskbank.local_function import local_function
+from maskbank.shapes import Shape, shape_to_mask
+
+JOB = 12
+FRAMES = 10
+NAME, POSE = 31, 32  # attributes of a koi: of the whole track, and of each keyframe
+KOI = {
+    "id": 7,
+    "name": "koi",
+    "type": "any",
+    "attributes": [
+        {"id": NAME, "name": "name", "mutable": False, "default_value": "?"},
+        {"id": POSE, "name": "pose", "mutable": True, "default_value": "straight"},
+    ],
+}
+TURTLE_LABEL = {"id": 8, "name": "turtle", "type": "any", "attributes": []}
+POINT = {"id": 9, "name": "eye", "type": "points", "attributes": []}
+LABELS = [KOI, TURTLE_LABEL, POINT]
+LABEL_OF = {GOLDEN_KOI: KOI["id"], RED_KOI: KOI["id"], TURTLE: TURTLE_LABEL["id"]}
+
+
+def outline(frame: int, object_id: int, **facts: object) -> dict:
+    """A mask that an annotator drew."""
+    drawn = mask_shape(true_mask(frame, object_id)) | {"frame": frame, "label_id": LABEL_OF[object_id]}
+    return {"group": 0, "source": "manual", "attributes": []} | drawn | facts
+
+
+def box(frame: int, object_id: int, **facts: object) -> dict:
+    return outline(frame, object_id) | {"type": "rectangle", "points": box_of(true_mask(frame, object_id))} | facts
+
+
+@pytest.fixture
+def cvat() -> Iterator[CvatStandIn]:
+    """A server with a job of the first frames of the sample clip."""
+    with cvat_stand_in() as server:
+        server.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(FRAMES)}, LABELS)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def propagate(no_settings: pytest.MonkeyPatch) -> Propagate:
+    """The function in this process, at a small working size for speed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASKBANK_SIZE", "96")
+        call = in_this_process()
+        with suppress(ValueError):
+            call({})  # loads the network
+        return call
+
+
+@pytest.fixture(autouse=True)
+def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def run(cvat: CvatStandIn, propagate: Propagate, tmp_path: Path, capsys) -> Callable[..., str]:
+    """Annotates the job; returns what is printed: run(form="track", call=..., replace=True)."""
+
+    def run(call: Propagate = propagate, jobs: tuple[int, ...] = (JOB,), **options: object) -> str:
+        known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "patience_s": 0.0}
+        with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
+            annotate(client, jobs, call, Options(**known | {"work": tmp_path / "work"} | options))
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def command(cvat, monkeypatch, tmp_path, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line; returns its exit code and what it prints. Options of the model go to the environment."""
+    monkeypatch.setattr(os, "environ", os.environ | {"MASKBANK_SIZE": "96", "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    before = signal.getsignal(signal.SIGTERM)
+
+    def command(*arguments: object, server: str = cvat.url) -> tuple[int, str, str]:
+        try:
+            code = cli.main(["job", "--server-host", server, *map(str, arguments)])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return command
+
+
+def counting(propagate: Propagate) -> tuple[Propagate, list[int]]:
+    """The same call, and how many frames each of its requests had."""
+    sizes: list[int] = []
+
+    def call(body: dict) -> dict:
+        sizes.append(len(body["frames"]))
+        return propagate(body)
+
+    return call, sizes
+
+
+def failing(propagate: Propagate, at: int, failure: BaseException) -> Propagate:
+    """The same call, which fails once, at its request number `at` from 0."""
+    left = [at]
+
+    def call(body: dict) -> dict:
+        left[0] -= 1
+        if left[0] == -1:
+            raise failure
+        return propagate(body)
+
+    return call
+
+
+def results(cvat: CvatStandIn, kind: str = "shapes") -> list[dict]:
+    """The automatic annotations of the job without their ids, in order."""
+    found = [{k: v for k, v in each.items() if k != "id"} for each in cvat.of_source(JOB, "auto")[kind]]
+    return sorted(found, key=lambda each: (each["frame"], each["label_id"], str(each.get("points"))))
+
+
+def drawn_by_people(cvat: CvatStandIn) -> str:
+    return json.dumps(cvat.of_source(JOB, "manual", "semi-auto", "file"))
+
+
+def frames_of(shapes: list[dict]) -> list[int]:
+    return [shape["frame"] for shape in shapes]
+
+
+def mask_of(shape: dict) -> np.ndarray:
+    """What a shape covers, (H, W) bool; of a rectangle all of it."""
+    points = shape["points"]
+    if shape["type"] == "mask":
+        return decoded({"type": "mask", "points": [int(number) for number in points]})
+    if shape["type"] == "rectangle":
+        x0, y0, x1, y1 = points
+        points, shape = [x0, y0, x1, y0, x1, y1, x0, y1], {"type": "polygon"}
+    return shape_to_mask(Shape(shape["type"], tuple(points)), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+
+
+def filled_box(mask: np.ndarray) -> np.ndarray:
+    return mask_of({"type": "rectangle", "points": box_of(mask)})
+
+
+def quality(shapes: list[dict], object_id: int) -> float:
+    """The mean Jaccard index of shapes; boxes are compared with boxes."""
+    scores = []
+    for each in shapes:
+        truth = true_mask(each["frame"], object_id)
+        scores.append(jaccard(mask_of(each), filled_box(truth) if each["type"] == "rectangle" else truth))
+    return float(np.mean(scores))
+
+
+# What is tracked
+
+
+def test_one_seed_reaches_both_ends(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    before = drawn_by_people(cvat)
+    printed = run()
+    assert printed.startswith("Job 12: 1 object tracked on 9 frames, 9 shapes made, 9 uploaded.\n  koi: ")
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert quality(results(cvat), GOLDEN_KOI) > 0.6
+    assert drawn_by_people(cvat) == before
+
+
+@pytest.mark.parametrize(("frame", "frames"), [(0, range(1, FRAMES)), (FRAMES - 1, range(FRAMES - 1))])
+def test_a_seed_at_an_end_needs_one_sweep(cvat, run, propagate, frame: int, frames: range):
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI)])
+    call, sizes = counting(propagate)
+    run(call)
+    assert sum(sizes) == FRAMES
+    assert frames_of(results(cvat)) == list(frames)
+
+
+def test_two_seeds_are_in_both_sweeps(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), outline(7, GOLDEN_KOI)])
+    seeds = []
+
+    def call(body: dict) -> dict:
+        seeds.extend(each for frame in body["frames"] for each in frame.get("shapes", []))
+        return propagate(body)
+
+    run(call)
+    ahead = [mask_shape(true_mask(frame, GOLDEN_KOI)) for frame in (2, 7)]
+    assert seeds == [*ahead, *reversed(ahead)]
+    assert frames_of(results(cvat)) == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert quality(results(cvat), GOLDEN_KOI) > 0.6
+
+
+def test_more_seeds_make_it_better(cvat, run, monkeypatch, tmp_path):
+    """On the sample clip, with the middle frame outlined as well; the two seeded frames do not count."""
+    monkeypatch.setenv("MASKBANK_SIZE", "128")
+    monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 16)
+    call = in_this_process()
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(26)}, LABELS)
+    animals = (RED_KOI, GOLDEN_KOI, TURTLE)
+    means = []
+    for seeds in ([0], [0, 13]):
+        cvat.jobs[JOB].annotations = {"shapes": [], "tracks": [], "tags": []}
+        cvat.add(JOB, shapes=[outline(frame, i, group=i) for frame in seeds for i in animals])
+        run(call)
+        found = {(each["frame"], each["group"]): mask_of(each) for each in results(cvat)}
+        nothing = np.zeros((HEIGHT, WIDTH), bool)
+        others = [(frame, i) for frame in range(26) for i in animals if frame not in (0, 13)]
+        means.append(np.mean([measured(found.get(each, nothing), true_mask(*each)) for each in others]))
+    assert means[1] >= means[0]
+
+
+def test_several_objects_with_seeds_of_their_own(cvat, run):
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), box(6, TURTLE), outline(8, GOLDEN_KOI)])
+    printed = run()
+    assert "2 objects tracked on 10 frames, 17 shapes made" in printed
+    koi = [each for each in results(cvat) if each["label_id"] == KOI["id"]]
+    turtle = [each for each in results(cvat) if each["label_id"] == TURTLE_LABEL["id"]]
+    assert frames_of(koi) == [0, 1, 3, 4, 5, 6, 7, 9] and {each["type"] for each in koi} == {"mask"}
+    assert frames_of(turtle) == [0, 1, 2, 3, 4, 5, 7, 8, 9] and {each["type"] for each in turtle} == {"rectangle"}
+    assert quality(koi, GOLDEN_KOI) > 0.6
+    assert quality(turtle, TURTLE) > 0.6
+
+
+@pytest.mark.parametrize("kind", ["polygon", "ellipse", "rectangle", "turned rectangle"])
+def test_seeds_of_other_types(cvat, run, kind: str):
+    left, top, right, bottom = box_of(true_mask(3, TURTLE))
+    x, y = (left + right) / 2, (top + bottom) / 2
+    turned = [x - (bottom - top) / 2, y - (right - left) / 2, x + (bottom - top) / 2, y + (right - left) / 2]
+    drawn = {
+        "polygon": {"points": [left, y, x, top, right, y, x, bottom]},
+        "ellipse": {"points": [x, y, right, top]},
+        "rectangle": {"points": [left, top, right, bottom]},
+        "turned rectangle": {"points": turned, "rotation": 90.0},
+    }[kind]
+    cvat.add(JOB, shapes=[outline(3, TURTLE, type=kind.split()[-1], **drawn)])
+    run()
+    assert frames_of(results(cvat)) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert {each["type"] for each in results(cvat)} == {kind.split()[-1]}
+    assert {each["rotation"] for each in results(cvat)} == {0.0}
+    assert quality(results(cvat), TURTLE) > 0.5
+
+
+def test_a_track_is_an_object(cvat, run):
+    keyframes = [
+        {"type": "rectangle", "frame": frame, "points": box_of(true_mask(frame, TURTLE)), "outside": False}
+        for frame in (1, 5)
+    ]
+    keyframes.append(keyframes[-1] | {"frame": 8, "outside": True})
+    cvat.add(JOB, tracks=[{"label_id": TURTLE_LABEL["id"], "frame": 1, "shapes": keyframes}])
+    before = drawn_by_people(cvat)
+    run()
+    assert frames_of(results(cvat)) == [0, 2, 3, 4, 6, 7]
+    assert quality(results(cvat), TURTLE) > 0.6
+    assert drawn_by_people(cvat) == before
+
+
+def test_deleted_frames_are_left_out(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), outline(6, RED_KOI)])
+    cvat.jobs[JOB].deleted = {0, 4, 6}
+    call, sizes = counting(propagate)
+    run(call)
+    assert frames_of(results(cvat)) == [1, 3, 5, 7, 8, 9]
+    assert sum(sizes) == 6 + 2
+
+
+def test_jobs_of_chosen_frames(cvat, run):
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI)])
+    cvat.jobs[JOB].included = [1, 2, 8]
+    run()
+    assert frames_of(results(cvat)) == [1, 8]
+
+
+def test_only_some_labels(cvat, run):
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), outline(2, RED_KOI), outline(6, GOLDEN_KOI), outline(0, TURTLE)])
+    run(labels=("turtle",))
+    assert {each["label_id"] for each in results(cvat)} == {TURTLE_LABEL["id"]}
+    with pytest.raises(ValueError) as refused:
+        run(labels=("turtle", "tortoise"))
+    assert str(refused.value) == "Job 12 has no label tortoise; it has koi, turtle, eye."
+
+
+def test_more_seeds_than_the_tracker_can_remember(cvat, run, start, monkeypatch, tmp_path):
+    """A bank of this size has room for some 15 seed frames."""
+    monkeypatch.setenv("MASKBANK_SIZE", "96")
+    monkeypatch.setenv("MASKBANK_BUDGET", "1000")
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(34)}, LABELS)
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in range(0, 34, 2)])
+    cvat.add(JOB, shapes=[outline(0, TURTLE)])
+    refused = []
+    propagate = in_this_process()
+
+    def call(body: dict) -> dict:
+        try:
+            return propagate(body)
+        except ValueError as error:
+            refused.append(str(error))
+            raise
+
+    run(call)
+    koi = [each for each in results(cvat) if each["label_id"] == KOI["id"]]
+    assert len(refused) == 2 and all("remember" in each for each in refused)  # once in each sweep
+    assert frames_of(koi) == list(range(1, 34, 2))
+    assert quality(koi, GOLDEN_KOI) > 0.6
+
+
+def test_it_says_where_an_annotator_should_look(cvat, run):
+    """The red koi dives under the lily pads in frame 27."""
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS)
+    cvat.add(JOB, shapes=[outline(20, RED_KOI)])
+    first, koi = run().splitlines()
+    found = {each["frame"] for each in results(cvat)}
+    gone = [frame for frame in range(21, 34) if frame not in found]
+    assert 30 in gone
+    assert koi.startswith("  koi: ") and f"gone on {gone[0]}" in koi and koi.endswith(f"-{gone[-1]}")
+    assert f"{len(found)} shapes made" in first
+
+
+# What it becomes in CVAT
+
+
+@pytest.mark.parametrize("form", ["mask", "polygon"])
+@pytest.mark.parametrize("drawn", [outline, box])
+def test_shapes_of_the_wanted_type(cvat, run, form: str, drawn: Callable):
+    cvat.add(JOB, shapes=[drawn(3, TURTLE)])
+    run(form=form)
+    assert {each["type"] for each in results(cvat)} == {form}
+    assert frames_of(results(cvat)) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert quality(results(cvat), TURTLE) > 0.6
+
+
+@pytest.mark.parametrize(("drawn", "kind"), [(outline, "polygon"), (box, "rectangle")])
+def test_tracks(cvat, run, drawn: Callable, kind: str):
+    cvat.add(JOB, shapes=[drawn(3, TURTLE), drawn(6, TURTLE)])
+    assert "1 track made, 1 uploaded" in run(form="track")
+    assert results(cvat) == []
+    [track] = results(cvat, "tracks")
+    there = [each["frame"] for each in track["shapes"] if not each["outside"]]
+    assert there == [0, 1, 2, 4, 5, 7, 8, 9]
+    assert [each["frame"] for each in track["shapes"] if each["outside"]] == [3, 6]
+    assert {each["type"] for each in track["shapes"]} == {kind}
+    assert quality([each for each in track["shapes"] if not each["outside"]], TURTLE) > 0.6
+
+
+@pytest.mark.parametrize("form", [None, "track"])
+def test_label_attributes_group_and_order_are_kept(cvat, run, form: str | None):
+    def attributes(name: str, pose: str) -> list[dict]:
+        return [{"spec_id": NAME, "value": name}, {"spec_id": POSE, "value": pose}]
+
+    first = {"group": 5, "z_order": 2, "attributes": attributes("Hana", "bent")}
+    cvat.add(JOB, shapes=[outline(1, GOLDEN_KOI, **first)])
+    cvat.add(
+        JOB, shapes=[outline(8, GOLDEN_KOI, **first | {"z_order": 4, "attributes": attributes("Hana", "straight")})]
+    )
+    run(form=form)
+    if form is None:
+        found = results(cvat)
+        assert {each["group"] for each in found} == {5}
+        poses = {each["frame"]: each["attributes"][1]["value"] for each in found}
+        names = {each["attributes"][0]["value"] for each in found}
+    else:
+        [track] = results(cvat, "tracks")
+        assert track["group"] == 5
+        found = track["shapes"]
+        poses = {each["frame"]: each["attributes"][0]["value"] for each in found}
+        names = {each["value"] for each in track["attributes"]}
+    assert names == {"Hana"}
+    assert (poses[2], poses[7]) == ("bent", "straight")
+    orders = {each["frame"]: each["z_order"] for each in found}
+    assert (orders[2], orders[7]) == (2, 4)
+
+
+def test_a_label_that_takes_other_shapes_only(cvat, run):
+    boxes = KOI | {"type": "rectangle"}
+    cvat.jobs[JOB].labels = [boxes]
+    cvat.add(JOB, shapes=[box(1, GOLDEN_KOI)])
+    with pytest.raises(ValueError, match="^Job 12: In CVAT the label koi has rectangle shapes only"):
+        run(form="mask")
+    run(form="track")
+    assert len(results(cvat, "tracks")) == 1
+
+
+def test_large_uploads_come_in_portions(cvat, run, monkeypatch):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 4)
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run()
+    assert cvat.uploads() == 3
+    assert frames_of(results(cvat)) == list(range(1, 10))
+
+
+def test_a_dry_run_uploads_nothing(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    before = json.dumps(cvat.jobs[JOB].annotations)
+    printed = run(dry_run=True)
+    assert "9 shapes made, 9 would be uploaded." in printed
+    assert json.dumps(cvat.jobs[JOB].annotations) == before
+    assert not [each for each in cvat.requests if each.startswith("PATCH")]
+    call, sizes = counting(propagate)
+    assert "9 uploaded" in run(call)
+    assert sizes == []  # what the dry run tracked is not tracked again
+
+
+# Interruptions
+
+
+REQUESTS = 6  # that tracking these seeds takes
+
+
+def seeds() -> list[dict]:
+    return [outline(2, GOLDEN_KOI), outline(7, GOLDEN_KOI), box(4, TURTLE)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(no_settings, propagate, tmp_path_factory) -> list[dict]:
+    """The results that every interrupted run must come to."""
+    with cvat_stand_in() as server:
+        server.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(FRAMES)}, LABELS)
+        server.add(JOB, shapes=seeds())
+        with connect(Login(server.url, f"{USER}:{PASSWORD}")) as client, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
+            annotate(client, [JOB], propagate, Options(None, (), False, False, tmp_path_factory.mktemp("w"), "test"))
+        found = results(server)
+    assert len(found) == 8 + 9
+    return found
+
+
+@pytest.mark.parametrize("at", range(REQUESTS))
+def test_stopped_while_tracking(cvat, run, propagate, undisturbed, at: int):
+    cvat.add(JOB, shapes=seeds())
+    every, sizes = counting(propagate)
+    with pytest.raises(KeyboardInterrupt):
+        run(failing(every, at, KeyboardInterrupt()))
+    assert len(sizes) == at and results(cvat) == []
+    run(every)
+    assert len(sizes) == REQUESTS  # none was made twice
+    assert results(cvat) == undisturbed
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("portion", [0, 2])
+def test_the_connection_breaks_while_uploading(cvat, run, monkeypatch, undisturbed, when: str, portion: int):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 4)
+    cvat.add(JOB, shapes=seeds())
+    cvat.once("PATCH", "annotations", drop, after=portion, answered_first=when == "after")
+    with pytest.raises(ConnectionError, match="what was done is kept"):
+        run()
+    assert len(results(cvat)) == 4 * (portion + (when == "after"))
+    assert f"{4 * (portion + (when == 'after')) or 'no'} there already".replace("no there already", "uploaded") in run()
+    assert results(cvat) == undisturbed
+
+
+def test_a_broken_upload_is_gone_on_with_at_once(cvat, run, monkeypatch, undisturbed):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 4)
+    cvat.add(JOB, shapes=seeds())
+    cvat.once("PATCH", "annotations", drop, after=1, answered_first=True)
+    cvat.once("PATCH", "annotations", refuse(502, "<html>Bad Gateway</html>"), after=2)
+    run(patience_s=5)
+    assert results(cvat) == undisturbed
+
+
+@pytest.mark.parametrize("note", ["uploading", "uploaded"])
+def test_stopped_between_upload_and_bookkeeping(cvat, run, monkeypatch, undisturbed, note: str):
+    cvat.add(JOB, shapes=seeds())
+    real = RunFolder.note
+
+    def stopped(folder: RunFolder, what: str, text: str) -> None:
+        if what == note and text:
+            raise KeyboardInterrupt
+        real(folder, what, text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "note", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    assert len(results(cvat)) == (17 if note == "uploaded" else 0)
+    run()
+    assert results(cvat) == undisturbed
+    assert cvat.uploads() == 1
+
+
+def test_killed_at_any_moment(cvat, command, tmp_path, monkeypatch):
+    """Real processes: one is killed between two requests, one while it uploads; then a third run finishes."""
+    frames = range(26)
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in frames}, LABELS)
+    cvat.add(JOB, shapes=[outline(5, GOLDEN_KOI)])
+    monkeypatch.setitem(os.environ, "MASKBANK_STORE", f"file://{tmp_path / 'banks'}")
+    monkeypatch.setitem(os.environ, "CVAT_ACCESS_TOKEN", TOKEN)
+    arguments = ["--job", str(JOB), "--work", str(tmp_path / "work")]
+    program = [sys.executable, "-m", "maskbank.cli", "job", "--server-host", cvat.url]
+
+    for method, path, after in (("GET", "/data$", 18), ("PATCH", "/annotations/$", 0)):
+        process = subprocess.Popen([*program, *arguments], env=os.environ, stderr=subprocess.DEVNULL)
+        cvat.once(method, path, process.kill, after)
+        assert process.wait(timeout=300) == -signal.SIGKILL
+    images = sum("/data?" in each for each in cvat.requests)
+    assert images <= 21 + 6 + 3  # each frame of both sweeps once, but for those of the request that was interrupted
+    code, printed, _ = command(*arguments)
+    assert code == 0 and "25 there already" in printed
+    assert frames_of(results(cvat)) == [frame for frame in frames if frame != 5]
+
+
+def test_a_finished_run_does_nothing_again(cvat, run, propagate):
+    cvat.add(JOB, shapes=seeds())
+    run()
+    before = json.dumps(cvat.jobs[JOB].annotations)
+    cvat.requests.clear()
+    call, sizes = counting(propagate)
+    assert run(call) == "Job 12: these outlines were tracked and the results uploaded before; nothing to do.\n"
+    assert sizes == [] and json.dumps(cvat.jobs[JOB].annotations) == before
+    assert not [each for each in cvat.requests if each.startswith("PATCH") or "/data?" in each]
+
+
+# Runs after runs
+
+
+def test_results_of_an_earlier_run_are_in_the_way(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run()
+    cvat.add(JOB, shapes=[outline(8, GOLDEN_KOI, source="semi-auto")])
+    call, sizes = counting(propagate)
+    before = json.dumps(cvat.jobs[JOB].annotations)
+    with pytest.raises(ValueError, match="already has 9 automatic annotations.*--replace"):
+        run(call)
+    assert "9 automatic annotations of earlier runs would have to be deleted first" in run(call, dry_run=True)
+    assert sizes and json.dumps(cvat.jobs[JOB].annotations) == before
+    printed = run(call, replace=True)
+    assert "8 shapes made, 8 uploaded.\n  9 automatic annotations of earlier runs deleted." in printed
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 5, 6, 7, 9]
+
+
+def test_replacing_deletes_nothing_else(cvat, run):
+    """CVAT counts the ids of shapes, tracks and tags apart: here what is deleted shares its ids with what is not."""
+    cvat.add(JOB, shapes=[box(9, GOLDEN_KOI, source="auto")])
+    people = {
+        "shapes": [outline(4, GOLDEN_KOI)],
+        "tracks": [{"label_id": TURTLE_LABEL["id"], "frame": 0, "shapes": [track_keyframe(0)]}],
+        "tags": [{"label_id": KOI["id"], "frame": 0}],
+    }
+    cvat.add(JOB, **people)
+    cvat.add(JOB, tracks=[{"label_id": KOI["id"], "frame": 0, "source": "auto", "shapes": [track_keyframe(0)]}])
+    others = [box(0, TURTLE, source="auto"), outline(1, TURTLE, source="auto", type="points", label_id=KOI["id"])]
+    cvat.add(JOB, shapes=others, tags=[{"label_id": KOI["id"], "frame": 3, "source": "auto"}])
+    ids = {kind: [each["id"] for each in own] for kind, own in cvat.jobs[JOB].annotations.items()}
+    assert ids == {"shapes": [1, 2, 3, 4], "tracks": [1, 2], "tags": [1, 2]}  # shape 1 and track 2 have to go
+    before = drawn_by_people(cvat)
+    run(labels=("koi",), replace=True)
+    assert drawn_by_people(cvat) == before
+    left = cvat.of_source(JOB, "auto")
+    assert [(each["type"], each["label_id"]) for each in left["shapes"][:2]] == [("rectangle", 8), ("points", 7)]
+    assert {each["type"] for each in left["shapes"][2:]} == {"mask"} and len(left["shapes"]) == 2 + 9
+    assert left["tracks"] == [] and len(left["tags"]) == 1
+
+
+def track_keyframe(frame: int) -> dict:
+    return {"type": "rectangle", "frame": frame, "points": box_of(true_mask(frame, TURTLE)), "outside": False}
+
+
+def test_another_form_replaces_without_tracking_again(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run()
+    call, sizes = counting(propagate)
+    run(call, form="track", replace=True)
+    assert sizes == [] and results(cvat) == []
+    assert len(results(cvat, "tracks")) == 1
+    run(call, replace=True)
+    assert sizes == [] and len(results(cvat)) == 9
+    assert results(cvat, "tracks") == []
+
+
+def test_replacing_brings_back_what_was_deleted(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run()
+    before = results(cvat)
+    del cvat.jobs[JOB].annotations["shapes"][3:]
+    assert "nothing to do" in run()
+    assert "9 shapes made, 7 uploaded, 2 there already." in run(replace=True)
+    assert results(cvat) == before
+
+
+# Changes midway
+
+
+def test_outlines_that_change_midway(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    drawn = cvat.jobs[JOB].annotations["shapes"][0]
+    cvat.once("GET", "/data$", lambda: drawn.update(points=outline(4, RED_KOI)["points"]), after=4)
+    with pytest.raises(ValueError, match="outlines in job 12 were changed while they were tracked"):
+        run()
+    assert results(cvat) == [] and cvat.uploads() == 0
+    run()
+    assert len(results(cvat)) == 9
+    assert quality(results(cvat), RED_KOI) > quality(results(cvat), GOLDEN_KOI)
+
+
+def test_attributes_that_change_midway_are_the_new_ones(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    drawn = cvat.jobs[JOB].annotations["shapes"][0]
+    cvat.once("GET", "/data$", lambda: drawn.update(attributes=[{"spec_id": NAME, "value": "Hana"}]), after=4)
+    run()
+    assert {each["attributes"][0]["value"] for each in results(cvat)} == {"Hana"}
+
+
+def test_a_frame_that_is_deleted_midway(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    cvat.once("GET", "/data$", lambda: cvat.jobs[JOB].deleted.add(6), after=8)
+    run()
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 5, 7, 8, 9]
+
+
+def test_a_frame_that_is_deleted_between_two_runs(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    with pytest.raises(KeyboardInterrupt):
+        run(failing(propagate, 2, KeyboardInterrupt()))
+    cvat.jobs[JOB].deleted.add(3)
+    call, sizes = counting(propagate)
+    run(call)
+    assert sizes == [3, 1]  # 6 frames were tracked before
+    assert frames_of(results(cvat)) == [1, 2, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_seed_frame_that_is_deleted_midway(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI), outline(7, GOLDEN_KOI)])
+    cvat.once("GET", "/data$", lambda: cvat.jobs[JOB].deleted.add(7), after=8)
+    with pytest.raises(ValueError, match="changed"):
+        run()
+    assert results(cvat) == []
+
+
+# The function
+
+
+@contextmanager
+def gateway(upstream: str) -> Iterator[tuple[str, list]]:
+    """A proxy in front of a function, and the answers that it gives by itself before it passes requests on."""
+    own: list[tuple[int, str]] = []
+
+    class Gateway(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if own:
+                status, text = own.pop(0)
+            else:
+                message = request.Request(upstream + self.path, body, {"Content-Type": "application/json"})
+                try:
+                    with request.urlopen(message) as response:
+                        status, text = 200, response.read().decode()
+                except error.HTTPError as refused:
+                    status, text = refused.code, refused.read().decode()
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", own
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def function_url(monkeypatch) -> Iterator[str]:
+    """A function of its own behind HTTP."""
+    monkeypatch.setenv("MASKBANK_SIZE", "96")
+    with local_function() as url:
+        yield url
+
+
+def test_a_deployed_function(cvat, run, function_url, undisturbed):
+    cvat.add(JOB, shapes=seeds())
+    run(deployed(function_url))
+    assert results(cvat) == undisturbed
+
+
+def test_a_function_that_is_busy_for_a_while(cvat, run, function_url, undisturbed, capsys):
+    cvat.add(JOB, shapes=seeds())
+    with gateway(function_url) as (url, own):
+        own += [(503, "The tracker's memory is unreachable; try again."), (502, "<html>Bad Gateway</html>")]
+        run(deployed(url), patience_s=5)
+    assert results(cvat) == undisturbed
+
+
+def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):
+    cvat.add(JOB, shapes=seeds())
+    with gateway(function_url) as (url, own):
+        propagate, sizes = counting(deployed(url))
+        asked = []
+
+        def call(body: dict) -> dict:
+            asked.append(body)
+            if len(asked) > 4:
+                own.append((503, "The tracker's memory is unreachable; try again."))
+            return propagate(body)
+
+        with pytest.raises(ConnectionError) as refused:
+            run(call, patience_s=0.05)
+    assert "503: The tracker's memory is unreachable" in str(refused.value)
+    assert "what was done is kept" in str(refused.value)
+    with pytest.raises(ConnectionError, match="cannot be reached .*refused"):
+        run(deployed(url))  # the gateway is gone
+    call, sizes = counting(deployed(function_url))
+    run(call)
+    assert len(sizes) == REQUESTS - 4
+    assert results(cvat) == undisturbed
+
+
+def test_a_function_that_restarts_and_forgets(cvat, run, monkeypatch):
+    """With a store in its memory it knows no state any more: the object starts again from its last seed."""
+    monkeypatch.setenv("MASKBANK_SIZE", "96")
+    monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 1)
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), outline(7, GOLDEN_KOI)])
+    lost = []
+    with local_function() as before_url, local_function() as after_url:
+        before, sizes = counting(deployed(before_url))
+        after = deployed(after_url)
+
+        def call(body: dict) -> dict:
+            if len(sizes) < 7:
+                return before(body)
+            try:
+                return after(body)
+            except StateExpired as error:
+                lost.append(str(error))
+                raise
+
+        run(call)
+    assert len(lost) == 1 and "no longer remembers" in lost[0]
+    images = [each.partition("number=")[2].partition("&")[0] for each in cvat.requests if "/data?" in each]
+    assert "".join(images) == "23456789" + "789" + "76543210"
+    assert frames_of(results(cvat)) == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert quality(results(cvat), GOLDEN_KOI) > 0.6
+
+
+def test_a_function_that_never_remembers(cvat, run, propagate):
+    """Such as several workers with a store in the memory of each."""
+    cvat.add(JOB, shapes=seeds())
+
+    def call(body: dict) -> dict:
+        if "states" in body:
+            raise StateExpired("The tracker no longer remembers it.")
+        return propagate(body)
+
+    with pytest.raises(ValueError, match="again and again.*MASKBANK_STORE"):
+        run(call)
+
+
+def test_answers_with_fewer_frames(cvat, run, propagate, undisturbed, monkeypatch):
+    cvat.add(JOB, shapes=seeds())
+    monkeypatch.setattr("maskbank.service.ANSWER_WITHIN_S", 0)  # one frame, and time is over
+    run()
+    assert results(cvat) == undisturbed
+    images = [each for each in cvat.requests if "/data?" in each]
+    assert len(images) == 8 + 8  # each frame was loaded once in each sweep
+
+
+def test_requests_are_no_larger_than_the_function_takes(cvat, run, propagate, monkeypatch):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    monkeypatch.setattr(sweeps, "BYTES_PER_REQUEST", 2 * max(len(jpeg(i)) for i in range(FRAMES)))
+    call, sizes = counting(propagate)
+    run(call)
+    assert sizes == [2] * 5
+
+
+def test_a_seed_that_lies_outside_the_image(cvat, run):
+    cvat.add(JOB, shapes=[outline(3, TURTLE, type="polygon", points=[700.0, 0.0, 800.0, 0.0, 700.0, 50.0])])
+    with pytest.raises(ValueError, match="^turtle on frame 3: The polygon covers no pixel"):
+        run()
+
+
+def test_a_seed_that_the_function_refuses(cvat, run):
+    hidden = outline(4, GOLDEN_KOI)
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI, group=1), hidden | {"group": 1}, hidden | {"group": 2}])
+    with pytest.raises(ValueError, match="Frame 4: koi 2: it lies wholly under other objects"):
+        run()
+
+
+# Jobs, tasks, people and servers
+
+
+def test_a_task(cvat, run, tmp_path, capsys):
+    cvat.jobs = {
+        job: StoredJob({i: jpeg(i) for i in frames}, LABELS, task=3, type=kind)
+        for job, frames, kind in (
+            (JOB, range(4), "annotation"),
+            (13, range(4, 8), "annotation"),
+            (14, range(8, 11), "annotation"),
+            (15, range(11), "ground_truth"),
+        )
+    }
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    cvat.add(14, shapes=[outline(10, TURTLE)])
+    cvat.add(15, shapes=[outline(10, TURTLE)])
+    with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
+        assert client.jobs_of_task(3) == [12, 13, 14]
+    printed = run(jobs=(12, 13, 14))
+    assert [line for line in printed.splitlines() if line.startswith("Job")] == [
+        "Job 12: 1 object tracked on 3 frames, 3 shapes made, 3 uploaded.",
+        "Job 13: nothing is outlined in it.",
+        "Job 14: 1 object tracked on 2 frames, 2 shapes made, 2 uploaded.",
+    ]
+    assert frames_of(cvat.of_source(14, "auto")["shapes"]) == [8, 9]
+
+
+def test_outlines_of_which_it_cannot_be_told_what_they_belong_to(cvat, run, propagate):
+    cvat.jobs[13] = StoredJob({i: jpeg(i) for i in range(4)}, LABELS)
+    cvat.add(JOB, shapes=[outline(0, TURTLE)])
+    cvat.add(13, shapes=[outline(0, GOLDEN_KOI), outline(0, RED_KOI), outline(3, RED_KOI)])
+    call, sizes = counting(propagate)
+    with pytest.raises(
+        ValueError, match="^Job 13: The label koi is outlined on the frames 0, 3, and several times on 0"
+    ):
+        run(call, jobs=(JOB, 13))
+    assert sizes == []  # all jobs are checked before the first is tracked
+
+
+def test_nothing_is_outlined(cvat, run):
+    cvat.add(JOB, shapes=[outline(0, TURTLE, source="auto")])
+    with pytest.raises(ValueError, match="nothing to track: outline each object"):
+        run()
+
+
+def test_two_at_once(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(0, TURTLE)])
+    refused = []
+
+    def call(body: dict) -> dict:
+        if not refused:
+            refused.append(None)
+            with pytest.raises(OSError) as error:
+                run()
+            refused[0] = str(error.value)
+        return propagate(body)
+
+    run(call)
+    assert one_sentence(refused[0])
+    assert len(results(cvat)) == 9
+
+
+def test_the_command(cvat, command, tmp_path):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    code, printed, _ = command(
+        "--auth", f"{USER}:{PASSWORD}", "--task", 1, "--as", "polygon", "--labels", "koi, turtle"
+    )
+    assert code == 0 and "9 shapes made, 9 uploaded." in printed
+    assert {each["type"] for each in results(cvat)} == {"polygon"}
+    assert list((tmp_path / "cache" / "maskbank").rglob("forward.jsonl"))
+    code, printed, _ = command("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--as", "polygon")
+    assert code == 0 and "nothing to do" in printed
+
+
+def test_the_command_with_a_token_and_a_function(cvat, command, function_url, monkeypatch, tmp_path):
+    monkeypatch.setitem(os.environ, "CVAT_ACCESS_TOKEN", TOKEN)
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    code, printed, _ = command("--job", JOB, "--function-url", function_url + "/", "--work", tmp_path / "here")
+    assert code == 0 and "9 uploaded" in printed
+    assert list((tmp_path / "here").rglob("backward.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--auth", f"{USER}:wrong", "--job", JOB], "refuses the login with 400: Unable to log in"),
+        (["--auth", f"{USER}:{PASSWORD}", "--job", 77], "has no job 77"),
+        (["--auth", f"{USER}:{PASSWORD}", "--task", 77], "has no task 77"),
+        (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--labels", "tortoise"], "has no label tortoise"),
+        (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--size", "9"], "MASKBANK_SIZE"),
+        (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--function-url", "localhost:1"], "begins with http"),
+        (["--job", JOB, "--function-url", "http://localhost:1", "--size", "96"], "--function-url"),
+    ],
+)
+def test_mistakes(cvat, command, arguments: list, expected: str):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    code, printed, complaint = command(*arguments)
+    assert code == 1 and printed == ""
+    assert complaint.startswith("maskbank: ") and expected in complaint and complaint.count("\n") == 1
+
+
+def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, function_url, monkeypatch):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    known = ["--auth", f"{USER}:{PASSWORD}", "--job", JOB]
+    code, _, complaint = command(*known, server="http://127.0.0.1:9")
+    assert code == 1 and "CVAT at http://127.0.0.1:9 cannot be reached" in complaint and complaint.count("\n") == 1
+    code, _, complaint = command(*known, server=function_url)
+    assert code == 1 and complaint.count("\n") == 1 and function_url in complaint
+    code, _, complaint = command(*known, "--function-url", cvat.url)
+    assert code == 1 and complaint.splitlines()[-1].startswith(f"maskbank: The function at {cvat.url} answers 401")
+    cvat.once("GET", f"/api/jobs/{JOB}$", refuse(403, {"detail": "You do not have permission to perform this action."}))
+    code, _, complaint = command(*known)
+    assert code == 1 and "refuses job 12 with 403: You do not have permission" in complaint
+    cvat.jobs[JOB].dimension = "3d"
+    code, _, complaint = command(*known)
+    assert code == 1 and "3d data" in complaint

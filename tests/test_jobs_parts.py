@@ -1,0 +1,448 @@
+"""The parts of `maskbank job` that need neither CVAT nor the function: objects, fusing, the work folder, uploads."""
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from support import one_sentence
+
+from maskbank.jobs import patience, uploads
+from maskbank.jobs.objects import JobObject, Label, Seed, find_objects, fingerprint
+from maskbank.jobs.patience import patiently
+from maskbank.jobs.results import Answer, RunFolder, SweepLog
+from maskbank.jobs.run import ranges
+from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
+from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
+from maskbank.shapes import Shape, encode_rle, shape_to_mask
+
+CAR = Label(1, "car", "any", frozenset({11}))
+BIKE = Label(2, "bike", "any", frozenset())
+LABELS = {label.id: label for label in (CAR, BIKE)}
+FRAMES = range(10)
+
+
+def shape(frame: int, label: Label = CAR, left: float = 0.0, **facts: object) -> dict:
+    """A rectangle as CVAT gives it, unless the facts say otherwise."""
+    known = {"type": "rectangle", "points": [left, 0.0, left + 10.0, 10.0], "rotation": 0.0, "outside": False}
+    known |= {"id": frame, "frame": frame, "label_id": label.id, "group": 0, "source": "manual", "z_order": 0}
+    return known | {"attributes": []} | facts
+
+
+def keyframe(frame: int, **facts: object) -> dict:
+    kept = ("id", "type", "frame", "points", "rotation", "outside", "z_order", "attributes")
+    known = shape(frame)
+    return {name: known[name] for name in kept} | facts
+
+
+def track(*keyframes: dict, label: Label = CAR, **facts: object) -> dict:
+    known = {"id": 1, "label_id": label.id, "group": 0, "source": "manual", "frame": keyframes[0]["frame"]}
+    return known | {"attributes": [], "shapes": list(keyframes)} | facts
+
+
+def found(*shapes: dict, tracks: tuple = (), labels: Mapping = LABELS, frames: object = FRAMES) -> dict[str, list[int]]:
+    """The names of the objects, with their seed frames."""
+    objects = find_objects({"shapes": list(shapes), "tracks": list(tracks)}, labels, frames)
+    return {each.name: list(each.seeds) for each in objects}
+
+
+def test_shapes_of_a_label_that_no_frame_has_twice_are_one_object():
+    assert found(shape(5), shape(0), shape(3, BIKE)) == {"car": [0, 5], "bike": [3]}
+
+
+def test_several_on_the_only_frame_are_an_object_each():
+    assert found(shape(2, left=20), shape(2), shape(0, BIKE)) == {"bike": [0], "car 1": [2], "car 2": [2]}
+
+
+def test_shapes_of_a_group_are_one_object():
+    grouped = [shape(0, group=4), shape(6, group=4), shape(0, group=5, left=30), shape(1, BIKE, group=4)]
+    assert found(*grouped) == {"car 1": [0, 6], "car 2": [0], "bike": [1]}
+
+
+def test_the_parts_of_a_group_on_one_frame_are_one_object():
+    [car] = find_objects({"shapes": [shape(0, group=4), shape(0, group=4, left=30)], "tracks": []}, LABELS, FRAMES)
+    assert [each.points[0] for each in car.seeds[0].shapes] == [0.0, 30.0]
+
+
+def test_the_keyframes_of_a_track_are_one_object():
+    first = track(keyframe(1), keyframe(4), id=8)
+    second = track(keyframe(1, points=[5.0, 5.0, 9.0, 9.0]), id=9)
+    assert found(shape(0), tracks=(first, second)) == {"car 1": [0], "car 2": [1, 4], "car 3": [1]}
+
+
+def test_where_a_track_is_outside_its_object_is_absent():
+    drawn = track(keyframe(1), keyframe(3, outside=True), keyframe(6), keyframe(8, outside=True))
+    [car] = find_objects({"shapes": [], "tracks": [drawn]}, LABELS, FRAMES)
+    assert list(car.seeds) == [1, 6]
+    assert car.absent == {3, 4, 5, 8, 9}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"source": "auto"}, {"type": "points"}, {"type": "polyline"}, {"type": "skeleton", "points": []}, {"frame": 99}],
+)
+def test_what_is_no_seed(facts: dict):
+    assert found(shape(0) | facts) == {}
+    assert found(tracks=(track(keyframe(0) | facts, source=facts.get("source", "manual")),)) == {}
+
+
+@pytest.mark.parametrize("source", ["manual", "semi-auto", "file"])
+def test_what_people_are_responsible_for_is_a_seed(source: str):
+    assert found(shape(0, source=source)) == {"car": [0]}
+
+
+def test_deleted_frames_and_other_labels_have_no_seeds():
+    assert found(shape(0), shape(3), frames=[0, 1, 2]) == {"car": [0]}
+    assert found(shape(0), shape(3, BIKE), labels={2: BIKE}) == {"bike": [3]}
+    assert found(tracks=(track(keyframe(0)),), frames=[]) == {}
+
+
+def test_outlines_that_could_be_one_object_or_several():
+    with pytest.raises(ValueError, match="label car .* frames 0, 7.* on 0") as refused:
+        found(shape(0), shape(0, left=20), shape(7), shape(1, BIKE))
+    assert one_sentence(str(refused.value).replace("; group", ", group"))
+    assert "group" in str(refused.value) and "track" in str(refused.value)
+
+
+def test_a_turned_rectangle_becomes_its_polygon():
+    drawn = {"points": [0.0, 10.0, 40.0, 20.0], "rotation": 90.0}
+    [car] = find_objects({"shapes": [shape(0, **drawn)], "tracks": []}, LABELS, FRAMES)
+    [turned] = car.seeds[0].shapes
+    assert car.type == "rectangle" and turned.type == "polygon"
+    mask = shape_to_mask(turned, np.zeros((50, 50, 3), np.uint8))
+    expected = np.zeros((50, 50), bool)
+    expected[0:35, 15:25] = True  # 10 wide and 40 high around (20, 15), cut at the image's edge
+    np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_turned_shape_turns_clockwise():
+    [car] = find_objects(
+        {"shapes": [shape(0, points=[0.0, 0.0, 20.0, 2.0], rotation=45.0)], "tracks": []}, LABELS, FRAMES
+    )
+    corners = np.reshape(car.seeds[0].shapes[0].points, (4, 2))
+    left, right = corners[[0, 3]].mean(axis=0), corners[[1, 2]].mean(axis=0)
+    assert left[1] < right[1]  # the right end goes down
+    ellipse = shape(0, type="ellipse", points=[25.0, 25.0, 45.0, 20.0], rotation=45.0)
+    [car] = find_objects({"shapes": [ellipse], "tracks": []}, LABELS, FRAMES)
+    mask = shape_to_mask(car.seeds[0].shapes[0], np.zeros((50, 50, 3), np.uint8))
+    assert mask[37, 37] and mask[13, 13] and not mask[13, 37] and not mask[37, 13]
+    assert mask.sum() == pytest.approx(np.pi * 20 * 5, rel=0.02)
+
+
+def test_a_fingerprint_changes_with_the_outlines_only():
+    def of(*shapes: dict) -> str:
+        return fingerprint(find_objects({"shapes": list(shapes), "tracks": []}, LABELS, FRAMES))
+
+    before = of(shape(0), shape(4))
+    assert of(shape(4, id=77), shape(0, id=78, attributes=[{"spec_id": 11, "value": "x"}], z_order=3)) == before
+    assert of(shape(0), shape(4), shape(5, source="auto")) == before
+    changed = [of(shape(0)), of(shape(0), shape(5)), of(shape(0), shape(4, left=1)), of(shape(0, BIKE), shape(4, BIKE))]
+    assert len({before, *changed}) == 5
+
+
+# Fusing
+
+
+def mask(left: int, width: int = 10) -> np.ndarray:
+    """CVAT's points of a box-shaped mask."""
+    pixels = np.zeros((20, 60), bool)
+    pixels[5:15, left : left + width] = True
+    return np.array(encode_rle(pixels), np.int32)
+
+
+def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), **seed: object) -> JobObject:
+    seeds = {
+        frame: Seed((Shape("mask", tuple(mask(0))),), **({"z_order": 0, "attributes": {}} | seed)) for frame in frames
+    }
+    return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent))
+
+
+def sweeps(ahead: dict[int, int | None], back: dict[int, int | None]) -> tuple[dict, dict]:
+    """The answers of two sweeps for one object: the left edges of its masks by frame. Only the forward one is sure."""
+
+    def answers(lefts: dict[int, int | None], confidence: float) -> dict[int, list[Answer]]:
+        return {frame: [Answer(None if x is None else mask(x), confidence)] for frame, x in lefts.items()}
+
+    return answers(ahead, 0.9), answers(back, 0.4)
+
+
+def test_the_sweeps_hand_over_where_they_agree_best():
+    ahead = dict(zip(range(10), [0, 1, 2, 3, 9, 9, 9, 9, 0, 0], strict=True))
+    back = dict(zip(range(10), [0, 9, 9, 4, 5, 6, 7, 8, 0, 0], strict=True))
+    [result] = fuse(range(10), [drawn_on(0, 8)], *sweeps(ahead, back))
+    # They agree best on frame 7 (IoU 9/11), and as well on 3; 3 is nearer to the middle of 1 to 7.
+    lefts = {frame: int(answer.mask[-4]) for frame, answer in result.items()}
+    assert lefts == {1: 1, 2: 2, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 9: 0}
+    assert [result[frame].confidence for frame in (1, 3, 9)] == [0.9, 0.4, 0.9]
+
+
+def test_beyond_the_seeds_there_is_one_sweep_only():
+    ahead, back = sweeps({4: 0, 5: 1}, {4: 0, 3: 2, 2: 3})
+    [result] = fuse([2, 3, 4, 5], [drawn_on(4)], ahead, back)
+    assert {frame: int(answer.mask[-4]) for frame, answer in result.items()} == {2: 3, 3: 2, 5: 1}
+
+
+def test_both_sweeps_agree_that_it_is_gone():
+    ahead = {0: 0, 1: 1, 2: None, 3: None, 4: 30, 5: 0}
+    back = {0: 0, 1: 30, 2: 30, 3: None, 4: 2, 5: 0}
+    [result] = fuse(range(6), [drawn_on(0, 5)], *sweeps(ahead, back))
+    assert result[3].mask is None
+    assert [int(result[frame].mask[-4]) for frame in (1, 4)] == [1, 2]
+
+
+def test_where_a_person_said_that_it_is_absent_nothing_counts():
+    ahead, back = sweeps(dict.fromkeys(range(5), 0), {0: 0})
+    [result] = fuse(range(5), [drawn_on(0, absent=(2, 3))], ahead, back)
+    assert list(result) == [1, 4]
+
+
+def test_each_object_has_its_own_seeds():
+    first, second = drawn_on(0, 2), drawn_on(3)
+    ahead, back = sweeps(dict.fromkeys(range(5), 0), dict.fromkeys(range(4), 1))
+    ahead = {frame: answers * 2 for frame, answers in ahead.items()}
+    back = {frame: answers * 2 for frame, answers in back.items()}
+    one, other = fuse(range(5), [first, second], ahead, back)
+    assert list(one) == [1, 3, 4] and list(other) == [0, 1, 2, 4]
+    assert [int(other[frame].mask[-4]) for frame in other] == [1, 1, 1, 0]
+
+
+def test_the_order_of_the_sweeps():
+    frames, objects = [0, 1, 3, 4, 6], [drawn_on(1, 4), drawn_on(3)]
+    assert forward_order(frames, objects) == [1, 3, 4, 6]
+    assert backward_order(frames, objects) == [4, 3, 1, 0]
+
+
+def test_after_a_loss_each_object_starts_from_a_seed():
+    objects = [drawn_on(1, 4), drawn_on(3), drawn_on(8)]
+    assert last_seeds([], objects) == 0
+    assert last_seeds([1, 2], objects) == 0
+    assert last_seeds([1, 2, 3, 4, 5], objects) == 2  # position of frame 3; the other one has a seed after it
+
+
+# The work folder
+
+
+def reply(*lefts: int | None, states: object = "now") -> dict:
+    shapes = [{"type": "mask", "points": mask(x).tolist()} if x is not None else None for x in lefts]
+    return {"frames": [{"shapes": [each], "confidences": [0.5]} for each in shapes], "states": [states]}
+
+
+def lefts(log: SweepLog) -> list[int | None]:
+    return [None if answer.mask is None else int(answer.mask[-4]) for [answer] in log.answers]
+
+
+def test_a_log_is_read_again(tmp_path):
+    log = SweepLog(tmp_path / "log", [0, 1, 2, 3])
+    log.append([0, 1], reply(0, None, states="earlier"))
+    log.append([2], reply(5))
+    again = SweepLog(tmp_path / "log", [0, 1, 2, 3])
+    assert lefts(again) == lefts(log) == [0, None, 5]
+    assert again.states == log.states == ["now"]
+
+
+def test_what_is_not_begun_is_not_gone(tmp_path):
+    log = SweepLog(tmp_path / "log", [0])
+    log.append([0], {"frames": [{"shapes": [None], "confidences": [None]}], "states": [None]})
+    assert log.answers == SweepLog(tmp_path / "log", [0]).answers == [[None]]
+
+
+@pytest.mark.parametrize("kept", [1, 20, -1])
+def test_an_unfinished_line_is_dropped(tmp_path, kept: int):
+    log = SweepLog(tmp_path / "log", range(9))
+    log.append([0, 1], reply(0, 1))
+    whole = log.path.stat().st_size
+    log.append([2, 3], reply(2, 3))
+    with log.path.open("r+b") as file:  # the process was killed while it wrote
+        file.truncate(whole + kept if kept > 0 else log.path.stat().st_size + kept)
+    again = SweepLog(tmp_path / "log", range(9))
+    assert lefts(again) == [0, 1]
+    again.append([2], reply(7))
+    assert lefts(SweepLog(tmp_path / "log", range(9))) == [0, 1, 7]
+
+
+def test_dropped_answers_stay_dropped(tmp_path):
+    log = SweepLog(tmp_path / "log", range(9))
+    log.append([0, 1, 2, 3], reply(0, 1, 2, 3))
+    log.drop_from(2)
+    assert log.states is None
+    assert lefts(SweepLog(tmp_path / "log", range(9))) == [0, 1]
+    assert SweepLog(tmp_path / "log", range(9)).states is None
+    log.append([2], reply(8))
+    assert lefts(SweepLog(tmp_path / "log", range(9))) == lefts(log) == [0, 1, 8]
+
+
+def test_frames_that_are_deleted_later_are_skipped(tmp_path):
+    log = SweepLog(tmp_path / "log", [0, 1, 2, 3])
+    log.append([0, 1, 2], reply(0, 1, 2))
+    again = SweepLog(tmp_path / "log", [0, 2, 3])
+    assert lefts(again) == [0, 2] and again.states == ["now"]
+
+
+def test_after_a_frame_that_is_restored_nothing_counts(tmp_path):
+    log = SweepLog(tmp_path / "log", [0, 2, 3])
+    log.append([0, 2], reply(0, 2))
+    again = SweepLog(tmp_path / "log", [0, 1, 2, 3])
+    assert lefts(again) == [0] and again.states is None
+
+
+def test_a_run_keeps_others_away(tmp_path):
+    with RunFolder(tmp_path / "a" / "b").alone():
+        with pytest.raises(OSError) as refused, RunFolder(tmp_path / "a" / "b").alone():
+            pass
+        assert one_sentence(str(refused.value))
+        with RunFolder(tmp_path / "a" / "c").alone():
+            pass
+    with RunFolder(tmp_path / "a" / "b").alone():
+        pass
+
+
+def test_notes(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    assert folder.noted("uploaded") is None
+    folder.note("uploaded", "mask")
+    assert RunFolder(tmp_path / "run").noted("uploaded") == "mask"
+
+
+# Uploads
+
+
+def answers(frames: Mapping[int, int | None], confidence: float = 0.75) -> dict[int, Answer]:
+    return {frame: Answer(None if x is None else mask(x), confidence) for frame, x in frames.items()}
+
+
+def test_shapes_keep_what_the_nearest_seed_has():
+    near, far = ({"z_order": z, "attributes": {11: value, 12: "b"}} for z, value in ((1, "near"), (2, "far")))
+    drawn = JobObject(
+        "car", CAR, 5, "mask", {0: Seed((Shape("mask", ()),), **near), 9: Seed((Shape("mask", ()),), **far)}
+    )
+    made = annotations_of([drawn], [answers({1: 3, 4: 4, 5: 5, 6: None})], None, range(10))
+    assert made["tracks"] == []
+    assert [(each["frame"], each["z_order"], each["attributes"][0]["value"]) for each in made["shapes"]] == [
+        (1, 1, "near"),
+        (4, 1, "near"),
+        (5, 2, "far"),
+    ]
+    assert made["shapes"][0] == {
+        "type": "mask",
+        "frame": 1,
+        "points": mask(3).tolist(),
+        "label_id": 1,
+        "group": 5,
+        "source": "auto",
+        "score": 0.75,
+        "z_order": 1,
+        "occluded": False,
+        "rotation": 0.0,
+        "attributes": [{"spec_id": 11, "value": "near"}, {"spec_id": 12, "value": "b"}],
+    }
+
+
+def test_a_track_ends_wherever_the_object_is_not_found():
+    drawn = drawn_on(4, attributes={11: "pose", 12: "name"}, z_order=2)
+    results = answers({1: 3, 2: 4, 3: None, 5: 5, 6: 6, 8: 7})
+    made = annotations_of([drawn], [results], "track", [0, 1, 2, 3, 4, 5, 6, 8])  # 7 is deleted
+    [track] = made["tracks"]
+    assert made["shapes"] == []
+    assert [(each["frame"], each["outside"]) for each in track["shapes"]] == [
+        (1, False),
+        (2, False),
+        (3, True),
+        (5, False),
+        (6, False),
+        (8, False),
+    ]
+    assert track["frame"] == 1 and track["source"] == "auto"
+    assert track["attributes"] == [{"spec_id": 12, "value": "name"}]
+    assert {each["type"] for each in track["shapes"]} == {"polygon"}
+    assert all(each["attributes"] == [{"spec_id": 11, "value": "pose"}] for each in track["shapes"])
+    assert track["shapes"][0]["z_order"] == 2
+    assert shape_to_mask(Shape("polygon", tuple(track["shapes"][0]["points"])), np.zeros((20, 60, 3))).sum() == 100
+
+
+def test_a_track_of_nothing_is_not_made():
+    assert annotations_of([drawn_on(4)], [answers({1: None})], "track", FRAMES)["tracks"] == []
+
+
+@pytest.mark.parametrize(
+    ("type", "form", "expected"),
+    [
+        ("mask", None, "mask"),
+        ("rectangle", None, "rectangle"),
+        ("rectangle", "mask", "mask"),
+        ("ellipse", "polygon", "polygon"),
+        ("ellipse", "track", "ellipse"),
+        ("mask", "track", "polygon"),
+    ],
+)
+def test_what_results_are_made_into(type: str, form: str | None, expected: str):
+    drawn = JobObject("car", CAR, 0, type, {})
+    assert result_type(drawn, form) == expected
+    made = annotations_of([drawn_on(0)], [answers({1: 3})], "polygon", FRAMES)
+    assert {each["type"] for each in made["shapes"]} == {"polygon"}
+
+
+def test_labels_that_take_one_type_only():
+    boxes = Label(1, "car", "rectangle", frozenset())
+    assert result_type(JobObject("car", boxes, 0, "rectangle", {}), None) == "rectangle"
+    with pytest.raises(ValueError, match="car has rectangle shapes only") as refused:
+        result_type(JobObject("car", boxes, 0, "rectangle", {}), "mask")
+    assert str(refused.value).endswith("--as.")
+
+
+def test_earlier_results_are_automatic_and_of_our_types():
+    ours, manual, points = shape(0, source="auto"), shape(1), shape(2, source="auto", type="points")
+    other, edited = shape(3, BIKE, source="auto"), shape(4, source="semi-auto")
+    tracks = [track(keyframe(0), source="auto"), track(keyframe(0)), track(keyframe(0, type="points"), source="auto")]
+    there = {"shapes": [ours, manual, points, other, edited], "tracks": tracks, "tags": [{"id": 1, "source": "auto"}]}
+    assert earlier_results(there, {CAR.id}) == {"shapes": [ours], "tracks": [tracks[0]]}
+
+
+def test_what_is_there_is_counted_off_once():
+    one, same, other = shape(0, id=1), shape(0, id=2, attributes=[{"spec_id": 1, "value": ""}]), shape(1)
+    tracks = [track(keyframe(0), keyframe(1)), track(keyframe(0))]
+
+    def left(these: list, those: list, kind: str) -> list:
+        empty = {"shapes": [], "tracks": []}
+        return without(empty | {kind: these}, empty | {kind: those})[kind]
+
+    assert left([one, same, other], [one], "shapes") == [same, other]
+    assert left([one], [one, same], "shapes") == []
+    assert left([one], [one | {"points": [0.001, 0.0, 10.0, 10.0]}], "shapes") == []
+    assert left([one], [one | {"group": 3}], "shapes") == [one]
+    assert left([one], [one | {"points": [1.0, 0.0, 10.0, 10.0]}], "shapes") == [one]
+    assert left(tracks, [tracks[1] | {"id": 9}], "tracks") == [tracks[0]]
+
+
+def test_uploads_come_in_portions(monkeypatch):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 3)
+    monkeypatch.setattr(uploads, "NUMBERS_PER_REQUEST", 100)
+    long = track(*(keyframe(frame) for frame in range(30)))
+    every = {"shapes": [shape(frame) for frame in range(7)], "tracks": [long, track(keyframe(0))]}
+    portions = list(in_requests(every))
+    assert [(len(each["shapes"]), len(each["tracks"])) for each in portions] == [(3, 0), (3, 0), (1, 0), (0, 1), (0, 1)]
+    assert [each for portion in portions for each in portion["shapes"]] == every["shapes"]
+    assert list(in_requests({"shapes": [], "tracks": []})) == []
+
+
+def test_ranges():
+    assert ranges([7, 1, 2, 3, 9, 10]) == "1-3, 7, 9-10"
+
+
+def test_patience(monkeypatch):
+    pauses, told = [], []
+    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    replies = iter([ConnectionError("Busy."), ConnectionError("Busy."), "done"])
+
+    def action() -> str:
+        answer = next(replies)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patiently(action, 60, told.append) == "done"
+    assert pauses == [0.5, 1.0] and told == ["Busy.", "Busy."]
+    with pytest.raises(ConnectionError, match="Gone"):
+        patiently(lambda: (_ for _ in ()).throw(ConnectionError("Gone")), 0, told.append)
+    with pytest.raises(ValueError):
+        patiently(lambda: json.loads("?"), 60, told.append)
+    assert len(told) == 2
