@@ -13,7 +13,11 @@ Call = Callable[[dict], dict]  # a request's body → the reply; raises Function
 
 
 class FunctionError(RuntimeError):
-    """The function refused a request or failed; the text is what the annotator would see."""
+    """The function refused a request or failed; the text is the status and what the annotator would see."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(f"{status}: {sentence}")
+        self.status, self.sentence = status, sentence
 
 
 def http_call(url: str, timeout: float = 120.0) -> Call:
@@ -25,7 +29,7 @@ def http_call(url: str, timeout: float = 120.0) -> Call:
             with request.urlopen(message, timeout=timeout) as response:
                 return json.load(response)
         except error.HTTPError as refused:
-            raise FunctionError(f"{refused.code}: {refused.read().decode(errors='replace')}") from None
+            raise FunctionError(refused.code, refused.read().decode(errors="replace")) from None
 
     return call
 

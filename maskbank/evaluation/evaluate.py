@@ -27,7 +27,7 @@ def handler_call(log_level: int = logging.ERROR) -> Call:
     def call(body: dict) -> dict:
         status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
         if status != 200:
-            raise FunctionError(f"{status}: {reply.decode()}")
+            raise FunctionError(status, reply.decode())
         return json.loads(reply)
 
     return call

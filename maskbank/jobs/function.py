@@ -29,8 +29,7 @@ def deployed(url: str) -> Propagate:
         try:
             reply = call(body)
         except FunctionError as error:
-            status, _, sentence = str(error).partition(": ")
-            raise _refusal(int(status), f"The function at {url}", sentence) from error
+            raise _refusal(error.status, f"The function at {url}", error.sentence) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ConnectionError(f"The function at {url} cannot be reached ({reason}).") from error
