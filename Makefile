@@ -5,21 +5,26 @@ BIN := $(VENV)/bin
 # Where torch comes from: its CPU build. For a GPU: make TORCH_INDEX=https://download.pytorch.org/whl/cu129
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BENCH_OUT ?= bench_out
+PLUGIN := plugins/cvat-ui/maskbank
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 
 # As in function.yaml, where it is explained: convolutions on a CPU run about 1.5 times as fast.
 export MALLOC_MMAP_THRESHOLD_ := 1073741824
 export MALLOC_TRIM_THRESHOLD_ := 536870912
 
-.PHONY: demo test bench clean
+.PHONY: demo test test-plugin bench clean
 
 demo: $(VENV)/.demo-ready
 	$(BIN)/python tools/demo.py --out demo_out
 
-test: $(VENV)/.test-ready
+test: $(VENV)/.test-ready test-plugin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q
+
+# Against the function, with its own Python.
+test-plugin: $(VENV)/.test-ready $(PLUGIN)/node_modules/.ready
+	cd $(PLUGIN) && PYTHON=$(abspath $(BIN)/python) npm test
 
 bench: $(VENV)/.demo-ready
 	$(BIN)/python tools/bench.py --out $(BENCH_OUT)
@@ -40,5 +45,14 @@ $(VENV)/.test-ready: $(VENV)/.torch-ready pyproject.toml
 		|| { echo "The tests need shellcheck and redis-server: install them with your package manager." >&2; exit 1; }
 	touch $@
 
+$(PLUGIN)/node_modules/.ready: $(PLUGIN)/package-lock.json
+	@command -v npm >/dev/null && command -v chromium >/dev/null \
+		|| { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm chromium; } \
+		|| { echo "The plugin's tests need npm and chromium: install them with your package manager." >&2; exit 1; }
+	@node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' \
+		|| { echo "The plugin's tests need Node.js 20 or newer, but this is $$(node --version)." >&2; exit 1; }
+	cd $(PLUGIN) && npm ci
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo_out $(BENCH_OUT)
+	rm -rf $(VENV) demo_out $(BENCH_OUT) $(PLUGIN)/node_modules

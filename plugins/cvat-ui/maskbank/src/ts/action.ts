@@ -1,0 +1,195 @@
+import { BaseCollectionAction } from 'cvat-core-wrapper';
+import type {
+    ActionParameters,
+    Collection,
+    CollectionActionInput,
+    CollectionActionOutput,
+    Core,
+    Drawn,
+    Job,
+    Model,
+    ObjectState,
+} from './cvat-types';
+import { framesToTrack } from './frames';
+import type { FollowedObject } from './objects';
+import { followedObjects } from './objects';
+import { OUTLINE_TYPES } from './outlines';
+import { nothing, resultsOf } from './results';
+import { sentenceOf } from './sentences';
+import type { Settings } from './settings';
+import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
+import type { Tracked, TrackerRequest } from './tracking';
+import { trackObjects } from './tracking';
+
+/** What the action needs of CVAT's user interface. */
+export interface Screen {
+    trackers(): readonly Model[]; // that the interface lists
+    notify(kind: 'info' | 'warning' | 'error', sentence: string): void;
+    showFrame(frame: number): Promise<void>; // with its annotations as they are now
+}
+
+/** Tracks the objects of the current frame up to another frame. */
+export class AITracker extends BaseCollectionAction {
+    readonly #core: Core;
+    readonly #screen: Screen;
+    #job!: Job;
+    #settings!: Settings;
+    #frameToShow: number | null = null; // once CVAT has taken over the results
+    // All that was drawn since the page was loaded: what a person changes is no longer among it.
+    readonly #drawn = new Set<string>();
+
+    constructor(core: Core, screen: Screen) {
+        super();
+        this.#core = core;
+        this.#screen = screen;
+    }
+
+    get name(): string {
+        return 'AI tracker';
+    }
+
+    get parameters(): ActionParameters {
+        return parameters(maskTrackers(this.#screen.trackers()));
+    }
+
+    isApplicableForObject(state: ObjectState): boolean {
+        return OUTLINE_TYPES.includes(state.shapeType);
+    }
+
+    applyFilter({ collection, frameData }: Pick<CollectionActionInput, 'collection' | 'frameData'>): Collection {
+        const frame = frameData.number;
+        return {
+            shapes: collection.shapes.filter((shape) => shape.frame === frame && OUTLINE_TYPES.includes(shape.type)),
+            tags: [],
+            tracks: collection.tracks.filter(({ shapes }) => OUTLINE_TYPES.includes(shapes[0]?.type ?? '')),
+        };
+    }
+
+    async init(job: Job, chosen: Record<string, unknown>): Promise<void> {
+        this.#job = job;
+        this.#settings = readSettings(chosen, job);
+    }
+
+    async run(input: CollectionActionInput): Promise<CollectionActionOutput> {
+        const [job, settings, from] = [this.#job, this.#settings, input.frameData.number];
+        const numbers = await job.frames.frameNumbers();
+        const frames = framesToTrack(numbers, from, settings.target);
+        if (!frames.length) {
+            throw new Error('There is no frame between this one and the target frame; choose another target frame.');
+        }
+        const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
+        const objects = await this.#objects(input.collection, from, frames);
+
+        const call = (request: TrackerRequest): Promise<unknown> =>
+            this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
+        input.onProgress(`Starting on frame ${from}`, 0);
+        let tracked: Tracked;
+        try {
+            tracked = await trackObjects(call, objects, {
+                ...{ from, frames, useSeeds: settings.useSeeds, stopBelow: settings.stopBelow },
+                isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
+                cancelled: input.cancelled,
+                onFrame: (frame, confidence) => {
+                    const count = frames.indexOf(frame) + 1;
+                    const how = confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`;
+                    const percent = Math.round((100 * count) / frames.length);
+                    input.onProgress(`Frame ${frame} (${count} of ${frames.length})${how}`, percent);
+                },
+                onUnreadable: () => this.#tellUnreadable(objects),
+            });
+        } catch (error) {
+            throw new Error(sentenceOf(error));
+        }
+
+        const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
+        this.#tellEnd(tracked, objects, kept);
+        if (!kept) {
+            return { created: nothing(), deleted: nothing() };
+        }
+        if (tracked.end.reason === 'cancelled') {
+            this.#frameToShow = from; // CVAT does not draw anew what was cancelled
+        }
+        const behind = await this.#frameBehind(numbers, Math.max(from, tracked.done.at(-1) ?? from));
+        const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
+        made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
+        return { created, deleted };
+    }
+
+    async destroy(): Promise<void> {
+        const frame = this.#frameToShow;
+        this.#frameToShow = null;
+        if (frame !== null) {
+            await this.#screen.showFrame(frame);
+        }
+    }
+
+    async #objects(collection: Collection, from: number, frames: readonly number[]): Promise<FollowedObject[]> {
+        const { convert, useSeeds } = this.#settings;
+        const { objects, unclear } = followedObjects(collection, {
+            ...{ from, frames, convert, useSeeds },
+            everything: await this.#job.annotations.export(),
+            states: await this.#job.annotations.get(from, false, []),
+            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#drawn.has(this.#fingerprint(drawn)),
+        });
+        if (!objects.length) {
+            throw new Error('There is no mask, polygon, ellipse or box on this frame to be tracked.');
+        }
+        if (objects.every(({ annotated, absent }) => frames.every((f) => annotated.has(f) || absent.has(f)))) {
+            throw new Error(`These objects are annotated already, on every frame up to frame ${frames.at(-1)}.`);
+        }
+        if (unclear) {
+            this.#screen.notify(
+                'warning',
+                'On some frame there are several shapes with the same label and group. It is unclear which object each ' +
+                    'of them is, so shapes on other frames were left as they are. Give every object a group of its own.',
+            );
+        }
+        if (convert && collection.shapes.some(({ type }) => type === 'mask')) {
+            this.#screen.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
+        }
+        return objects;
+    }
+
+    #tellUnreadable(objects: readonly FollowedObject[]): void {
+        if (this.#settings.stopBelow > 0 || objects.some(({ start }) => start.type === 'rectangle')) {
+            this.#screen.notify(
+                'warning',
+                'This CVAT hides how sure the tracker is: it will not stop when it is unsure, and a box stays where its ' +
+                    'object was seen last.',
+            );
+        }
+    }
+
+    #tellEnd({ done, end }: Tracked, objects: readonly FollowedObject[], kept: boolean): void {
+        if (end.reason === 'failed') {
+            const what = kept ? `What was tracked up to frame ${done.at(-1)} is kept.` : 'Nothing of this run is kept.';
+            this.#screen.notify('error', `Frame ${end.frame}: ${sentenceOf(end.error)} ${what}`);
+        }
+        if (end.reason === 'unsure') {
+            const label = this.#job.labels.find(({ id }) => id === objects[end.object]?.source.label_id);
+            this.#frameToShow = end.frame;
+            this.#screen.notify(
+                'info',
+                `Stopped on frame ${end.frame}: the confidence for ${label?.name ?? 'an object'} is ` +
+                    `${end.confidence.toFixed(2)}. Correct it here, then track on.`,
+            );
+        }
+    }
+
+    /** The next frame that is not deleted: on one that is, a keyframe would not count. */
+    async #frameBehind(numbers: readonly number[], last: number): Promise<number | undefined> {
+        for (const frame of framesToTrack(numbers, last, Infinity)) {
+            // If CVAT cannot be asked just now, what was tracked must not be lost for it.
+            const { deleted } = await this.#job.frames.get(frame).catch(() => ({ deleted: false }));
+            if (!deleted) {
+                return frame;
+            }
+        }
+        return undefined;
+    }
+
+    #fingerprint({ frame, type, points, outside }: Drawn): string {
+        const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
+        return JSON.stringify([this.#job.id, frame, type, !!outside, rounded]);
+    }
+}

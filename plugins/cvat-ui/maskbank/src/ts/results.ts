@@ -1,0 +1,175 @@
+import type { Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
+import type { FollowedObject, FollowedShape } from './objects';
+import type { Outline } from './outlines';
+import type { Target, Tracked } from './tracking';
+
+export interface Results extends CollectionActionOutput {
+    made: Drawn[]; // what of it tracking found
+}
+
+export interface Span {
+    from: number;
+    behind: number | undefined; // the next frame of the job behind all that were tracked through
+}
+
+type Found = ReadonlyMap<number, Outline | null>; // by frame; null: gone
+
+export function nothing(): Collection {
+    return { shapes: [], tags: [], tracks: [] };
+}
+
+/** What tracking changes in a job. */
+export function resultsOf(
+    objects: readonly FollowedObject[],
+    { done, found }: Pick<Tracked, 'done' | 'found'>,
+    labels: Job['labels'],
+    span: Span,
+): Results {
+    const all = objects.flatMap((object, index) => {
+        const own: Found = found[index] ?? new Map();
+        return own.size ? [changesOf(object, own, done, labels, span)] : []; // else all of it was annotated
+    });
+    return {
+        created: { shapes: all.flatMap(({ shapes }) => shapes), tags: [], tracks: all.flatMap(({ tracks }) => tracks) },
+        deleted: {
+            shapes: all.flatMap(({ oldShapes }) => oldShapes),
+            tags: [],
+            tracks: all.flatMap(({ oldTracks }) => oldTracks),
+        },
+        made: all.flatMap(({ made }) => made),
+    };
+}
+
+interface Changes {
+    shapes: Shape[];
+    tracks: Track[];
+    oldShapes: Shape[];
+    oldTracks: Track[];
+    made: Drawn[];
+}
+
+function changesOf(
+    object: FollowedObject,
+    found: Found,
+    done: readonly number[],
+    labels: Job['labels'],
+    span: Span,
+): Changes {
+    if (object.kind === 'track') {
+        const ends = isOutside(object.source.shapes, span.behind);
+        const { keyframes, made } = keyframesOf(object.source, object, found, done, span, ends);
+        const tracks = [withKeyframes(object.source, keyframes)];
+        return { shapes: [], tracks, oldShapes: [], oldTracks: [object.source], made };
+    }
+    const before = done.flatMap((frame) => object.others.get(frame) ?? []);
+    if (object.becomesTrack) {
+        const track = convertedTrack(object.source, before, labels);
+        const { keyframes, made } = keyframesOf(track, object, found, done, span, true);
+        const tracks = [withKeyframes(track, keyframes)];
+        return { shapes: [], tracks, oldShapes: [object.source, ...before], oldTracks: [], made };
+    }
+    const made = shapesOf(object, found);
+    const replaced = before.filter(({ frame }) => found.has(frame));
+    const regrouped = object.group === object.source.group ? [] : [object.source];
+    return {
+        shapes: [...made, ...regrouped.map((shape) => ({ ...withoutIds(shape), group: object.group }))],
+        tracks: [],
+        oldShapes: [...replaced, ...regrouped],
+        oldTracks: [],
+        made,
+    };
+}
+
+function shapesOf({ source, group }: FollowedShape, found: Found): Shape[] {
+    const { label_id, occluded, z_order, attributes } = source;
+    const always = { label_id, group, occluded, z_order, rotation: 0, outside: false, source: 'auto', elements: [] };
+    return [...found].flatMap(([frame, outline]) =>
+        outline ? [{ ...always, frame, ...outline, attributes: attributes.map((each) => ({ ...each })) }] : [],
+    );
+}
+
+/**
+ * The keyframes of a track after tracking, in order, and those of them that are new.
+ *
+ * @param ends whether it is gone behind what was tracked through; else it stays where it was seen last
+ */
+function keyframesOf(
+    track: Track,
+    { start, annotated }: Target,
+    found: Found,
+    done: readonly number[],
+    { from, behind }: Span,
+    ends: boolean,
+): { keyframes: Keyframe[]; made: Keyframe[] } {
+    const before = [...track.shapes].sort(byFrame);
+    const { occluded, z_order } = before.findLast(({ frame }) => frame <= from) ?? before[0]!;
+    const after = new Map(before.map((keyframe) => [keyframe.frame, keyframe]));
+    const own = new Set<Keyframe>();
+    let { points } = start;
+    const set = (frame: number, outline: Outline | null): void => {
+        points = outline?.points ?? points;
+        const attributes = after.get(frame)?.attributes ?? [];
+        const keyframe = { frame, ...start, points, rotation: 0, occluded, z_order, outside: !outline, attributes };
+        after.set(frame, keyframe);
+        own.add(keyframe);
+    };
+    done.filter((frame) => !annotated.has(frame)).forEach((frame) => set(frame, found.get(frame) ?? null));
+    if (ends && behind !== undefined && !after.has(behind)) {
+        set(behind, null);
+    }
+    const ordered = [...after.values()].sort(byFrame);
+    const keyframes = ordered.filter((keyframe, index) => {
+        const saysNothingNew = keyframe.outside && (ordered[index - 1]?.outside ?? true) && !keyframe.attributes.length;
+        return !(own.has(keyframe) && saysNothingNew);
+    });
+    const [first] = keyframes;
+    if (first && before[0] && first.frame < before[0].frame) {
+        first.attributes = before[0].attributes; // attributes hold from a keyframe on, and there were none before it
+    }
+    return { keyframes, made: keyframes.filter((keyframe) => own.has(keyframe)) };
+}
+
+function isOutside(keyframes: readonly Keyframe[], frame: number | undefined): boolean {
+    const before = keyframes.filter((keyframe) => frame !== undefined && keyframe.frame <= frame).sort(byFrame);
+    return before.at(-1)?.outside ?? false;
+}
+
+/** A shape as a track, along with the shapes that become keyframes of it. */
+function convertedTrack(source: Shape, absorbed: readonly Shape[], labels: Job['labels']): Track {
+    const label = labels.find(({ id }) => id === source.label_id);
+    const mutable = new Set(label?.attributes.filter((each) => each.mutable).map(({ id }) => id));
+    return {
+        label_id: source.label_id,
+        group: source.group,
+        source: source.source,
+        frame: source.frame,
+        elements: [],
+        attributes: source.attributes.filter(({ spec_id }) => !mutable.has(spec_id)),
+        shapes: [source, ...absorbed].map(({ frame, type, points, rotation, occluded, z_order, attributes }) => ({
+            ...{ frame, type, points, rotation, occluded, z_order, outside: false },
+            attributes: attributes.filter(({ spec_id }) => mutable.has(spec_id)),
+        })),
+    };
+}
+
+/** The same track with other keyframes; partly a program's work, unless all of it was so before. */
+function withKeyframes(track: Track, keyframes: readonly Keyframe[]): Track {
+    return {
+        ...withoutIds(track),
+        frame: keyframes[0]?.frame ?? track.frame,
+        source: track.source === 'auto' ? 'auto' : 'semi-auto',
+        shapes: keyframes.map(withoutIds),
+    };
+}
+
+/** A copy that CVAT takes for something new. */
+function withoutIds<Drawing extends { id?: number; clientID?: number }>(
+    drawing: Drawing,
+): Omit<Drawing, 'id' | 'clientID'> {
+    const { id: _, clientID: __, ...rest } = drawing;
+    return rest;
+}
+
+function byFrame(one: Keyframe, other: Keyframe): number {
+    return one.frame - other.frame;
+}

@@ -1,0 +1,23 @@
+/**
+ * CVAT does not pass on what the function says when it refuses a request. The server answers with the function's status
+ * and a line of its HTTP library, such as "410 Client Error: Gone for url: http://nuclio:8070/…". These are the
+ * sentences for it.
+ */
+const BY_STATUS: Record<number, string> = {
+    400: 'The tracker refused the request; its log tells the administrator why.',
+    410: 'The tracker no longer remembers these objects; start tracking again.',
+    413: 'These are more objects, or larger frames, than the tracker takes at once.',
+    503: 'The tracker or its memory is unreachable; try again.',
+    504: 'The tracker did not answer in time; try again.',
+};
+const OF_AN_HTTP_LIBRARY = /for url: |HTTPConnectionPool|^<|^Request failed with status code/;
+
+/** One sentence that says what went wrong in a call of the tracker: the function's own wherever it comes through. */
+export function sentenceOf(error: unknown): string {
+    const text = error instanceof Error ? error.message : String(error);
+    if (!OF_AN_HTTP_LIBRARY.test(text)) {
+        return /[.!?]$/.test(text) ? text : `${text}.`;
+    }
+    const status = Number(typeof error === 'object' && error !== null && 'code' in error ? error.code : NaN);
+    return BY_STATUS[status] ?? 'The tracker failed; its log tells the administrator why.';
+}

@@ -1,0 +1,77 @@
+import type { ActionParameters, Job, Model } from './cvat-types';
+
+export interface Settings {
+    target: number; // frame
+    useSeeds: boolean;
+    convert: boolean;
+    stopBelow: number; // confidence; 0: never
+    keepOnCancel: boolean;
+    tracker: string | undefined; // its title
+}
+
+const TARGET = 'Target frame';
+const SEEDS = 'Use later annotated frames as seeds';
+const CONVERT = 'Convert shapes to track';
+const UNSURE = 'Stop when unsure';
+const CANCEL = 'On cancel';
+const TRACKER = 'Tracker';
+const [KEEP, DISCARD] = ['keep what was done', 'keep nothing'];
+
+/** What CVAT asks the annotator before the action runs; which tracker, only where there are several. */
+export function parameters(trackers: readonly Model[]): ActionParameters {
+    const titles = trackers.map(titleOf);
+    const checkbox = { type: 'checkbox', values: ['true', 'false'] } as const;
+    return {
+        [TARGET]: {
+            type: 'number',
+            values: ({ instance }) => [instance.startFrame, instance.stopFrame, 1].map(String),
+            defaultValue: ({ instance }) => String(instance.stopFrame),
+        },
+        [SEEDS]: { ...checkbox, values: [...checkbox.values], defaultValue: 'true' },
+        [CONVERT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
+        [UNSURE]: { type: 'number', values: ['0', '1', '0.05'], defaultValue: '0' },
+        [CANCEL]: { type: 'select', values: [KEEP, DISCARD], defaultValue: KEEP },
+        ...(titles.length > 1 ? { [TRACKER]: { type: 'select', values: titles, defaultValue: titles[0]! } } : {}),
+    };
+}
+
+/** The annotator's choices; CVAT offers the last ones again, even in a job with other frames. */
+export function readSettings(chosen: Record<string, unknown>, job: Job): Settings {
+    const target = Number(chosen[TARGET] ?? job.stopFrame);
+    const tracker = chosen[TRACKER];
+    return {
+        target: Math.min(Math.max(Number.isFinite(target) ? target : job.stopFrame, job.startFrame), job.stopFrame),
+        useSeeds: String(chosen[SEEDS]) !== 'false',
+        convert: String(chosen[CONVERT]) === 'true',
+        stopBelow: Number(chosen[UNSURE]) || 0,
+        keepOnCancel: chosen[CANCEL] !== DISCARD,
+        tracker: typeof tracker === 'string' ? tracker : undefined,
+    };
+}
+
+/** The trackers that take masks, MaskBank first. */
+export function maskTrackers(models: readonly Model[]): Model[] {
+    const isMaskBank = (model: Model): boolean => model.id === 'maskbank' || model.name === 'AI tracker';
+    const taken = models.filter(
+        (model) => model.kind === 'tracker' && (isMaskBank(model) || model.supportedShapeTypes?.includes('mask')),
+    );
+    return [...taken.filter(isMaskBank), ...taken.filter((model) => !isMaskBank(model))];
+}
+
+/** The tracker with a title, or the first one. */
+export function chooseTracker(models: readonly Model[], title: string | undefined): Model {
+    const trackers = maskTrackers(models);
+    const chosen = title === undefined ? trackers[0] : trackers.find((model) => titleOf(model) === title);
+    if (!chosen) {
+        throw new Error(
+            title === undefined
+                ? 'CVAT lists no tracker for masks: the function "AI tracker" is not deployed, or not ready.'
+                : `CVAT no longer lists the tracker ${title}; choose another one.`,
+        );
+    }
+    return chosen;
+}
+
+function titleOf({ name, id }: Model): string {
+    return `${name} (${id})`;
+}

@@ -1,0 +1,152 @@
+import type { Outline } from './outlines';
+import { sameOutline } from './outlines';
+import type { Certainty } from './states';
+import { readState } from './states';
+
+/** One object to track, and what a person said of it on the frames to come. */
+export interface Target {
+    start: Outline;
+    annotated: ReadonlyMap<number, Outline | null>; // by frame; null: it is gone
+    absent: ReadonlySet<number>; // all frames for which a person said so
+}
+
+export type TrackerRequest =
+    | { type: 'init_tracking'; frame: number; shapes: Outline[] }
+    | { type: 'track'; frame: number; states: unknown[]; shapes?: (Outline | null)[] };
+
+export interface Options {
+    from: number;
+    frames: readonly number[]; // to track through, in order
+    useSeeds: boolean; // whether annotated outlines are sent along
+    stopBelow: number; // confidence
+    isDeleted(frame: number): Promise<boolean>;
+    cancelled(): boolean;
+    onFrame(frame: number, lowestConfidence: number | null): void;
+    onUnreadable(): void; // once, if a state hides its confidence
+}
+
+export type End =
+    | { reason: 'finished' | 'cancelled' }
+    | { reason: 'unsure'; frame: number; object: number; confidence: number }
+    | { reason: 'failed'; frame: number; error: unknown };
+
+export interface Tracked {
+    done: number[]; // frames, in the order of tracking
+    found: Map<number, Outline | null>[]; // by object and frame; null: gone. Not where a person said what is there
+    end: End;
+}
+
+interface Answer {
+    shapes: (Outline | null)[];
+    states: unknown[];
+}
+
+/**
+ * Follows objects through frames, all of them with one call for each frame.
+ *
+ * What fails before the first frame is done is thrown; what fails later ends the tracking, and what was done stays.
+ */
+export async function trackObjects(
+    call: (request: TrackerRequest) => Promise<unknown>,
+    objects: readonly Target[],
+    options: Options,
+): Promise<Tracked> {
+    const done: number[] = [];
+    const found = objects.map(() => new Map<number, Outline | null>());
+    let unreadable = false;
+    const ended = (end: End): Tracked => ({ done, found, end });
+
+    const start = {
+        type: 'init_tracking',
+        frame: options.from,
+        shapes: objects.map((object) => object.start),
+    } as const;
+    let states = statesOf(objects.length, await call(start));
+    for (const frame of options.frames) {
+        if (options.cancelled()) {
+            return ended({ reason: 'cancelled' });
+        }
+        let certainties: (Certainty | null)[];
+        try {
+            if (await options.isDeleted(frame)) {
+                continue;
+            }
+            const seeds = objects.map((object) => (options.useSeeds && object.annotated.get(frame)) || null);
+            const answer = await nextFrame(call, frame, states, seeds);
+            states = answer.states;
+            certainties = await Promise.all(states.map((state) => readState(state)));
+            objects.forEach((object, index) => {
+                if (!object.annotated.has(frame) && !object.absent.has(frame)) {
+                    const visible = certainties[index]?.visible ?? true; // a box is answered even where it is gone
+                    found[index]?.set(frame, visible ? (answer.shapes[index] ?? null) : null);
+                }
+            });
+        } catch (error) {
+            if (!done.length) {
+                throw error;
+            }
+            return ended({ reason: 'failed', frame, error });
+        }
+        done.push(frame);
+        if (!unreadable && certainties.includes(null)) {
+            unreadable = true;
+            options.onUnreadable();
+        }
+        const asked = objects.flatMap((_, index) => (found[index]?.has(frame) ? [index] : []));
+        const confidences = asked.map((index) => certainties[index]?.confidence ?? Infinity);
+        const lowest = Math.min(...confidences);
+        options.onFrame(frame, Number.isFinite(lowest) ? lowest : null);
+        if (lowest < options.stopBelow) {
+            const object = asked[confidences.indexOf(lowest)] ?? 0;
+            return ended({ reason: 'unsure', frame, object, confidence: lowest });
+        }
+    }
+    return ended({ reason: options.cancelled() ? 'cancelled' : 'finished' });
+}
+
+/** The answer on the next frame, where some objects may be outlined by a person: these outlines join what is known. */
+async function nextFrame(
+    call: (request: TrackerRequest) => Promise<unknown>,
+    frame: number,
+    states: unknown[],
+    seeds: (Outline | null)[],
+): Promise<Answer> {
+    if (!seeds.some(Boolean)) {
+        return answerFor(states.length, await call({ type: 'track', frame, states }));
+    }
+    const answer = answerFor(states.length, await call({ type: 'track', frame, states, shapes: seeds }));
+    // The function answers a seed with the seed. Where it does not, the server has dropped it on the way.
+    const dropped = seeds.flatMap((seed, index) =>
+        seed && !sameOutline(seed, answer.shapes[index] ?? null) ? [{ seed, index }] : [],
+    );
+    if (dropped.length) {
+        const request = { type: 'init_tracking', frame, shapes: dropped.map(({ seed }) => seed) } as const;
+        const states = statesOf(dropped.length, await call(request));
+        dropped.forEach(({ index }, position) => {
+            answer.states[index] = states[position];
+        });
+    }
+    return answer;
+}
+
+/** The reply to `track`, checked: an outline or null, and a state, for each object in the order of the request. */
+function answerFor(objects: number, reply: unknown): Answer {
+    const states = statesOf(objects, reply);
+    const { shapes } = reply as { shapes?: unknown };
+    if (!Array.isArray(shapes) || shapes.length !== objects || !shapes.every(isOutlineOrNull)) {
+        throw new Error('The tracker does not answer as a tracker of masks does.');
+    }
+    return { shapes, states };
+}
+
+function statesOf(objects: number, reply: unknown): unknown[] {
+    const { states } = (reply ?? {}) as { states?: unknown };
+    if (!Array.isArray(states) || states.length !== objects) {
+        throw new Error(`The tracker was asked for ${objects} objects, but did not answer for as many.`);
+    }
+    return [...states];
+}
+
+function isOutlineOrNull(shape: Partial<Outline> | null): boolean {
+    return shape === null || (typeof shape?.type === 'string' && Array.isArray(shape.points));
+}

@@ -1,0 +1,737 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import type { Screen } from '../src/ts/action';
+import { AITracker } from '../src/ts/action';
+import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
+import { coreOf, interpolated, runAction, ServerError, StoredJob } from './cvat';
+import { MASKBANK, moved, Server } from './server';
+
+const BOX = [10, 20, 30, 40];
+const MASK = [0, 2, 1, 3, 100, 50, 102, 51];
+const POLYGON = [5, 5, 15, 5, 10, 15];
+const ELLIPSE = [50, 50, 60, 45];
+
+let job: StoredJob;
+let server: Server;
+let action: AITracker;
+let notices: [string, string][];
+let shownFrames: number[];
+
+beforeEach(() => {
+    job = new StoredJob(range(0, 19));
+    server = new Server();
+    notices = [];
+    shownFrames = [];
+    const screen: Screen = {
+        trackers: () => [MASKBANK],
+        notify: (kind, sentence) => notices.push([kind, sentence]),
+        showFrame: async (frame) => {
+            // CVAT has taken over the results by then.
+            shownFrames.push(frame);
+        },
+    };
+    action = new AITracker(coreOf([MASKBANK], server.call), screen);
+});
+
+type Options = Partial<Record<string, string | number>>;
+
+async function run(frame: number, target: number, options: Options = {}, cancelled = () => false): Promise<string[]> {
+    const messages: string[] = [];
+    const parameters = { 'Target frame': target, ...options } as Record<string, string | number>;
+    await runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
+    return messages;
+}
+
+function range(first: number, last: number): number[] {
+    return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+}
+
+/** By frame, the points of all shapes of a type. */
+function pointsOf(type: string, shapes: readonly Shape[] = job.shapes): Record<number, number[][]> {
+    const found: Record<number, number[][]> = {};
+    shapes
+        .filter((shape) => shape.type === type)
+        .forEach((shape) => (found[shape.frame] ??= []).push(shape.points ?? []));
+    return found;
+}
+
+function shifted(type: string, points: number[], frames: number[], from: number): Record<number, number[][]> {
+    return Object.fromEntries(frames.map((frame) => [frame, [moved({ type, points }, frame - from).points]]));
+}
+
+/** The frames on which a track shows something. */
+function visible(track: Track): number[] {
+    return job.numbers.filter((frame) => interpolated(track, frame));
+}
+
+function keyframes(track: Track | undefined): Record<number, number[] | 'outside'> {
+    const entries = track?.shapes.map((each: Keyframe) => [each.frame, each.outside ? 'outside' : each.points]);
+    return Object.fromEntries(entries ?? []);
+}
+
+describe('which frames', () => {
+    test('forward: a shape on every frame up to the target', async () => {
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        const messages = await run(3, 8);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(3, 8), 3));
+        expect(server.frames('init_tracking')).toEqual([3]);
+        expect(server.frames('track')).toEqual(range(4, 8));
+        expect(job.commits).toHaveLength(1);
+        expect(job.commits[0]?.deleted).toEqual({ shapes: [], tags: [], tracks: [] });
+        expect(messages).toContain('Frame 5 (2 of 5), confidence 0.90');
+        expect(notices).toEqual([]);
+        expect(shownFrames).toEqual([]);
+    });
+
+    test('backward: a target before the current frame', async () => {
+        job.draw({ frame: 6, type: 'mask', points: MASK });
+        await run(6, 2);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(2, 6), 6));
+        expect(server.frames('track')).toEqual([5, 4, 3, 2]);
+    });
+
+    test('a target outside the job is its last frame, and so is no target', async () => {
+        job.draw({ frame: 17, type: 'mask', points: MASK });
+        await run(17, 400);
+        expect(server.frames('track')).toEqual([18, 19]);
+        await runAction(action, job, 17, {});
+        expect(server.frames('track')).toEqual([18, 19, 18, 19]);
+    });
+
+    test('a target that is the current frame is refused', async () => {
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        await expect(run(3, 3)).rejects.toThrow('choose another target frame.');
+        expect(server.requests).toEqual([]);
+    });
+
+    test('the frames of a ground truth job only', async () => {
+        job = new StoredJob([2, 5, 6, 11, 17]);
+        job.draw({ frame: 5, type: 'mask', points: MASK });
+        await run(5, 17);
+        expect(server.frames('track')).toEqual([6, 11, 17]);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, [5, 6, 11, 17], 5));
+    });
+
+    test('no deleted frames', async () => {
+        job.deleted.add(4).add(5);
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        await run(3, 7);
+        expect(server.frames('track')).toEqual([6, 7]);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, [3, 6, 7], 3));
+    });
+
+    test('no frame that is deleted meanwhile', async () => {
+        server.before = ({ frame }) => frame === 5 && job.deleted.add(6);
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        await run(3, 8);
+        expect(server.frames('track')).toEqual([4, 5, 7, 8]);
+    });
+});
+
+describe('which objects', () => {
+    test('all of a frame go in one call, and keep their states', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK, label_id: 1 });
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON, label_id: 2 });
+        job.draw({ frame: 0, type: 'ellipse', points: ELLIPSE });
+        job.draw({ frame: 0, type: 'points', points: [1, 1] });
+        job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);
+        await run(0, 4);
+        expect(server.requests).toHaveLength(5);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 4), 0));
+        expect(pointsOf('polygon')).toEqual(shifted('polygon', POLYGON, range(0, 4), 0));
+        expect(pointsOf('ellipse')).toEqual(shifted('ellipse', ELLIPSE, range(0, 4), 0));
+        expect(pointsOf('points')).toEqual({ 0: [[1, 1]] });
+        const [track] = job.tracks;
+        expect(keyframes(track)).toEqual(
+            Object.fromEntries(
+                range(0, 4).map((frame) => [frame, moved({ type: 'rectangle', points: BOX }, frame).points]),
+            ),
+        );
+    });
+
+    test('a track is tracked from where it is on the frame, between its keyframes', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: [0, 0, 10, 10] },
+            { frame: 10, points: [100, 0, 110, 10] },
+        ]);
+        await run(5, 7);
+        expect(server.requests[0]?.shapes).toEqual([{ type: 'rectangle', points: [50, 0, 60, 10] }]);
+        const points = keyframes(job.tracks[0]);
+        expect(points[6]).toEqual([51, 0, 61, 10]);
+        expect(points[10]).toEqual([100, 0, 110, 10]);
+    });
+
+    test('not a track that is not there', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 2, points: BOX, outside: true },
+        ]);
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 5, points: BOX, outside: true },
+        ]);
+        job.drawTrack('points', [{ frame: 0, points: [1, 1] }]);
+        job.drawTrack('rectangle', [{ frame: 9, points: BOX }]);
+        await expect(run(5, 7)).rejects.toThrow('There is no mask, polygon, ellipse or box on this frame');
+    });
+
+    test('a rotated box is sent as the upright one around it', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: [10, 20, 30, 30], rotation: 90 });
+        job.draw({ frame: 0, type: 'ellipse', points: [50, 50, 60, 45], rotation: 90 });
+        await run(0, 1);
+        const [box, ellipse] = server.requests[0]?.shapes ?? [];
+        box?.points.forEach((number, index) => expect(number).toBeCloseTo([15, 15, 25, 35][index]!));
+        ellipse?.points.forEach((number, index) => expect(number).toBeCloseTo([50, 50, 55, 40][index]!));
+        expect(job.shapes.filter(({ frame }) => frame === 1).map(({ rotation }) => rotation)).toEqual([0, 0]);
+    });
+
+    test('label, attributes, group and z-order stay', async () => {
+        const attributes = [
+            { spec_id: 21, value: 'old' },
+            { spec_id: 22, value: 'asleep' },
+        ];
+        job.draw({
+            frame: 0,
+            type: 'mask',
+            points: MASK,
+            label_id: 2,
+            group: 4,
+            z_order: 3,
+            occluded: true,
+            attributes,
+        });
+        await run(0, 2);
+        const [, first] = job.shapes;
+        expect(first).toMatchObject({
+            ...{
+                frame: 1,
+                label_id: 2,
+                group: 4,
+                z_order: 3,
+                occluded: true,
+                outside: false,
+                source: 'auto',
+                attributes,
+            },
+        });
+        expect(first).not.toHaveProperty('id');
+    });
+});
+
+describe('objects that are gone', () => {
+    test('no shape', async () => {
+        server.isGone = (_, frame) => frame === 2 || frame === 3;
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 5);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '4', '5']);
+    });
+
+    test('a box that is answered all the same', async () => {
+        server.isGone = (_, frame) => frame === 2;
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 3);
+        expect(Object.keys(pointsOf('rectangle'))).toEqual(['0', '1', '3']);
+    });
+
+    test('a track is outside, from one keyframe on', async () => {
+        server.isGone = (_, frame) => frame >= 2 && frame <= 4;
+        job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);
+        await run(0, 6);
+        const [track] = job.tracks;
+        expect(visible(track!)).toEqual([0, 1, 5, 6, ...range(7, 19)]);
+        expect(keyframes(track)).toMatchObject({ 1: [11, 20, 31, 40], 2: 'outside', 5: [15, 20, 35, 40] });
+        expect(keyframes(track)).not.toHaveProperty('3');
+        expect(track?.source).toBe('semi-auto');
+    });
+
+    test('a change of attributes stays where a track is gone', async () => {
+        server.isGone = (_, frame) => frame >= 2;
+        const attributes = [{ spec_id: 22, value: 'awake' }];
+        job.drawTrack(
+            'rectangle',
+            [
+                { frame: 0, points: BOX },
+                { frame: 3, points: BOX, attributes },
+            ],
+            {
+                ...{ source: 'auto', label_id: 2 },
+            },
+        );
+        await run(0, 5);
+        expect(keyframes(job.tracks[0])).toEqual({ 0: BOX, 1: [11, 20, 31, 40], 2: 'outside', 3: 'outside' });
+        expect(job.tracks[0]?.shapes[3]?.attributes).toEqual(attributes);
+    });
+
+    test('a track backward: its first keyframe is where it appears', async () => {
+        server.isGone = (_, frame) => frame === 4 || frame < 2;
+        job.drawTrack('polygon', [{ frame: 6, points: POLYGON, attributes: [{ spec_id: 22, value: 'asleep' }] }], {
+            label_id: 2,
+        });
+        await run(6, 0);
+        const [track] = job.tracks;
+        expect(visible(track!)).toEqual([2, 3, 5, 6, ...range(7, 19)]);
+        expect(track?.frame).toBe(2);
+        expect(track?.shapes[0]).toMatchObject({ frame: 2, attributes: [{ spec_id: 22, value: 'asleep' }] });
+    });
+});
+
+describe('later annotated frames', () => {
+    const SEED = MASK.map((number, index) => (index < 4 ? number : number + 40));
+
+    test.each([
+        ['join what is known', false],
+        ['start the object anew where the server drops them', true],
+    ])('%s', async (_, dropsSeeds) => {
+        server.dropsSeeds = dropsSeeds;
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON, label_id: 2 });
+        job.draw({ frame: 0, type: 'mask', points: MASK, group: 5 });
+        job.draw({ frame: 3, type: 'mask', points: SEED, group: 5, source: 'semi-auto' });
+        await run(0, 6);
+        expect(pointsOf('polygon')).toEqual(shifted('polygon', POLYGON, range(0, 6), 0));
+        expect(pointsOf('mask')).toEqual({
+            ...shifted('mask', MASK, range(0, 2), 0),
+            ...shifted('mask', SEED, range(3, 6), 3),
+        });
+        const atSeed = server.requests.filter(({ frame }) => frame === 3);
+        expect(atSeed[0]).toMatchObject({ type: 'track', shapes: [null, { type: 'mask', points: SEED }] });
+        expect(atSeed.slice(1).map(({ type, shapes }) => [type, shapes])).toEqual(
+            dropsSeeds ? [['init_tracking', [{ type: 'mask', points: SEED }]]] : [],
+        );
+        expect(job.shapes.find(({ frame, type }) => frame === 3 && type === 'mask')?.source).toBe('semi-auto');
+    });
+
+    test('of ungrouped objects: if the label has one on each frame', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        job.draw({ frame: 9, type: 'mask', points: MASK }); // what is behind the target frame does not matter
+        job.draw({ frame: 9, type: 'mask', points: SEED });
+        await run(0, 5);
+        expect(pointsOf('mask')[5]).toEqual([moved({ type: 'mask', points: SEED }, 2).points]);
+        expect(job.shapes.every(({ group }) => group === 0)).toBe(true);
+    });
+
+    test('are none: objects of one label are told apart without a word', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 0, type: 'mask', points: SEED });
+        await run(0, 2);
+        expect(job.shapes.filter(({ frame }) => frame === 2).map(({ group }) => group)).toEqual([1, 2]);
+        expect(notices).toEqual([]);
+    });
+
+    test('are left alone where it is unclear whose they are, and objects get groups to tell them apart', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 0, type: 'mask', points: SEED });
+        job.draw({ frame: 3, type: 'mask', points: POLYGON });
+        job.draw({ frame: 9, type: 'mask', points: MASK, group: 12 });
+        await run(0, 4);
+        expect(pointsOf('mask')[3]).toHaveLength(3);
+        expect(notices).toEqual([['warning', expect.stringContaining('a group of its own.')]]);
+        const groups = job.shapes.filter(({ frame }) => frame === 0).map(({ group, points }) => [group, points]);
+        expect(groups).toEqual([
+            [13, MASK],
+            [14, SEED],
+        ]);
+
+        // The next time it is clear: what was tracked before is tracked anew, not drawn twice.
+        await run(0, 4);
+        expect(pointsOf('mask')[4]).toHaveLength(2);
+        expect(pointsOf('mask')[3]).toHaveLength(3);
+        expect(notices).toHaveLength(1);
+    });
+
+    test('of other objects are no seeds', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK, group: 5 });
+        job.draw({ frame: 3, type: 'mask', points: SEED, group: 6 });
+        job.draw({ frame: 3, type: 'mask', points: SEED, group: 5, label_id: 2 });
+        job.draw({ frame: 3, type: 'polygon', points: POLYGON, group: 5 });
+        await run(0, 5);
+        expect(pointsOf('mask')[3]).toEqual([SEED, SEED, moved({ type: 'mask', points: MASK }, 3).points]);
+        expect(pointsOf('mask')[5]).toEqual([moved({ type: 'mask', points: MASK }, 5).points]);
+    });
+
+    test('are no seeds if a program made them: they are replaced', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED, source: 'auto' });
+        const attributes = [{ spec_id: 22, value: 'awake' }];
+        job.drawTrack(
+            'rectangle',
+            [
+                { frame: 0, points: BOX },
+                { frame: 3, points: [70, 20, 90, 40], attributes },
+            ],
+            { source: 'auto', label_id: 2 },
+        );
+        await run(0, 5);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 5), 0));
+        expect(keyframes(job.tracks[0])[3]).toEqual([13, 20, 33, 40]);
+        expect(job.tracks[0]?.shapes.find(({ frame }) => frame === 3)?.attributes).toEqual(attributes);
+        expect(job.tracks[0]?.source).toBe('auto');
+    });
+
+    test('are no seeds if the annotator does not want it, but no object is drawn twice', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(0, 5, { 'Use later annotated frames as seeds': 'false' });
+        expect(pointsOf('mask')).toEqual({ ...shifted('mask', MASK, range(0, 5), 0), 3: [SEED] });
+        expect(server.requests.some(({ type, shapes }) => type === 'track' && shapes)).toBe(false);
+    });
+
+    test('what was tracked before is replaced, what was corrected since is a seed', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 8);
+        const [wrong] = job.shapes.filter(({ frame }) => frame === 4);
+        job.edit(wrong!, { points: SEED });
+        await run(2, 6);
+        expect(pointsOf('mask')).toEqual({
+            ...shifted('mask', MASK, [0, 1, 2, 3, 7, 8], 0),
+            ...shifted('mask', SEED, [4, 5, 6], 4),
+        });
+        expect(job.commits).toHaveLength(2);
+        expect(job.commits[1]?.deleted.shapes.map(({ frame }) => frame)).toEqual([3, 5, 6]);
+    });
+
+    test('of a track: its keyframes, but not those that were tracked before', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 6, points: [70, 20, 90, 40] },
+        ]);
+        await run(0, 9);
+        const before = keyframes(job.tracks[0]);
+        expect(before[6]).toEqual([70, 20, 90, 40]);
+        expect(before[9]).toEqual([73, 20, 93, 40]);
+
+        const corrected = job.tracks[0]!.shapes.find(({ frame }) => frame === 3)!;
+        corrected.points = [50, 20, 60, 40];
+        await run(1, 8);
+        const after = keyframes(job.tracks[0]);
+        expect(after[2]).toEqual([12, 20, 32, 40]);
+        expect(after[3]).toEqual([50, 20, 60, 40]);
+        expect(after[4]).toEqual([51, 20, 61, 40]);
+        expect(after[6]).toEqual([70, 20, 90, 40]);
+        expect(after[8]).toEqual([72, 20, 92, 40]);
+        expect(after[9]).toEqual([73, 20, 93, 40]);
+    });
+
+    test('of a track: without seeds its keyframes are replaced', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 2, points: [70, 20, 90, 40] },
+        ]);
+        await run(0, 4, { 'Use later annotated frames as seeds': 'false' });
+        expect(keyframes(job.tracks[0])[2]).toEqual([12, 20, 32, 40]);
+    });
+
+    test('a person said that the object is gone: it stays so up to the next outline', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 3, points: BOX, outside: true },
+            { frame: 5, points: BOX, outside: true },
+            { frame: 6, points: [70, 20, 90, 40] },
+        ]);
+        await run(0, 8);
+        expect(keyframes(job.tracks[0])[5]).toBe('outside');
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2, 6, 7, 8, ...range(9, 19)]);
+        expect(keyframes(job.tracks[0])[8]).toEqual([72, 20, 92, 40]);
+        // Its state goes along all the time, so that the tracker does not forget it.
+        expect(server.requests.every(({ states }) => !states || states.length === 1)).toBe(true);
+    });
+
+    test('backward as well', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 2, points: BOX },
+            { frame: 5, points: BOX, outside: true },
+            { frame: 8, points: [70, 20, 90, 40] },
+        ]);
+        await run(9, 0);
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2, 3, 4, 8, 9, ...range(10, 19)]);
+    });
+
+    test('also on the frame right before the current one', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 4, points: BOX, outside: true },
+            { frame: 5, points: [70, 20, 90, 40] },
+        ]);
+        await run(5, 2);
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2, 3, ...range(5, 19)]);
+    });
+
+    test('an end right behind the current frame moves', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 3, points: BOX, outside: true },
+        ]);
+        await run(2, 4);
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2, 3, 4]);
+    });
+
+    test('what is behind the target frame stays', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 9, points: BOX },
+            { frame: 3, points: BOX, outside: true },
+            { frame: 0, points: BOX },
+        ]);
+        await run(2, 5);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 5), ...range(9, 19)]);
+    });
+
+    test('a person said that the object is gone right behind the target frame: it stays so', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 6, points: BOX, outside: true },
+        ]);
+        await run(0, 5);
+        await run(0, 9);
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 5));
+    });
+
+    test('nothing is left to track', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 1, type: 'mask', points: SEED });
+        await expect(run(0, 1)).rejects.toThrow('annotated already, on every frame up to frame 1.');
+        expect(server.requests).toEqual([]);
+    });
+});
+
+describe('shapes as a track', () => {
+    const convert = { 'Convert shapes to track': 'true' };
+
+    test('with an end, and attributes where CVAT has them', async () => {
+        const attributes = [
+            { spec_id: 21, value: 'old' },
+            { spec_id: 22, value: 'asleep' },
+        ];
+        const shape = job.draw({
+            ...{ frame: 3, type: 'polygon', points: POLYGON, label_id: 2, group: 4, z_order: 3, attributes },
+        });
+        await run(3, 6, convert);
+        expect(job.shapes).toEqual([]);
+        const [track] = job.tracks;
+        expect(track).toMatchObject({ label_id: 2, group: 4, frame: 3, source: 'semi-auto' });
+        expect(track?.attributes).toEqual([{ spec_id: 21, value: 'old' }]);
+        expect(track?.shapes[0]).toMatchObject({
+            frame: 3,
+            z_order: 3,
+            attributes: [{ spec_id: 22, value: 'asleep' }],
+        });
+        expect(track?.shapes[1]).toMatchObject({ frame: 4, z_order: 3, attributes: [] });
+        expect(visible(track!)).toEqual([3, 4, 5, 6]);
+        expect(job.commits[0]?.deleted.shapes.map(({ clientID }) => clientID)).toEqual([shape.clientID]);
+    });
+
+    test('backward, with its end behind the first shape', async () => {
+        job.draw({ frame: 6, type: 'rectangle', points: BOX });
+        await run(6, 4, convert);
+        expect(visible(job.tracks[0]!)).toEqual([4, 5, 6]);
+    });
+
+    test('without an end where the object is gone at the end', async () => {
+        server.isGone = (_, frame) => frame >= 5;
+        job.draw({ frame: 3, type: 'polygon', points: POLYGON });
+        await run(3, 6, convert);
+        expect(Object.entries(keyframes(job.tracks[0])).map(([frame, what]) => [frame, what === 'outside'])).toEqual([
+            ...[3, 4].map((frame) => [String(frame), false]),
+            ['5', true],
+        ]);
+    });
+
+    test('its end is on no deleted frame', async () => {
+        job.deleted.add(7);
+        job.draw({ frame: 3, type: 'rectangle', points: BOX });
+        await run(3, 6, convert);
+        expect(keyframes(job.tracks[0])[8]).toBe('outside');
+    });
+
+    test('later shapes of the object become keyframes', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        job.draw({ frame: 2, type: 'rectangle', points: [70, 20, 90, 40] });
+        job.draw({ frame: 9, type: 'rectangle', points: BOX });
+        await run(0, 4, convert);
+        expect(job.shapes.map(({ frame }) => frame)).toEqual([9]);
+        expect(keyframes(job.tracks[0])).toEqual({
+            ...{ 0: BOX, 1: [11, 20, 31, 40], 2: [70, 20, 90, 40], 3: [71, 20, 91, 40], 4: [72, 20, 92, 40] },
+            5: 'outside',
+        });
+    });
+
+    test('tracked on: its end moves', async () => {
+        job.draw({ frame: 3, type: 'rectangle', points: BOX });
+        await run(3, 6, convert);
+        await run(4, 9);
+        expect(visible(job.tracks[0]!)).toEqual(range(3, 9));
+    });
+
+    test('masks stay shapes', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 2, convert);
+        expect(job.tracks).toEqual([]);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
+        expect(notices).toEqual([['info', 'CVAT has no tracks of masks: masks stay shapes.']]);
+    });
+});
+
+describe('stop when unsure', () => {
+    const unsure = { 'Stop when unsure': 0.6 };
+
+    test('on the first frame below the threshold, which is shown', async () => {
+        server.confidence = (object, frame) => (object === 1 && frame >= 4 ? 0.41 : 0.9);
+        job.draw({ frame: 0, type: 'mask', points: MASK, label_id: 1 });
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON, label_id: 2 });
+        await run(0, 9, unsure);
+        expect(server.frames('track')).toEqual([1, 2, 3, 4]);
+        expect(Object.keys(pointsOf('polygon'))).toEqual(['0', '1', '2', '3', '4']);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2', '3', '4']);
+        expect(shownFrames).toEqual([4]);
+        expect(notices).toEqual([
+            ['info', expect.stringContaining('Stopped on frame 4: the confidence for turtle is 0.41.')],
+        ]);
+        expect(job.commits).toHaveLength(1);
+    });
+
+    test('never by default', async () => {
+        server.confidence = () => 0;
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        expect(server.frames('track')).toEqual(range(1, 9));
+    });
+
+    test('not where a person outlined the object', async () => {
+        server.confidence = (_, frame) => (frame === 3 ? 0.1 : 0.9);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        await run(0, 5, unsure);
+        expect(server.frames('track')).toEqual(range(1, 5));
+    });
+
+    test('says once that it cannot, where CVAT hides the states', async () => {
+        server.sign = (state) => `gAAAA-${state.bank}-${state.object}-${state.revision}`;
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const messages = await run(0, 5, unsure);
+        expect(server.frames('track')).toEqual(range(1, 5));
+        expect(notices).toEqual([['warning', expect.stringContaining('it will not stop when it is unsure')]]);
+        expect(messages).toContain('Frame 5 (5 of 5)');
+    });
+});
+
+describe('cancelled', () => {
+    /** Says so as soon as some frames were answered. */
+    const after = (frames: number) => () => server.frames('track').length >= frames;
+
+    test('what was done is kept, and drawn', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 4, points: BOX },
+        ]);
+        await run(0, 9, {}, after(2));
+        expect(server.frames('track')).toEqual([1, 2]);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
+        expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '4']);
+        expect(shownFrames).toEqual([0]);
+    });
+
+    test('nothing is kept', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9, { 'On cancel': 'keep nothing' }, after(2));
+        expect(job.shapes).toHaveLength(1);
+        expect(job.commits.map(({ created }) => created.shapes)).toEqual([[]]);
+    });
+
+    test('nothing is kept either if it was the last frame', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 2, { 'On cancel': 'keep nothing' }, after(2));
+        expect(job.shapes).toHaveLength(1);
+    });
+
+    test('before anything was done', async () => {
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON });
+        await run(0, 9, { 'Convert shapes to track': 'true' }, () => true);
+        expect(server.frames('track')).toEqual([]);
+        expect(job.shapes).toHaveLength(1);
+    });
+});
+
+describe('the tracker fails', () => {
+    const FULL = 'These objects already have as many corrected frames as the tracker can remember; start again.';
+
+    function failOn(frame: number, error: Error): void {
+        server.before = (request) => {
+            if (request.frame === frame) {
+                throw error;
+            }
+        };
+    }
+
+    test('midway: its sentence is shown, and what was done is kept', async () => {
+        failOn(4, new ServerError(FULL, 400));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2', '3']);
+        expect(notices).toEqual([['error', `Frame 4: ${FULL} What was tracked up to frame 3 is kept.`]]);
+    });
+
+    test('midway: or not kept', async () => {
+        failOn(4, new ServerError(FULL, 400));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9, { 'On cancel': 'keep nothing' });
+        expect(job.shapes).toHaveLength(1);
+        expect(notices).toEqual([['error', `Frame 4: ${FULL} Nothing of this run is kept.`]]);
+    });
+
+    test('midway: a state is too old, and CVAT passes on the status only', async () => {
+        failOn(2, new ServerError('410 Client Error: Gone for url: http://nuclio:8070/api/function_invocations', 410));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        expect(notices).toEqual([
+            [
+                'error',
+                'Frame 2: The tracker no longer remembers these objects; start tracking again. ' +
+                    'What was tracked up to frame 1 is kept.',
+            ],
+        ]);
+    });
+
+    test('at once: nothing is changed, and CVAT shows the sentence', async () => {
+        failOn(0, new ServerError('It lies wholly under other objects; track them one after the other.', 400));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await expect(run(0, 9)).rejects.toThrow('It lies wholly under other objects; track them one after the other.');
+        expect(job.commits).toEqual([]);
+        expect(notices).toEqual([]);
+    });
+
+    test('on the first frame to track', async () => {
+        failOn(1, new ServerError('HTTPConnectionPool(host=nuclio, port=8070): Read timed out.', 504));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await expect(run(0, 9)).rejects.toThrow('The tracker did not answer in time; try again.');
+    });
+
+    test('CVAT cannot say whether a frame is deleted', async () => {
+        job.frames.get = async (frame) => {
+            if (frame >= 3) {
+                throw new ServerError('Network Error.', 0);
+            }
+            return { deleted: false };
+        };
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 9, { 'Convert shapes to track': 'true' });
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
+        expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
+    });
+
+    test('it answers for too few objects', async () => {
+        const call = server.call;
+        const few = coreOf([MASKBANK], async (...args) => {
+            const reply = (await call(...args)) as { shapes: unknown[]; states: unknown[] };
+            return { shapes: reply.shapes.slice(1), states: reply.states.slice(1) };
+        });
+        action = new AITracker(few, { trackers: () => [], notify: () => {}, showFrame: async () => {} });
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
+    });
+});
+
+test('it is offered for the objects that it can track', () => {
+    const state = { clientID: 1, points: [], rotation: 0, occluded: false, outside: false, zOrder: 0 };
+    const offered = (shapeType: string): boolean => action.isApplicableForObject({ ...state, shapeType });
+    expect(['mask', 'polygon', 'ellipse', 'rectangle'].every(offered)).toBe(true);
+    expect(['points', 'polyline', 'cuboid', 'skeleton'].some(offered)).toBe(false);
+});

@@ -1,0 +1,71 @@
+/** The page in which the plugin runs: CVAT's user interface, as far as the plugin sees it. */
+import '../../src/ts/index';
+import type { AITracker } from '../../src/ts/action';
+import type { Collection, Shape } from '../../src/ts/cvat-types';
+import { coreOf, runAction, ServerError, StoredJob } from '../cvat';
+import type { Shown } from '../notification';
+import { shown } from '../notification';
+import { MASKBANK } from '../server';
+
+export interface Scenario {
+    frames: number; // of the job
+    from: number;
+    drawn: (Partial<Shape> & Pick<Shape, 'frame' | 'type' | 'points'>)[];
+    parameters: Record<string, string | number>;
+}
+
+export interface Outcome extends Collection {
+    commits: number;
+    messages: string[];
+    notices: Shown[];
+    shownFrames: number[];
+    error: string | null;
+    seconds: number;
+}
+
+const core = coreOf([MASKBANK], async (task, model, args) => {
+    const response = await fetch(`/api/lambda/functions/${model.id}`, {
+        method: 'POST',
+        headers: { 'Content-Type': 'application/json' },
+        body: JSON.stringify({ ...args, task }),
+    });
+    const body = await response.json();
+    if (!response.ok) {
+        throw new ServerError(body, response.status);
+    }
+    return body;
+});
+const shownFrames: number[] = [];
+
+window.cvatUI = {
+    registerComponent: (builder) => {
+        builder({
+            core,
+            dispatch: async (action) => shownFrames.push(action as number),
+            actionCreators: { changeFrameAsync: (frame) => frame },
+            store: { getState: () => ({ models: { trackers: [MASKBANK] } }) },
+        });
+    },
+};
+window.document.dispatchEvent(new CustomEvent('plugins.ready', { bubbles: true }));
+
+async function runPlugin({ frames, from, drawn, parameters }: Scenario): Promise<Outcome> {
+    const job = new StoredJob(Array.from({ length: frames }, (_, frame) => frame));
+    drawn.forEach((shape) => job.draw(shape));
+    const messages: string[] = [];
+    const started = performance.now();
+    const error = await runAction(core.registered[0] as AITracker, job, from, parameters, (message) =>
+        messages.push(message),
+    ).then(
+        () => null,
+        (reason: Error) => reason.message,
+    );
+    const seconds = (performance.now() - started) / 1000;
+    const commits = job.commits.length;
+    return {
+        ...(await job.annotations.export()),
+        ...{ commits, messages, notices: shown.splice(0), shownFrames: shownFrames.splice(0), error, seconds },
+    };
+}
+
+Object.assign(window, { runPlugin });

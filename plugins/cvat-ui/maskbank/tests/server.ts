@@ -1,0 +1,120 @@
+/** A CVAT server with a tracker behind it, whose objects move one pixel to the right with every frame number. */
+import type { Model } from '../src/ts/cvat-types';
+import type { Outline } from '../src/ts/outlines';
+import type { Call } from './cvat';
+
+export const MASKBANK: Model = {
+    id: 'maskbank',
+    name: 'AI tracker',
+    kind: 'tracker',
+    supportedShapeTypes: ['rectangle', 'polygon', 'mask', 'ellipse'],
+};
+
+export interface Request {
+    type: string;
+    frame: number;
+    job: number;
+    shapes?: (Outline | null)[];
+    states?: unknown[];
+}
+
+/** A state as the function gives it out. */
+export interface State {
+    v: 1;
+    bank: string;
+    object: number;
+    revision: number;
+    type: string;
+    box: number[];
+    visible: boolean;
+    confidence: number;
+}
+
+interface Bank {
+    revision: number;
+    seeds: { frame: number; outline: Outline }[]; // the last one of each object
+}
+
+export class Server {
+    readonly requests: Request[] = [];
+    readonly models: string[] = []; // that were asked, one for each request
+    dropsSeeds = false;
+    isGone: (object: number, frame: number) => boolean = () => false;
+    confidence: (object: number, frame: number) => number = () => 0.9;
+    before: (request: Request) => void = () => {}; // may throw, or change the job
+    sign: (state: State) => unknown = signed;
+    private readonly banks: Bank[] = [];
+    private readonly given = new Map<string, State>(); // by what the browser got
+
+    readonly call: Call = async (taskID, model, args) => {
+        const request = structuredClone(args) as Request;
+        this.requests.push(request);
+        this.models.push(String(model.id));
+        if (taskID !== 5 || request.job !== 7) {
+            throw new Error('The frame is outside the job range');
+        }
+        this.before(request);
+        const { frame, shapes = [] } = request;
+        if (request.type === 'init_tracking') {
+            const seeds = (shapes as Outline[]).map((outline) => ({ frame, outline }));
+            const bank = this.banks.push({ revision: 1, seeds }) - 1;
+            return { shapes, states: seeds.map((_, object) => this.stateOf(bank, object, frame)) };
+        }
+        return this.track(frame, request.states ?? [], this.dropsSeeds ? [] : shapes);
+    };
+
+    /** The frames of the requests of a type. */
+    frames(type: string): number[] {
+        return this.requests.filter((request) => request.type === type).map(({ frame }) => frame);
+    }
+
+    private track(frame: number, states: unknown[], seeds: (Outline | null)[]): object {
+        const known = states.map((state) => {
+            const found = this.given.get(JSON.stringify(state));
+            if (!found || found.revision !== this.banks[Number(found.bank)]!.revision) {
+                throw new Error('This state is not the newest one of its object.');
+            }
+            return found;
+        });
+        const shapes = known.map(({ bank, object, type }, index) => {
+            const seeded = this.banks[Number(bank)]!.seeds;
+            const seed = seeds[index];
+            if (seed) {
+                seeded[object] = { frame, outline: seed };
+                return seed;
+            }
+            const last = seeded[object]!;
+            const answered = type === 'rectangle' || !this.isGone(object, frame); // a box is answered always
+            return answered ? moved(last.outline, frame - last.frame) : null;
+        });
+        new Set(known.map(({ bank }) => Number(bank))).forEach((bank) => {
+            this.banks[bank]!.revision += 1;
+        });
+        return { shapes, states: known.map(({ bank, object }) => this.stateOf(Number(bank), object, frame)) };
+    }
+
+    private stateOf(bank: number, object: number, frame: number): unknown {
+        const { revision, seeds } = this.banks[bank]!;
+        const visible = !this.isGone(object, frame);
+        const confidence = this.confidence(object, frame);
+        const { type } = seeds[object]!.outline;
+        const state: State = {
+            ...{ v: 1, bank: String(bank), object, revision, type, box: [0, 0, 9, 9], visible, confidence },
+        };
+        const given = this.sign(state);
+        this.given.set(JSON.stringify(given), state);
+        return given;
+    }
+}
+
+/** As CVAT signs states. */
+export function signed(state: State): string {
+    return `${JSON.stringify(state)}:1wXyZ0:Sgn-${state.bank}_${state.object}`;
+}
+
+/** An outline some pixels further to the right. */
+export function moved({ type, points }: Outline, pixels: number): Outline {
+    const isX = (index: number): boolean =>
+        type === 'mask' ? index === points.length - 4 || index === points.length - 2 : index % 2 === 0;
+    return { type, points: points.map((number, index) => number + (isX(index) ? pixels : 0)) };
+}

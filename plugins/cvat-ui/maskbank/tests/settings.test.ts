@@ -1,0 +1,70 @@
+import { expect, test } from 'vitest';
+import type { Model } from '../src/ts/cvat-types';
+import { sentenceOf } from '../src/ts/sentences';
+import { chooseTracker, maskTrackers, parameters, readSettings } from '../src/ts/settings';
+import { ServerError, StoredJob } from './cvat';
+import { MASKBANK } from './server';
+
+const SAM: Model = { id: 12, name: 'SAM 2', kind: 'tracker', supportedShapeTypes: ['mask', 'polygon'] };
+const BOXES: Model = { id: 'siammask', name: 'SiamMask', kind: 'tracker', supportedShapeTypes: ['rectangle'] };
+const DETECTOR: Model = { id: 'yolo', name: 'YOLO', kind: 'detector', supportedShapeTypes: ['mask'] };
+const UNTYPED: Model = { id: 'maskbank', name: 'AI tracker', kind: 'tracker' }; // in a CVAT that does not say
+const JOB = new StoredJob([10, 11, 12]);
+
+test('MaskBank is taken, or the only tracker of masks', () => {
+    expect(maskTrackers([SAM, BOXES, DETECTOR, MASKBANK])).toEqual([MASKBANK, SAM]);
+    expect(chooseTracker([BOXES, UNTYPED], undefined)).toBe(UNTYPED);
+    expect(chooseTracker([SAM], undefined)).toBe(SAM);
+    expect(chooseTracker([MASKBANK, SAM], 'SAM 2 (12)')).toBe(SAM);
+});
+
+test('it is said when there is none', () => {
+    expect(() => chooseTracker([BOXES, DETECTOR], undefined)).toThrow('CVAT lists no tracker for masks');
+    expect(() => chooseTracker([MASKBANK], 'SAM 2 (12)')).toThrow('CVAT no longer lists the tracker SAM 2 (12)');
+});
+
+test('the tracker is asked for only where there are several', () => {
+    expect(Object.keys(parameters([MASKBANK]))).toEqual([
+        ...['Target frame', 'Use later annotated frames as seeds', 'Convert shapes to track'],
+        ...['Stop when unsure', 'On cancel'],
+    ]);
+    expect(parameters([MASKBANK, SAM])['Tracker']).toMatchObject({
+        ...{ type: 'select', values: ['AI tracker (maskbank)', 'SAM 2 (12)'], defaultValue: 'AI tracker (maskbank)' },
+    });
+});
+
+test('what CVAT offers is what it means by default', () => {
+    const offered = Object.entries(parameters([])).map(([name, { values, defaultValue }]) => {
+        const context = { instance: JOB };
+        const value = typeof defaultValue === 'function' ? defaultValue(context) : defaultValue;
+        expect(typeof values === 'function' ? values(context) : values).toContain(value);
+        return [name, value];
+    });
+    const settings = readSettings(Object.fromEntries(offered), JOB);
+    expect(settings).toEqual({
+        ...{ target: 12, useSeeds: true, convert: false, stopBelow: 0, keepOnCancel: true, tracker: undefined },
+    });
+    expect(readSettings({}, JOB)).toEqual(settings);
+});
+
+test('a target frame of another job is moved into this one', () => {
+    expect(readSettings({ 'Target frame': 400 }, JOB).target).toBe(12);
+    expect(readSettings({ 'Target frame': 0 }, JOB).target).toBe(10);
+    expect(readSettings({ 'Target frame': NaN }, JOB).target).toBe(12);
+});
+
+test.each([
+    [new ServerError('It has no area.', 400), 'It has no area.'],
+    [new ServerError('Invalid or expired tracker state', 400), 'Invalid or expired tracker state.'],
+    [
+        new ServerError('503 Server Error: Service Unavailable for url: http://nuclio:8070/', 503),
+        'The tracker or its memory is unreachable; try again.',
+    ],
+    [
+        new ServerError('500 Server Error: Internal Server Error for url: http://nuclio:8070/', 500),
+        'The tracker failed; its log tells the administrator why.',
+    ],
+    ['a text', 'a text.'],
+])('the sentence for %s', (error, sentence) => {
+    expect(sentenceOf(error)).toBe(sentence);
+});

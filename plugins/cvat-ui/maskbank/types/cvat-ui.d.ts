@@ -1,0 +1,38 @@
+/** The modules that CVAT's build provides, and what CVAT puts into the window. */
+
+declare module 'cvat-core-wrapper' {
+    import type {
+        ActionParameters,
+        CollectionActionInput,
+        CollectionActionOutput,
+        Job,
+        ObjectState,
+    } from '../src/ts/cvat-types';
+
+    /** `init`, `applyFilter`, `run`, CVAT's commit and `destroy` follow each other, whatever fails in between. */
+    export abstract class BaseCollectionAction {
+        abstract init(instance: Job, parameters: Record<string, unknown>): Promise<void>;
+        abstract destroy(): Promise<void>;
+        abstract run(input: CollectionActionInput): Promise<CollectionActionOutput>;
+        abstract applyFilter(
+            input: Pick<CollectionActionInput, 'collection' | 'frameData'>,
+        ): CollectionActionInput['collection'];
+        abstract isApplicableForObject(objectState: ObjectState): boolean;
+        abstract get name(): string;
+        abstract get parameters(): ActionParameters | null;
+    }
+}
+
+declare module 'antd/lib/notification' {
+    interface Notice {
+        message: string;
+        description: string;
+        duration?: number; // in seconds; 0: until it is closed
+    }
+    const notification: Record<'info' | 'warning' | 'error', (notice: Notice) => void>;
+    export default notification;
+}
+
+interface Window {
+    cvatUI?: { registerComponent(builder: import('../src/ts/cvat-types').ComponentBuilder): void };
+}
