@@ -59,7 +59,8 @@ class TrackingFunction:
             outlined = shape_to_mask(parse_shape({"type": shape.type, "points": shape.points}), pp_image.image)
         except RequestError as error:
             raise refusal(error) from None
-        return TrackingState(self._tracker.seed(pp_image, Memory(), {0: outlined}))
+        guessed = {0} if shape.type == "rectangle" else ()
+        return TrackingState(self._tracker.seed(pp_image, Memory(), {0: outlined}, guessed))
 
     def track(
         self, context: cvataa.TrackingFunctionShapeContext, pp_image: Frame, state: TrackingState

@@ -32,12 +32,21 @@ NEW = Revision(bank="", number=0, digest="", memory=Memory(), objects=())
 
 
 @dataclass(frozen=True)
+class Seed:
+    """An object that was outlined."""
+
+    type: str  # of the shapes that the object is answered with
+    mask: np.ndarray  # (H, W) bool
+    guessed: bool  # whether the mask was found in a box
+
+
+@dataclass(frozen=True)
 class Job:
     """The part of a request that concerns one revision of one bank; a bank yet to be made is `NEW`."""
 
     revision: Revision
     wanted: frozenset[int]  # the objects that the request asks for
-    seeds: dict[int, tuple[str, np.ndarray]]  # by object: the shape's type and its mask, (H, W) bool
+    seeds: dict[int, Seed]  # by object
 
 
 @dataclass(frozen=True)
@@ -188,10 +197,11 @@ class Service:
 
     def _track(self, frame: Frame, jobs: list[Job], digest: str) -> list[Revision]:
         """Tracks and seeds: the revisions that follow those of the jobs."""
-        seeds = [{number: mask for number, (_, mask) in job.seeds.items()} for job in jobs]
+        seeds = [{number: seed.mask for number, seed in job.seeds.items()} for job in jobs]
+        guessed = [{number for number, seed in job.seeds.items() if seed.guessed} for job in jobs]
         try:
             memories, wanted = [job.revision.memory for job in jobs], [job.wanted for job in jobs]
-            results = self.tracker.track(frame, memories, seeds, wanted)
+            results = self.tracker.track(frame, memories, seeds, wanted, guessed)
         except BankFullError:
             raise RequestError(
                 "These objects already have as many corrected frames as the tracker can remember; "
@@ -256,7 +266,7 @@ def plan(
     Returns for each entry its place, (bank, revision number), and its object's number there; and the jobs in rounds:
     the jobs of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
     """
-    seeds: dict[tuple[str, int], dict[int, tuple[str, np.ndarray]]] = {place: {} for place in revisions}
+    seeds: dict[tuple[str, int], dict[int, Seed]] = {place: {} for place in revisions}
     wanted: dict[tuple[str, int], set[int]] = {}
     places = []
     new_place = (NEW.bank, NEW.number)
@@ -268,7 +278,7 @@ def plan(
             place = new_place
             number, type_ = len(seeds.setdefault(place, {})), entry.shape.type
         if index in masks:
-            seeds[place][number] = (type_, masks[index])
+            seeds[place][number] = Seed(type_, masks[index], entry.shape.type == "rectangle")
         wanted.setdefault(place, set()).add(number)
         places.append((place, number))
     rounds: list[list[Job]] = []
@@ -283,12 +293,12 @@ def plan(
     return places, rounds
 
 
-def record(old: Revision, seeds: dict[int, tuple[str, np.ndarray]], number: int, tracked: Tracked) -> ObjectRecord:
+def record(old: Revision, seeds: dict[int, Seed], number: int, tracked: Tracked) -> ObjectRecord:
     known = old.objects[number] if number < len(old.objects) else None
     box = mask_box(tracked.mask)
     answer = Answer(tuple(encode_rle(tracked.mask)) if box else None, round(tracked.confidence, 3))
     if known is None:
-        return ObjectRecord(seeds[number][0], box, answer)
+        return ObjectRecord(seeds[number].type, box, answer)
     return replace(known, box=box or known.box, answer=answer)
 
 

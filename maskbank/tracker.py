@@ -105,9 +105,9 @@ class Tracker:
         tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
         return Frame(image, self.segmenter.encode(tensor), working)
 
-    def seed(self, frame: Frame, memory: Memory, masks: dict[int, np.ndarray]) -> Memory:
+    def seed(self, frame: Frame, memory: Memory, masks: dict[int, np.ndarray], guessed: Collection[int] = ()) -> Memory:
         """The memory after objects were outlined in a frame, see `track`."""
-        return self.track(frame, [memory], [masks])[0][0]
+        return self.track(frame, [memory], [masks], guessed=[guessed])[0][0]
 
     @torch.inference_mode()
     def track(
@@ -116,6 +116,7 @@ class Tracker:
         memories: Sequence[Memory],
         seeds: Sequence[dict[int, np.ndarray]] | None = None,
         wanted: Sequence[Collection[int]] | None = None,
+        guessed: Sequence[Collection[int]] | None = None,
     ) -> list[tuple[Memory, list[Tracked]]]:
         """Finds the objects of all jobs in a frame; they compete for its pixels.
 
@@ -124,6 +125,8 @@ class Tracker:
         wanted: for each memory the numbers of the objects that are asked for, seeds among them; None: all. The others
         are tracked as well, but compete within their own memory only: nobody may want them any more, because the
         object was outlined anew and is now one of another memory, from which they would take its pixels.
+        guessed: for each memory the numbers of seeds whose masks are a guess, from a box; None: none. The network is
+        not adapted to them, as that would fortify what is wrong with them.
 
         Returns for each memory the one to go on with, and its objects' answers in order (for a seed, its mask).
         Raises BankFullError when a bank has no room for one more seed frame.
@@ -131,6 +134,7 @@ class Tracker:
         seeds = seeds or [{} for _ in memories]
         counts = [m.objects + sum(k >= m.objects for k in s) for m, s in zip(memories, seeds, strict=True)]
         wanted = wanted or [range(count) for count in counts]
+        guessed = guessed or [() for _ in memories]
         found = self._segment(frame, memories, wanted)
         logits = torch.cat([self._with_new(part.logits, count) for part, count in zip(found, counts, strict=True)])
         starts = np.cumsum([0, *counts])[:-1].tolist()  # of each job among the objects of all jobs
@@ -140,7 +144,9 @@ class Tracker:
 
         answers = []
         contests: dict[tuple[int, ...], tuple[Tensor, np.ndarray]] = {}  # by who takes part: mostly one for all jobs
-        for memory, part, own_seeds, start, count in zip(memories, found, seeds, starts, counts, strict=True):
+        for memory, part, own_seeds, guesses, start, count in zip(
+            memories, found, seeds, guessed, starts, counts, strict=True
+        ):
             own = range(start, start + count)
             rivals = tuple(sorted(everywhere.union(own)))
             if rivals not in contests:
@@ -154,6 +160,9 @@ class Tracker:
                 Tracked(mask, 1.0 if k in own_seeds else _confidence(part, k, mask)) for k, mask in enumerate(masks)
             ]
             memory = self._remember(frame, memory, part, probabilities[positions], tracked, own_seeds)
+            exact = [mask for k, mask in own_seeds.items() if k not in guesses]
+            if exact and self.adapt:
+                memory = replace(memory, adaptation=self.adapt(frame.image, exact, memory.adaptation))
             answers.append((memory, tracked))
         return answers
 
@@ -222,10 +231,7 @@ class Tracker:
             learn = policy.seed if seeds else policy.memorize
             banks = tuple(bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True))
             memorized = now
-        adaptation = memory.adaptation
-        if seeds and self.adapt:
-            adaptation = self.adapt(frame.image, list(seeds.values()), adaptation)
-        return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized, adaptation)
+        return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized, memory.adaptation)
 
     def _worth_learning(self, found: Segmentation, k: int, tracked: Tracked) -> bool:
         if not self.model.only_sure:

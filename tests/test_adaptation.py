@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, jaccard, jpeg, mask_shape, rgb, true_mask
+from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, box_of, decoded, jaccard, jpeg, mask_shape, rgb, true_mask
 
 from maskbank.networks import MODELS, load_segmenter
 from maskbank.networks.segmenter import Adaptation
@@ -141,3 +141,19 @@ def test_without_seconds_there_is_none(start: Callable[..., Function]) -> None:
     function = start(MASKBANK_SIZE=64, MASKBANK_ADAPT_SECONDS=0)
     _, [state] = function.ask(jpeg(0), [mask_shape(OUTLINED[0])], [])
     assert function.service.store.load(state["bank"], 1).memory.adaptation is None
+
+
+def test_it_does_not_learn_from_what_is_guessed(start: Callable[..., Function]) -> None:
+    """The mask in a box is a guess, until somebody outlines it."""
+    function = adapting(start)
+
+    def adapted(state: dict) -> bool:
+        return function.service.store.load(state["bank"], state["revision"]).memory.adaptation is not None
+
+    box = {"type": "rectangle", "points": box_of(OUTLINED[0])}
+    _, [state] = function.ask(jpeg(0), [box], [])
+    assert not adapted(state)
+    _, [moved] = function.ask(jpeg(1), [{"type": "rectangle", "points": box_of(true_mask(1, TURTLE))}], [state])
+    assert not adapted(moved)
+    _, [outlined] = function.ask(jpeg(2), [mask_shape(true_mask(2, TURTLE))], [moved])
+    assert adapted(outlined) and outlined["type"] == "rectangle"
