@@ -93,10 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
     train.add_argument(
         "--schedule",
-        choices=("small", "short", "long", "judge", "large"),
+        choices=("small", "short", "long", "large"),
         default="small",
-        help="small: CPU; short, long: CPU, from --init; judge: from --init, learns only to tell whether an object is "
-        "there and how good its mask is; large: GPU",
+        help="small: CPU; short, long: CPU, from --init; large: GPU",
     )
     train.add_argument("--learning-rate", type=float, default=6e-4)
     train.add_argument("--init", help="weights to start from: lite (the bundled ones) or a file")

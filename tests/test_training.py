@@ -434,15 +434,6 @@ def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsy
     assert numbers[3] == "Training has made them worse: keep the old ones."
 
 
-def test_only_the_judge_may_learn(data, tmp_path, monkeypatch):
-    recipe = Recipe(size=SIZE, frames=2, objects=2, cut_away=0.5)
-    monkeypatch.setitem(loop.SCHEDULES, "judge", (Stage(1.0, recipe, 2, judge_only=True),))
-    trained = load_file(train([data], tmp_path, steps=2, schedule="judge", init=BUNDLED_WEIGHTS))
-    before = load_file(BUNDLED_WEIGHTS)
-    changed = {name for name in before if not torch.equal(trained[name], before[name])}
-    assert changed == {name for name in before if ".judge." in name}
-
-
 def test_two_processes_train_one_network(data, tmp_path):
     """Under torchrun, with gloo; train() itself checks that they end with the same network.
 

@@ -46,7 +46,6 @@ class Stage:
     until: float  # share of the training time
     recipe: Recipe
     batch: int
-    judge_only: bool = False  # whether only what judges masks learns, and the masks stay as they are
 
 
 SCHEDULES = {
@@ -61,8 +60,6 @@ SCHEDULES = {
         Stage(0.60, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
         Stage(1.00, Recipe(size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
     ),
-    # After any of the others: objects are often out of view.
-    "judge": (Stage(1.00, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8, cut_away=0.4), 4, True),),
     "large": (
         Stage(0.35, Recipe(size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
         Stage(0.75, Recipe(size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
@@ -186,9 +183,6 @@ def train(
     stages = SCHEDULES[schedule]
     torch.manual_seed(seed)
     network = _network(init, resumes=(out / "state.pt").exists()).to(device, memory_format=torch.channels_last)
-    judge_only = all(stage.judge_only for stage in stages)
-    if judge_only:
-        network.requires_grad_(False).decoder.judge.requires_grad_(True)
     optimizer = _optimizer(network, learning_rate)
     average = WeightAverage(network)
     clock = Clock(minutes, steps)
@@ -226,7 +220,7 @@ def train(
         )
     )
     torch.manual_seed(seed + 1000 * rank + clock.step)
-    network.train(not judge_only)  # else the statistics of batch norms would move
+    network.train()
     log = TrainingLog(out, clock.step) if first else None
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = validated = time.monotonic()
@@ -306,7 +300,7 @@ def _network(init: Path | None, resumes: bool) -> Lite:
 def _optimizer(network: Lite, learning_rate: float) -> torch.optim.Optimizer:
     """Its groups have a `rate`, the share of the learning rate that they get."""
     pretrained = [p for p in network.encoder.parameters() if p.requires_grad]
-    fresh = [p for name, p in network.named_parameters() if p.requires_grad and not name.startswith("encoder.")]
+    fresh = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
     groups = [{"params": fresh, "rate": 1.0}, {"params": pretrained, "rate": PRETRAINED_RATE}]
     return torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
 
