@@ -18,7 +18,7 @@ from maskbank.networks import Model
 from maskbank.networks.lite import compete
 from maskbank.networks.segmenter import Adaptation, Remembered, Segmentation, Segmenter
 
-VISIBLE_FROM = 0.4  # presence below it: the object is gone
+VISIBLE_FROM = 0.5  # presence below it: the object is gone
 GONE_BELOW = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
 SURE_FROM = 0.6  # confidence from which a frame is worth remembering
 HIDDEN_LOGIT = -30.0  # of an object that is gone: it takes part in no competition

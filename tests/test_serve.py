@@ -78,7 +78,7 @@ class Server:
     def end(self, send: Callable[[], object] = lambda: None) -> int:
         """The exit status, once all lines are read."""
         send()
-        status = self.process.wait(60)
+        status = self.process.wait(180)  # a worker that is just starting is waited for
         self._reader.join()
         return status
 
@@ -91,7 +91,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The process ids of the workers."""
-        return [pid for pid in children(self.process.pid) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        return [pid for pid in children(self.process.pid) if b"spawn_main" in command_line(pid)]
 
     def ask(
         self, method: str, path: str, body: bytes | None = None, content_type: str = "application/json", **headers: str
@@ -125,6 +125,14 @@ class Server:
     def connect(self) -> socket.socket:
         place = parse.urlsplit(self.url)
         return socket.create_connection((place.hostname, place.port), timeout=60)
+
+
+def command_line(pid: int) -> bytes:
+    """Empty for a process that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def children(parent: int) -> list[int]:

@@ -24,7 +24,7 @@ from maskbank import cli
 from maskbank.bank import Entries, FeatureBank
 from maskbank.errors import ForeignBankError, UnavailableError
 from maskbank.store import HISTORY, Answer, ObjectRecord, Revision
-from maskbank.store.format import PIECE_BYTES, entries_pieces, fat, lean
+from maskbank.store.format import PIECE_BYTES, VERSION, entries_pieces, fat, lean
 from maskbank.store.memory import MemoryStore
 from maskbank.store.opening import open_shelf, open_store, shown, store_url
 from maskbank.store.shared import SharedStore
@@ -329,7 +329,7 @@ def test_another_version_s_bank_is_refused(url: str) -> None:
     store.save(revision("a" * 22, 1))
     [data] = store.shelf.get("a" * 22, ["r1"])
     store.shelf.drop("a" * 22)
-    store.shelf.add("a" * 22, {}, "r1", data.replace(b"maskbank 1 ", b"maskbank 2 ", 1))
+    store.shelf.add("a" * 22, {}, "r1", data.replace(b"maskbank %d " % VERSION, b"maskbank 999 ", 1))
     with pytest.raises(ForeignBankError, match=r"another version of the tracker; start tracking again\.$"):
         opened(url).load("a" * 22, 1)
 
