@@ -523,7 +523,7 @@ def test_ctrl_c_stops_it(serving: Callable[..., Server], free_store: str) -> Non
 def test_it_can_be_stopped_while_it_starts(serving: Callable[..., Server], free_store: str) -> None:
     server = serving(MASKBANK_STORE=free_store)
     until(lambda: bool(server.workers()))
-    assert server.end(lambda: os.killpg(server.process.pid, signal.SIGINT)) == 0
+    assert server.end(lambda: os.killpg(server.process.pid, signal.SIGTERM)) == 0
     assert not [line for line in server.lines if "Traceback" in line]
 
 
