@@ -86,7 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         help="folders with static/ and video/ below, or exports from CVAT with their images (zip or folder): CVAT for "
         "video 1.1, CVAT for images 1.1, COCO 1.0",
     )
-    train.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
+    train.add_argument(
+        "--out", type=Path, help="folder of the run: state, log and weights (default: runs/ and the name of the data)"
+    )
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=_minutes, help="length of the whole run")
     length.add_argument("--steps", type=_steps, help="the same in steps, which is repeatable")
@@ -94,11 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--schedule",
         choices=("small", "short", "long", "large"),
-        default="small",
-        help="small: CPU; short, long: CPU, from --init; large: GPU",
+        help="small: CPU; short, long: CPU, from --init; large: GPU (default: small, or with --init short)",
     )
-    train.add_argument("--learning-rate", type=float, default=6e-4)
+    train.add_argument("--learning-rate", type=float, help="(default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite (the bundled ones) or a file")
+    train.add_argument(
+        "--take-over",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="with --init: of what was learnt; 1 is all of it, less forgets less (default: %(default)s)",
+    )
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
     train.add_argument("--val", type=Path, metavar="DATA", help="annotated sequences to score J&F on meanwhile")
     train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
@@ -324,6 +332,7 @@ def _train(options: argparse.Namespace) -> None:
 
     wanted = {k: v for k, v in vars(options).items() if k != "run"}
     wanted["exclude"] = tuple(options.exclude)
+    wanted["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
     if options.init is not None:
         wanted["init"] = BUNDLED_WEIGHTS if options.init == "lite" else Path(options.init)
     print(train(**wanted))

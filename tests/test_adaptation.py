@@ -134,7 +134,8 @@ def test_a_correction_adapts_it_further(start: Callable[..., Function]) -> None:
 
     assert not same(of(states[0]), of(corrected[0]))
     assert of(corrected[0]) is of(followed[0])
-    assert function.service.store.usage()["cached_bytes"] > 2 * 4 * 1_000_000  # both adaptations are counted
+    adaptations = 2 * 4 * 1_000_000
+    assert function.service.store.usage()["cached_bytes"] > 2 * adaptations  # and the decoders made of them
 
 
 def test_without_seconds_there_is_none(start: Callable[..., Function]) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE, box_of, jaccard, jpeg, true_mask
 
+from maskbank import cli
 from maskbank.coco import CocoWriter
 from maskbank.frames import read_id_mask
+from maskbank.networks import BUNDLED_WEIGHTS, load_segmenter
 from maskbank.shapes import encode_rle, mask_to_shape
 from maskbank.training.data import MAX_SHORT_SIDE
 from maskbank.training.exports import is_export, load_data, load_export
@@ -76,6 +79,15 @@ def test_tracks_become_a_video(export: Path) -> None:
         # The object in the box is searched for; afterwards the track is outside.
         assert (jaccard(sample.ids == 3, true_mask(frame, TURTLE)) > 0.6) == (frame < 2)
         assert (sample.ids == 3).any() == (frame < 2)
+
+
+def test_a_team_tunes_the_bundled_weights_on_its_job(export: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--init", "lite", "--data", str(export), "--steps", "1"]) == 0
+    told = Path(capsys.readouterr().out.splitlines()[-1])
+    assert told == Path("runs/job_7/lite.safetensors")
+    tuned, bundled = (load_segmenter("lite", path, torch.device("cpu"))[1] for path in (told, BUNDLED_WEIGHTS))
+    assert tuned != bundled
 
 
 def test_an_unpacked_export_is_the_same(export: Path, tmp_path: Path) -> None:

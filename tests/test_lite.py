@@ -16,6 +16,7 @@ from maskbank.networks.lite import (
     compete,
     disputed_window,
     full_size,
+    recognition,
     similarity,
     to_hint,
     uncertainty,
@@ -177,12 +178,25 @@ def test_similarity_ranks_like_distances() -> None:
 def test_what_is_read_is_the_mean_of_similar_entries() -> None:
     bank = FeatureBank(seeds=entries_of(20, [True], 0), older=entries_of(5, [True], 1))
     query = torch.randn(1, 64, 7)
-    readout, use = read(bank, query)
+    readout, familiar, use = read(bank, query)
     keys = torch.cat([part.keys for part in bank.parts], 1)
     values = torch.cat([part.values for part in bank.parts], 2)
-    weights = (-torch.cdist(keys.T, query[0].T).square() / 8).softmax(0)
+    nearness = -torch.cdist(keys.T, query[0].T).square() / 8
+    weights = nearness.softmax(0)
+    assert torch.allclose(familiar, nearness.amax(0), atol=1e-4)
     assert torch.allclose(readout[0], values[0] @ weights, atol=1e-4)
     assert torch.allclose(use, weights.sum(1), atol=1e-4) and float(use.sum()) == pytest.approx(7)
+
+
+def test_what_looks_like_nothing_known_is_not_recognised() -> None:
+    """In a strange frame, unless what was found there is familiar; and in a known one whatever was found."""
+    rough = torch.full((1, 3, 16, 16), -10.0)
+    rough[:, 0, :8] = rough[:, 1, 8:] = 10.0  # nothing of the third is found
+    familiar = torch.full((1, 3, 4, 4), -35.0)
+    familiar[:, 1, 2:] = -5.0
+    strange = recognition(familiar.flatten(2), rough)
+    assert strange[0, 0] < 0.01 and strange[0, 1] > 0.99 and strange[0, 2] < 0.01
+    assert (recognition(familiar.flatten(2) / 3, rough) > 0.99).all()
 
 
 def test_an_object_reads_only_what_is_valid_for_it() -> None:
@@ -191,18 +205,19 @@ def test_an_object_reads_only_what_is_valid_for_it() -> None:
     parts = [entries_of(n, flags, seed) for seed, (n, flags) in enumerate(zip((9, 6, 4), valid, strict=True))]
     bank = FeatureBank(seeds=parts[0], older=parts[1], recent=(parts[2],))
     query = torch.randn(1, 64, 12)
-    readout, use = read(bank, query)
+    *found, use = read(bank, query)
     for objects, readable in (([0], [0, 1, 2]), ([1, 2], [0, 2]), ([3], [2])):
-        expected, _ = read(alone(bank, objects, readable), query)
-        assert torch.allclose(readout[objects], expected, atol=1e-5)
+        *expected, _ = read(alone(bank, objects, readable), query)
+        for part, own in zip(found, expected, strict=True):
+            assert torch.allclose(part[objects], own, atol=1e-5)
     assert float(use.sum()) == pytest.approx(12, rel=1e-4)
 
     # Whatever stands in entries that an object may not read, it reads the same.
     def poisoned(part: Entries) -> Entries:
         return Entries(part.keys, part.values + 1e6 * ~part.valid[:, None], part.valid, part.frame, part.use)
 
-    again, _ = read(FeatureBank(poisoned(parts[0]), poisoned(parts[1]), (poisoned(parts[2]),)), query)
-    assert torch.equal(readout, again)
+    *again, _ = read(FeatureBank(poisoned(parts[0]), poisoned(parts[1]), (poisoned(parts[2]),)), query)
+    assert all(map(torch.equal, found, again))
 
 
 @torch.inference_mode()
@@ -216,12 +231,13 @@ def test_an_object_that_joins_changes_nothing_for_the_others(network: Lite) -> N
     bank = FeatureBank(seeds=entries)
     [joined] = segmenter.join((bank,), 1)
     query = features.key.float()
-    before, _ = read(bank, query)
+    *before, _ = read(bank, query)
     seeds = Entries.of_frame(torch.randn(64, 24), torch.randn(3, 128, 24), 1, torch.tensor([False, False, True]))
     joined = FeatureBank(seeds=joined.seeds.concat(seeds))
-    after, _ = read(joined, query)
-    assert banks[0].parts == () and len(after) == 3
-    assert torch.allclose(before, after[:2], atol=1e-5) and after.isfinite().all()
+    *after, _ = read(joined, query)
+    assert banks[0].parts == ()
+    for old, new in zip(before, after, strict=True):
+        assert len(new) == 3 and new.isfinite().all() and torch.allclose(old, new[:2], atol=1e-5)
     assert segmenter.memorize(features, masks, torch.tensor([False, False]), 1) == (None,)
 
 

@@ -318,3 +318,15 @@ def test_the_paper_s_network_with_our_policy(checkpoint: Path) -> None:
     assert [len(bank) for bank in memory.banks] == [entries, entries, 2 * entries, entries]
     memory, tracked = track(tracker, noise(3, *size), memory)
     assert len(tracked) == 3 and disjoint([answer.mask for answer in tracked])
+
+
+def test_in_a_strange_scene_all_objects_are_gone_until_the_known_one_is_back() -> None:
+    """The negative of a frame: the decoder finds something in it, but it looks like nothing that is remembered."""
+    tracker = build_tracker(Settings(adapt_seconds=0))[0]
+    memory = tracker.seed(tracker.look(rgb(0)), Memory(), {0: true_mask(0, RED_KOI), 1: true_mask(0, TURTLE)})
+    for _ in range(6):  # long enough for a frame to be memorized
+        memory, answers = track(tracker, 255 - rgb(1), memory)
+        assert not any(answer.visible for answer in answers) and all(answer.confidence > 0.8 for answer in answers)
+    memory, answers = track(tracker, rgb(2), memory)
+    for answer, animal in zip(answers, (RED_KOI, TURTLE), strict=True):
+        assert jaccard(answer.mask, true_mask(2, animal)) > 0.75

@@ -158,8 +158,8 @@ def test_video_clips_keep_the_order_of_time_or_reverse_it():
 def test_data_without_a_usable_clip_gives_one_sentence():
     short = [Source("film", [[red_on_blue(30), red_on_blue(34)]])]
     with pytest.raises(ValueError, match=r"^The training data gives no clip of 3 frames: .*\.$"):
-        clips(0, 1, Recipe(size=SIZE, frames=3), stills=[], videos=short)
-    assert clips(0, 1, Recipe(size=SIZE, frames=2), stills=[], videos=short)
+        clips(0, 1, Recipe(size=SIZE, frames=3, video=1.0), stills=[], videos=short)
+    assert clips(0, 1, Recipe(size=SIZE, frames=2, video=1.0), stills=[], videos=short)
 
 
 # ---------------------------------------------------------------- losses and unrolling
@@ -265,9 +265,24 @@ def test_alike_entries_are_merged_and_both_frames_can_learn(monkeypatch: pytest.
 
 
 def test_a_clip_may_cut_away_from_its_objects():
-    for clip in clips(5, 10, Recipe(size=SIZE, frames=4, cut_away=1.0)):
+    origins = [*STILLS, Source("others", [[red_on_blue(45)]])]
+    for clip in clips(5, 10, Recipe(size=SIZE, frames=4, cut_away=1.0), stills=origins):
         seen = (clip.ids > 0).any((1, 2))
         assert seen[0] and not seen.all()
+
+
+@pytest.mark.parametrize("stills", [STILLS, []])
+def test_data_of_one_origin_is_not_cut_away_from(stills):
+    """Its other images may well show the object that would count as gone."""
+    for clip in clips(5, 10, Recipe(size=SIZE, frames=4, video=1.0, cut_away=1.0), stills=stills):
+        assert (clip.ids > 0).any((1, 2)).all()
+
+
+def test_frames_of_a_video_alone_are_set_in_motion_too():
+    """With all gaps being 0 in video clips these would be as still as the only frame of the video."""
+    film = [Source("film", [[red_on_blue(50)] * 2])]
+    for clip in clips(6, 5, Recipe(size=SIZE, frames=3, video=0.0), stills=[], videos=film):
+        assert (clip.ids[0] != clip.ids[1]).any() and set(np.unique(clip.ids[0])) == {0, 1, 2}
 
 
 def test_full_size_of_a_decoded_clip_is_that_of_its_frames():
@@ -399,6 +414,29 @@ def test_run_starts_from_given_weights(data, tmp_path, tiny):
     _, given = load_segmenter("lite", first, torch.device("cpu"))
     again = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
     assert load_segmenter("lite", again, torch.device("cpu"))[1] == given
+
+
+def test_trained_weights_are_trained_gently_unless_told_otherwise(data, tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(loop.SCHEDULES, "short", loop.SCHEDULES[tiny])
+    runs = {"gentle": {}, "told": {"learning_rate": loop.LEARNING_RATE, "schedule": "short"}}
+    moved = {}
+    for name, options in runs.items():
+        weights = load_file(train([data], tmp_path / name, steps=3, init=BUNDLED_WEIGHTS, **options))
+        moved[name] = float((weights["key.weight"] - load_file(BUNDLED_WEIGHTS)["key.weight"]).abs().mean())
+    assert 0 < moved["gentle"] < 0.6 * moved["told"]
+
+
+def test_half_of_what_was_learnt_is_taken_over_unless_told_otherwise(data, tmp_path, tiny):
+    """Also by a run that was resumed."""
+    run = {"steps": 4, "init": BUNDLED_WEIGHTS, "schedule": tiny}
+    train([data], tmp_path / "half", stop_after=1e-6, **run)
+    half = load_file(train([data], tmp_path / "half", **run))
+    trained = torch.load(tmp_path / "half" / "state.pt", weights_only=True)["average"]
+    for name, before in load_file(BUNDLED_WEIGHTS).items():
+        if before.is_floating_point():
+            torch.testing.assert_close(half[name], (before + trained[name]) / 2)
+    whole = load_file(train([data], tmp_path / "half", take_over=1.0, **run))
+    torch.testing.assert_close(whole["key.weight"], trained["key.weight"])
 
 
 def test_runs_of_so_many_steps_are_repeatable(data, tmp_path, tiny):

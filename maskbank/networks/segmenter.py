@@ -12,7 +12,16 @@ from torch import Tensor
 
 from maskbank.bank import Entries, FeatureBank
 from maskbank.networks.afb_urr import AfbUrr
-from maskbank.networks.lite import Decoder, Lite, compete, full_size, similarity, to_hint
+from maskbank.networks.lite import (
+    Decoder,
+    Lite,
+    compete,
+    familiarity,
+    full_size,
+    recognition,
+    similarity,
+    to_hint,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +118,8 @@ class LiteSegmenter:
     def _segment(
         self, features: Any, jobs: Sequence[Remembered], adaptation: Adaptation | None
     ) -> Iterator[Segmentation]:
-        readouts, uses = zip(*(read(job.banks[0], features.key.float()) for job in jobs), strict=True)
+        answers = (read(job.banks[0], features.key.float()) for job in jobs)
+        readouts, familiar, uses = zip(*answers, strict=True)
         grid = features.f4.shape[-2:]
         hint = torch.cat([F.adaptive_avg_pool2d(job.hint, grid) for job in jobs])  # a job's images may differ in size
         decoder = self._decoder(adaptation) if adaptation else self.network.decoder
@@ -117,7 +127,8 @@ class LiteSegmenter:
             decoded = self.network.decode(features, torch.cat(readouts)[None], hint[None], decoder)
         logits = full_size(decoded.logits.float(), features.size)[0]
         counts = [len(job.hint) for job in jobs]
-        parts = (logits, decoded.presence[0].sigmoid(), decoded.quality[0].sigmoid())
+        recognised = recognition(torch.cat(familiar)[None], decoded.rough.float())[0]
+        parts = (logits, decoded.presence[0].sigmoid() * recognised, decoded.quality[0].sigmoid())
         for *part, use in zip(*(tensor.split(counts) for tensor in parts), uses, strict=True):
             yield Segmentation(*part, (use,))
 
@@ -129,19 +140,20 @@ class LiteSegmenter:
         return self._adapted[adaptation]
 
 
-def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor]:
+def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a bank answers to the query key of a frame.
 
-    query: (1, 64, h·w). Returns the read-out (n, 128, h·w) and the weight that each entry got, (N,), which is what
-    its use counter grows by. Objects that may read the same entries share one softmax.
+    query: (1, 64, h·w). Returns the read-out (n, 128, h·w), the familiarity (n, h·w), and the weight that each entry
+    got, (N,), which is what its use counter grows by. Objects that may read the same entries share one softmax.
     """
     parts = bank.parts
-    scores = torch.cat([similarity(part.keys[None], query)[0] for part in parts])  # (N, h·w)
+    scores = similarity(torch.cat([part.keys for part in parts], 1)[None], query)[0]  # (N, h·w)
     valid = torch.cat([part.valid for part in parts], 1)  # (n, N)
     sizes = [len(part) for part in parts]
     patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
     objects = valid.shape[0]
     readout = query.new_empty(objects, parts[0].values.shape[1], query.shape[2])
+    familiar = query.new_empty(objects, query.shape[2])
     use = query.new_zeros(len(scores))
     for number, pattern in enumerate(patterns):
         readers = (pattern_of == number).nonzero()[:, 0]
@@ -149,11 +161,12 @@ def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor]:
         weights = masked.softmax(0)
         use += weights.sum(1) * (len(readers) / objects)
         shares = weights.split(sizes)
+        familiar[readers] = familiarity(masked[None], query)
         readout[readers] = sum(
             (part.values[readers].flatten(0, 1) @ share).unflatten(0, (len(readers), -1))
             for part, share in zip(parts, shares, strict=True)
         )
-    return readout, use
+    return readout, familiar, use
 
 
 class AfbUrrSegmenter:

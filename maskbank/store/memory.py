@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
@@ -108,10 +108,14 @@ def _mask_bytes(revision: Revision) -> int:
 
 def _storages(revision: Revision) -> dict[int, int]:
     """The memory blocks of a revision's tensors: address → bytes."""
-    adaptation = revision.memory.adaptation
-    tensors: list[Tensor] = [revision.memory.hint, *(adaptation.weights.values() if adaptation else ())]
-    for bank in revision.memory.banks:
-        for part in bank.parts:
-            tensors += [tensor for _, tensor in part.tensors()]
+    memory = revision.memory
+    tensors = [memory.hint, *(tensor for bank in memory.banks for part in bank.parts for _, tensor in part.tensors())]
+    sizes = _block_sizes(tensors)
+    if memory.adaptation:  # the network keeps as much again with them: the decoder that they stand for
+        sizes |= {address: 2 * size for address, size in _block_sizes(memory.adaptation.weights.values()).items()}
+    return sizes
+
+
+def _block_sizes(tensors: Iterable[Tensor]) -> dict[int, int]:
     blocks = (tensor.untyped_storage() for tensor in tensors)
     return {block.data_ptr(): block.nbytes() for block in blocks if block.nbytes()}

@@ -59,7 +59,7 @@ class ClipMaker:
         Raises ValueError with one sentence when the data gives none: too short sequences, too small or large objects.
         """
         for _ in range(MAX_TRIES):
-            from_video = self.videos and (not self.stills or self.random.random() < recipe.video)
+            from_video = self.videos and self.random.random() < recipe.video
             made = self._video_clip(recipe) if from_video else self._still_clip(recipe)
             if made is None:
                 continue
@@ -94,9 +94,16 @@ class ClipMaker:
         source = self.stills[self.random.choice(len(self.stills), p=self.still_weights)]
         return source.items[self.random.integers(len(source.items))][0]
 
-    def _still_clip(self, recipe: Recipe) -> tuple[np.ndarray, np.ndarray] | None:
-        """One still in motion, or a background in motion, with cut-outs that move over it."""
+    def _still_clip(self, recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+        """One still in motion, or a background in motion, with cut-outs that move over it.
+
+        Without stills, a frame of a video in motion; what could be cut out of it may be the very object.
+        """
         size, frames, rng = recipe.size, recipe.frames, self.random
+        if not self.stills:
+            sequence = self._sequence()
+            images, id_maps = self._move_still(sequence[rng.integers(len(sequence))], size, frames)
+            return np.stack(images), np.stack(id_maps)
         base = self._still()
         ids = base.ids if rng.random() < 0.45 else np.zeros_like(base.ids)
         images, id_maps = self._move_still(Sample(base.image, ids), size, frames)
@@ -174,10 +181,13 @@ class ClipMaker:
             id_maps[t][alpha > 0.5] = new_id
 
     def _cut_away(self, images: np.ndarray, ids: np.ndarray, recipe: Recipe) -> None:
-        """Puts frames of another clip in the place of some after the seed, in place."""
-        other = self._still_clip(recipe) if self.stills else self._video_clip(recipe)
-        if other is None or len(ids) < 2:
+        """Puts frames of another clip in the place of some after the seed, in place.
+
+        Not where all data has one origin: the frames of one job may show the very object that is to be gone.
+        """
+        if len(self.stills) < 2 or len(ids) < 2:
             return
+        other = self._still_clip(recipe)
         first = int(self.random.integers(1, len(ids)))
         stop = int(self.random.integers(first + 1, len(ids) + 1))
         images[first:stop], ids[first:stop] = other[0][first:stop], 0
@@ -198,12 +208,15 @@ class ClipMaker:
 
     # -- video -------------------------------------------------------------------------------------------------
 
+    def _sequence(self) -> list[Sample]:
+        source = self.videos[self.random.choice(len(self.videos), p=self.video_weights)]
+        lengths = _weights([len(v) ** 0.5 for v in source.items])
+        return source.items[self.random.choice(len(source.items), p=lengths)]
+
     def _video_clip(self, recipe: Recipe) -> tuple[np.ndarray, np.ndarray] | None:
         """Frames of a sequence in order or reversed, with random gaps, cropped around an object."""
         rng, size = self.random, recipe.size
-        source = self.videos[rng.choice(len(self.videos), p=self.video_weights)]
-        lengths = _weights([len(v) ** 0.5 for v in source.items])
-        sequence = source.items[rng.choice(len(source.items), p=lengths)]
+        sequence = self._sequence()
         # At most half of the sequence: where few frames were stored, they lie far apart.
         gap = min(recipe.max_gap, max(len(sequence) // (2 * (recipe.frames - 1)), 1))
         steps = rng.integers(1, gap + 1, recipe.frames - 1)

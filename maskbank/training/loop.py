@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -38,6 +38,8 @@ LOG_EVERY = 20  # steps
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 HARD_PIXELS_FROM, HARD_PIXELS_TO = 1.0, 0.3  # share of pixels that count: at the start, and from HARD_BY on
 HARD_BY = 0.3  # share of the training time
+LEARNING_RATE, INIT_LEARNING_RATE = 6e-4, 3e-4  # from scratch, and for weights that know a lot already
+WARM_UP_STEPS, WARM_UP_SHARE = 200, 0.1  # of the learning rate: whichever is over first
 PRETRAINED_RATE = 0.1  # of the learning rate, for the encoder that comes from ImageNet
 
 
@@ -157,10 +159,11 @@ def train(
     out: Path,
     minutes: float | None = None,
     steps: int | None = None,
-    schedule: str = "small",
-    learning_rate: float = 6e-4,
+    schedule: str | None = None,
+    learning_rate: float | None = None,
     seed: int = 0,
     init: Path | None = None,
+    take_over: float = 0.5,
     exclude: tuple[str, ...] = (),
     val: Path | None = None,
     val_every: float = 15.0,
@@ -168,6 +171,9 @@ def train(
 ) -> Path:
     """Trains `Lite` on `data` (see `load_data`) and writes `out`/lite.safetensors, log.csv and log.png.
 
+    schedule, learning_rate: None takes those that suit a start from scratch or, with `init`, from trained weights.
+    take_over: with `init`, the share of what was learnt that goes into the result; a network half-way between the two
+    forgets little (Wortsman et al., CVPR 2022, arXiv 2109.01903).
     Runs for `minutes`, or for so many `steps`, which is repeatable: the same seed gives the same weights on the same
     kind of CPU. Takes up the run in `out`/state.pt where there is one. `stop_after`: leave after so many minutes of
     this call, to be resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago.
@@ -180,17 +186,21 @@ def train(
     rank, device = _join_processes()
     first = rank == 0
     out.mkdir(parents=True, exist_ok=True)
-    stages = SCHEDULES[schedule]
+    stages = SCHEDULES[schedule or ("short" if init else "small")]
+    learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
     torch.manual_seed(seed)
     network = _network(init, resumes=(out / "state.pt").exists()).to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(network, learning_rate)
     average = WeightAverage(network)
+    initial = {name: value.clone() for name, value in average.state.items()} if init else None
     clock = Clock(minutes, steps)
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
         fit_weights(network, state["network"], str(out / "state.pt"))
         optimizer.load_state_dict(state["optimizer"])
         average.state = {name: value.to(device) for name, value in state["average"].items()}
+        if state["initial"]:
+            initial = {name: value.to(device) for name, value in state["initial"].items()}
         clock.step, clock.spent_s = state["step"], state["spent_s"]
     if len(set(_from_all(clock.step))) > 1:
         raise ValueError(f"The processes take up different runs: the folder {out} must be one that all of them see.")
@@ -225,13 +235,19 @@ def train(
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = validated = time.monotonic()
 
+    def result() -> dict[str, Tensor]:
+        if initial is None:
+            return average.state
+        return {name: value.lerp(average.state[name], take_over) for name, value in initial.items()}
+
     def save() -> None:
-        _save(out, network, optimizer, average, clock)
+        _save(out, network, optimizer, average, initial, clock)
+        write_weights(result(), network, out / "lite.safetensors")
 
     def score() -> float:
         """Time that is not the run's own."""
         started = time.monotonic()
-        j_and_f = validate(average.state, val)
+        j_and_f = validate(result(), val)
         log.add_validation(clock.step, clock.seconds, j_and_f)
         clock.pause(time.monotonic() - started)
         return j_and_f
@@ -243,7 +259,8 @@ def train(
             progress.value = share
             for group in optimizer.param_groups:  # not with NumPy: its numbers in state.pt could not be read again
                 decay = 0.01 + 0.99 * cos(share * pi / 2) ** 2
-                group["lr"] = learning_rate * group["rate"] * min(1, (clock.step + 1) / 200) * decay
+                warmth = min(max((clock.step + 1) / WARM_UP_STEPS, share / WARM_UP_SHARE), 1)
+                group["lr"] = learning_rate * group["rate"] * warmth * decay
             images, ids, objects = next(batches)
             images = images.to(device, non_blocking=True).float() / 255
             ids = ids.to(device, non_blocking=True).long()
@@ -344,20 +361,30 @@ def _clip_workers() -> int:
 
 
 def _save(
-    out: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage, clock: Clock
+    out: Path,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    initial: dict[str, Tensor] | None,
+    clock: Clock,
 ) -> None:
-    """Writes state and averaged weights; a stop in the middle leaves the former files whole."""
+    """Writes the state of the run; a stop in the middle leaves the former file whole."""
     state = {
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "average": average.state,
+        "initial": initial,
         "step": clock.step,
         "spent_s": clock.seconds,
     }
     torch.save(state, out / "state.pt.tmp")
     os.replace(out / "state.pt.tmp", out / "state.pt")
-    types = {k: v.dtype for k, v in network.state_dict().items()}
-    weights = {k: v.to(types[k]).cpu().contiguous() for k, v in average.state.items()}
-    save_file(weights, out / "lite.safetensors.tmp")
-    os.chmod(out / "lite.safetensors.tmp", 0o644)  # safetensors makes files for their owner only
-    os.replace(out / "lite.safetensors.tmp", out / "lite.safetensors")
+
+
+def write_weights(weights: dict[str, Tensor], network: nn.Module, path: Path) -> None:
+    """Writes weights in the types of the network's; a stop in the middle leaves the former file whole."""
+    types = {name: value.dtype for name, value in network.state_dict().items()}
+    partial = path.with_suffix(".tmp")
+    save_file({name: value.to(types[name]).cpu().contiguous() for name, value in weights.items()}, partial)
+    os.chmod(partial, 0o644)  # safetensors makes files for their owner only
+    os.replace(partial, path)

@@ -35,7 +35,8 @@ class ClipMemory:
     def read(self, query: Tensor) -> Tensor:
         """The read-out (B, n, Cv, M) for a query key (B, Ck, M)."""
         keys, values, kept = (torch.cat(parts, -1) for parts in zip(*self._frames, strict=True))
-        scores = similarity(keys, query).masked_fill(~kept[:, :, None], -torch.inf)
+        with torch.autocast(query.device.type, enabled=False):  # a bank compares in full precision
+            scores = similarity(keys.float(), query.float()).masked_fill(~kept[:, :, None], -torch.inf)
         readout = values.flatten(1, 2) @ scores.softmax(1)
         return readout.unflatten(1, values.shape[1:3])
 
