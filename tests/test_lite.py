@@ -194,9 +194,11 @@ def test_what_looks_like_nothing_known_is_not_recognised() -> None:
     rough[:, 0, :8] = rough[:, 1, 8:] = 10.0  # nothing of the third is found
     familiar = torch.full((1, 3, 4, 4), -35.0)
     familiar[:, 1, 2:] = -5.0
-    strange = recognition(familiar.flatten(2), rough)
+    limit = torch.tensor(-60.0)
+    strange = recognition(familiar.flatten(2), rough, limit)
     assert strange[0, 0] < 0.01 and strange[0, 1] > 0.99 and strange[0, 2] < 0.01
-    assert (recognition(familiar.flatten(2) / 3, rough) > 0.99).all()
+    assert (recognition(familiar.flatten(2) / 3, rough, limit) > 0.99).all()
+    assert (recognition(familiar.flatten(2), rough, Lite().strange) == 1).all()  # a new network cannot tell yet
 
 
 def test_an_object_reads_only_what_is_valid_for_it() -> None:

@@ -18,10 +18,8 @@ KEY_CHANNELS = 64
 VALUE_CHANNELS = 128
 # Refinement counts only where it can move a pixel; below this the gate is exactly 0 and nothing is computed.
 MIN_UNCERTAINTY = 0.02
-# Twice the mean familiarity of a frame plus that of what was found in it; below this, it is something else. On 27
-# training sequences that others interrupted, 25 of 26 masks found right after the cut lay below, and none of 504 masks
-# of the objects themselves (the lowest at -56, and at -57 in a validation sequence with a fast camera).
-STRANGE, STRANGE_WITHIN = -59.0, 1.0
+STRANGE_WITHIN = 1.0  # of `Lite.strange`, to either side: where the answer of `recognition` turns
+NEVER_STRANGE = -1e4
 # The refinement's receptive field in pixels at 1/4: three 3x3 convolutions at 1/2, upsampling, a 3x3 window.
 REFINE_MARGIN = 4
 
@@ -351,23 +349,30 @@ def familiarity(scores: Tensor, query: Tensor) -> Tensor:
     return scores.amax(1) - query.pow(2).sum(1) / math.sqrt(query.shape[1])
 
 
-def recognition(familiar: Tensor, rough: Tensor) -> Tensor:
+def recognition(familiar: Tensor, rough: Tensor, strange: Tensor) -> Tensor:
     """Whether what was found can be the objects at all: 0 where it and the frame around it look like nothing known.
 
     So it is after a cut, when the decoder still finds something. Otherwise it is 1, which says nothing.
 
-    familiar: (B, n, h·w), see `familiarity`; rough: (B, n, 4h, 4w) logits. Returns (B, n).
+    familiar: (B, n, h·w), see `familiarity`; rough: (B, n, 4h, 4w) logits; strange: see `Lite`. Returns (B, n).
     """
     found = F.avg_pool2d(compete(rough), STRIDE // 4).flatten(2)
     inside = (familiar * found).sum(2) / (found.sum(2) + 1e-2)
-    return ((2 * familiar.mean(2) + inside - STRANGE) / STRANGE_WITHIN).sigmoid()
+    return ((2 * familiar.mean(2) + inside - strange) / STRANGE_WITHIN).sigmoid()
 
 
 class Lite(nn.Module):
-    """See the module. Frames and masks are padded at the right and bottom to a multiple of 16."""
+    """See the module. Frames and masks are padded at the right and bottom to a multiple of 16.
+
+    Attributes:
+        strange: twice the mean familiarity of a frame plus that of what was found in it, below which that is something
+            else, see `recognition`. Distances between keys differ from network to network, so it comes with the
+            weights; a network that was trained has yet to be given one.
+    """
 
     def __init__(self):
         super().__init__()
+        self.register_buffer("strange", torch.tensor(NEVER_STRANGE))
         self.encoder = Encoder()
         self.neck = Residual(112, 192)
         self.key = nn.Conv2d(192, KEY_CHANNELS, 3, 1, 1)

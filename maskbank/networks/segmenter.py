@@ -127,7 +127,7 @@ class LiteSegmenter:
             decoded = self.network.decode(features, torch.cat(readouts)[None], hint[None], decoder)
         logits = full_size(decoded.logits.float(), features.size)[0]
         counts = [len(job.hint) for job in jobs]
-        recognised = recognition(torch.cat(familiar)[None], decoded.rough.float())[0]
+        recognised = recognition(torch.cat(familiar)[None], decoded.rough.float(), self.network.strange)[0]
         parts = (logits, decoded.presence[0].sigmoid() * recognised, decoded.quality[0].sigmoid())
         for *part, use in zip(*(tensor.split(counts) for tensor in parts), uses, strict=True):
             yield Segmentation(*part, (use,))

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from maskbank.evaluation.sequences import read_sequences
-from maskbank.networks.lite import Lite
+from maskbank.networks.lite import NEVER_STRANGE, Lite
 from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
 from maskbank.training.clips import ClipMaker, Recipe
 from maskbank.training.data import Source
@@ -183,6 +183,10 @@ def train(
     """
     if (minutes is None) == (steps is None):
         raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
+    if not 0 < take_over <= 1:
+        raise ValueError(
+            f"The share of what was learnt that is taken over must be above 0 and at most 1, not {take_over}."
+        )
     rank, device = _join_processes()
     first = rank == 0
     out.mkdir(parents=True, exist_ok=True)
@@ -306,6 +310,7 @@ def _network(init: Path | None, resumes: bool) -> Lite:
     network = Lite()
     if init and not resumes:  # which gets the weights of its run
         fit_weights(network, load_state_dict(init), str(init))
+        network.strange.fill_(NEVER_STRANGE)  # training moves the keys, and with them what is far
     elif not resumes:
         load_pretrained(network.encoder, published_encoder())
     # What the first layers see is the same in any image; leaving them as they are saves a fifth of each step.
