@@ -184,9 +184,7 @@ def train(
     if (minutes is None) == (steps is None):
         raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
     if not 0 < take_over <= 1:
-        raise ValueError(
-            f"The share of what was learnt that is taken over must be above 0 and at most 1, not {take_over}."
-        )
+        raise ValueError(f"The share that is taken over must be above 0 and at most 1, not {take_over}.")
     rank, device = _join_processes()
     first = rank == 0
     out.mkdir(parents=True, exist_ok=True)
