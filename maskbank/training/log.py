@@ -7,6 +7,11 @@ from matplotlib.figure import Figure
 
 SMOOTHING = 0.9  # of the running means
 FIELDS = ("step", "seconds", "loss", "jaccard", "val_j_and_f")
+CURVES = {  # what is drawn, and what is written beside it
+    "loss": "loss (rises while it turns\nto the hardest pixels)",
+    "jaccard": "mean J on training clips",
+    "val_j_and_f": "J&F in validation, percent",
+}
 
 
 class TrainingLog:
@@ -46,14 +51,17 @@ class TrainingLog:
         return next((float(score) for score in scores if score), None)
 
     def plot(self) -> None:
-        """Draws the curves over the minutes of training."""
+        """Draws the curves over the minutes of training, those that have points."""
         rows = self._rows()
-        figure = Figure(figsize=(8, 9))
-        axes = figure.subplots(3, 1, sharex=True)
-        for axis, name in zip(axes, FIELDS[2:], strict=True):
-            points = [(float(row["seconds"]) / 60, float(row[name])) for row in rows if row[name]]
-            axis.plot(*zip(*points, strict=True) if points else ([], []), marker="o" if len(points) < 50 else None)
-            axis.set_ylabel(name)
+        curves = {name: [(float(r["seconds"]) / 60, float(r[name])) for r in rows if r[name]] for name in CURVES}
+        drawn = {name: points for name, points in curves.items() if points}
+        if not drawn:
+            return
+        figure = Figure(figsize=(8, 3 * len(drawn)))
+        axes = figure.subplots(len(drawn), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (name, points) in zip(axes, drawn.items(), strict=True):
+            axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 50 else None)
+            axis.set_ylabel(CURVES[name])
             axis.grid(alpha=0.3)
         axes[-1].set_xlabel("minutes")
         figure.tight_layout()
