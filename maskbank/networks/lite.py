@@ -349,25 +349,33 @@ def familiarity(scores: Tensor, query: Tensor) -> Tensor:
     return scores.amax(1) - query.pow(2).sum(1) / math.sqrt(query.shape[1])
 
 
+def resemblance(familiar: Tensor, rough: Tensor) -> Tensor:
+    """How much a frame and what was found in it look like what is remembered: 0 for just the same, less for others.
+
+    familiar: (B, n, h·w), see `familiarity`; rough: (B, n, 4h, 4w) logits. Returns (B, n): twice the mean familiarity
+    of the frame plus that of what was found.
+    """
+    found = F.avg_pool2d(compete(rough), STRIDE // 4).flatten(2)
+    inside = (familiar * found).sum(2) / (found.sum(2) + 1e-2)
+    return 2 * familiar.mean(2) + inside
+
+
 def recognition(familiar: Tensor, rough: Tensor, strange: Tensor) -> Tensor:
     """Whether what was found can be the objects at all: 0 where it and the frame around it look like nothing known.
 
     So it is after a cut, when the decoder still finds something. Otherwise it is 1, which says nothing.
 
-    familiar: (B, n, h·w), see `familiarity`; rough: (B, n, 4h, 4w) logits; strange: see `Lite`. Returns (B, n).
+    familiar, rough: see `resemblance`; strange: see `Lite`. Returns (B, n).
     """
-    found = F.avg_pool2d(compete(rough), STRIDE // 4).flatten(2)
-    inside = (familiar * found).sum(2) / (found.sum(2) + 1e-2)
-    return ((2 * familiar.mean(2) + inside - strange) / STRANGE_WITHIN).sigmoid()
+    return ((resemblance(familiar, rough) - strange) / STRANGE_WITHIN).sigmoid()
 
 
 class Lite(nn.Module):
     """See the module. Frames and masks are padded at the right and bottom to a multiple of 16.
 
     Attributes:
-        strange: twice the mean familiarity of a frame plus that of what was found in it, below which that is something
-            else, see `recognition`. Distances between keys differ from network to network, so it comes with the
-            weights; a network that was trained has yet to be given one.
+        strange: the `resemblance` below which what was found is something else. Distances between keys differ from
+            network to network, so it comes with the weights; see `maskbank.training.strangeness`.
     """
 
     def __init__(self):

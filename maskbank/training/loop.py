@@ -23,13 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from maskbank.evaluation.sequences import read_sequences
-from maskbank.networks.lite import NEVER_STRANGE, Lite
+from maskbank.networks.lite import Lite
 from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
 from maskbank.training.clips import ClipMaker, Recipe
 from maskbank.training.data import Source
 from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.strangeness import strange
 from maskbank.training.unrolling import UnrolledLoss
 from maskbank.training.validation import validate
 
@@ -56,7 +57,7 @@ SCHEDULES = {
         Stage(1.00, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=6), 3),
     ),
     # To go on from trained weights (`--init`), for half an hour or so on a CPU.
-    "short": (Stage(1.00, Recipe(size=256, frames=3, objects=2, video=0.60, max_gap=6), 5),),
+    "short": (Stage(1.00, Recipe(size=256, frames=3, objects=2, video=0.40, max_gap=6), 5),),
     # The same for an hour or more.
     "long": (
         Stage(0.60, Recipe(size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
@@ -233,29 +234,31 @@ def train(
     )
     torch.manual_seed(seed + 1000 * rank + clock.step)
     network.train()
+    if initial is not None:
+        _keep_statistics(network)
     log = TrainingLog(out, clock.step) if first else None
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = validated = time.monotonic()
 
     def result() -> dict[str, Tensor]:
         if initial is None:
-            return average.state
+            return dict(average.state)
         return {name: value.lerp(average.state[name], take_over) for name, value in initial.items()}
 
     def save() -> None:
         _save(out, network, optimizer, average, initial, clock)
         write_weights(result(), network, out / "lite.safetensors")
 
-    def score() -> float:
+    def score(weights: dict[str, Tensor]) -> float:
         """Time that is not the run's own."""
         started = time.monotonic()
-        j_and_f = validate(result(), val)
+        j_and_f = validate(weights, val)
         log.add_validation(clock.step, clock.seconds, j_and_f)
         clock.pause(time.monotonic() - started)
         return j_and_f
 
     if first and val and init and not clock.step:
-        score()
+        score(result())
     with tqdm(total=1.0, initial=min(clock.share(), 1.0), disable=not first, desc="training", bar_format=BAR) as bar:
         while (share := clock.share()) < 1 and not _anyone(time.monotonic() > leave_at):
             progress.value = share
@@ -284,12 +287,15 @@ def train(
                 log.plot()
                 saved = now
             if first and val and now - validated > val_every * 60:
-                score()
+                score(result())
                 validated = time.monotonic()
     if first:
         save()
+        weights = result()
+        weights["strange"] = strange(weights, initial, stills, videos, stages[-1].recipe)
+        write_weights(weights, network, out / "lite.safetensors")
         if val:
-            tqdm.write(verdict(log.initial_validation(), score(), val))
+            tqdm.write(verdict(log.initial_validation(), score(weights), val))
         log.plot()
     if len(set(_from_all(fingerprint(nn.ParameterList(network.parameters()))))) > 1:
         raise RuntimeError("The processes have trained different networks.")
@@ -308,13 +314,19 @@ def _network(init: Path | None, resumes: bool) -> Lite:
     network = Lite()
     if init and not resumes:  # which gets the weights of its run
         fit_weights(network, load_state_dict(init), str(init))
-        network.strange.fill_(NEVER_STRANGE)  # training moves the keys, and with them what is far
     elif not resumes:
         load_pretrained(network.encoder, published_encoder())
     # What the first layers see is the same in any image; leaving them as they are saves a fifth of each step.
     for layers in (network.encoder.stem, network.encoder.to2, network.encoder.to4):
         layers.requires_grad_(False)
     return network
+
+
+def _keep_statistics(network: nn.Module) -> None:
+    """Those of batch norms, which the few images of one job would spoil."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _optimizer(network: Lite, learning_rate: float) -> torch.optim.Optimizer:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from maskbank.bank import MERGE_THRESHOLD, UPDATE_RATE, Entries, merge
-from maskbank.networks.lite import similarity
+from maskbank.networks.lite import familiarity, similarity
 
 THIN = 0.3  # chance that entries are dropped when a frame is memorized
 DROPPED = 0.5  # share of them; which ones the bank would drop depends on a longer past than a clip has
@@ -32,13 +32,14 @@ class ClipMemory:
             new = _merged(self._frames.pop(), new)
         self._frames.append(new)
 
-    def read(self, query: Tensor) -> Tensor:
-        """The read-out (B, n, Cv, M) for a query key (B, Ck, M)."""
+    def read(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """The read-out (B, n, Cv, M) for a query key (B, Ck, M), and the familiarity (B, M), without a gradient."""
         keys, values, kept = (torch.cat(parts, -1) for parts in zip(*self._frames, strict=True))
         with torch.autocast(query.device.type, enabled=False):  # a bank compares in full precision
             scores = similarity(keys.float(), query.float()).masked_fill(~kept[:, :, None], -torch.inf)
+            familiar = familiarity(scores.detach(), query.detach().float())
         readout = values.flatten(1, 2) @ scores.softmax(1)
-        return readout.unflatten(1, values.shape[1:3])
+        return readout.unflatten(1, values.shape[1:3]), familiar
 
 
 Frame = tuple[Tensor, Tensor, Tensor]  # keys (B, Ck, N), values (B, n, Cv, N), kept (B, N) bool

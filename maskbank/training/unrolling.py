@@ -1,6 +1,7 @@
 """The tracker on a batch of training clips: what it answers, and what that costs."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,17 @@ REMEMBER = 0.75  # chance that a frame between seed and last is memorized, as th
 HINT_DROP = 0.1  # chance that a clip goes without the previous mask, so that the bank alone must do
 
 
-def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator[tuple[LiteDecoded, Tensor, Tensor]]:
-    """Tracks a batch of clips as the tracker would; yields (decoded, truth, real) for each frame after the seed.
+class Answer(NamedTuple):
+    """For one frame of each clip."""
+
+    decoded: LiteDecoded
+    familiar: Tensor  # (B, h·w), see `familiarity`
+    truth: Tensor  # (B, S, S) int64
+    real: Tensor  # (B, n) bool, False for a slot without an object in this clip
+
+
+def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator[Answer]:
+    """Tracks a batch of clips as the tracker would; yields an answer for each frame after the seed.
 
     images: (B, T, 3, S, S) in [0, 1]; ids: (B, T, S, S) int64; objects: slots per clip, n.
     """
@@ -35,8 +45,9 @@ def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator
     probability = seed
     for t in range(1, frames):
         features = features_at(t)
-        decoded = network.decode(features, memory.read(features.key), to_hint(probability) * hint_kept)
-        yield decoded, ids[:, t], real
+        readout, familiar = memory.read(features.key)
+        decoded = network.decode(features, readout, to_hint(probability) * hint_kept)
+        yield Answer(decoded, familiar, ids[:, t], real)
         probability = compete(full_size(decoded.logits, images.shape[-2:]))
         if t + 1 < frames and torch.rand(()) < REMEMBER:
             memory.memorize(features.key, network.value(features, probability))
@@ -52,7 +63,7 @@ class UnrolledLoss(nn.Module):
     def forward(self, images: Tensor, ids: Tensor, objects: int, hard_share: float) -> tuple[Tensor, Tensor]:
         losses, overlaps = [], []
         with torch.autocast(images.device.type, torch.bfloat16, enabled=fast_bfloat16(images.device)):
-            for decoded, truth, real in unroll(self.network, images, ids, objects):
+            for decoded, _, truth, real in unroll(self.network, images, ids, objects):
                 with torch.autocast(images.device.type, enabled=False):
                     losses.append(frame_loss(decoded, truth, real, hard_share))
                 overlaps.append(_jaccard(decoded.logits.detach(), truth, real))
