@@ -16,6 +16,7 @@ from maskbank.coco import CocoWriter
 from maskbank.frames import read_id_mask
 from maskbank.networks import BUNDLED_WEIGHTS, load_segmenter
 from maskbank.shapes import encode_rle, mask_to_shape
+from maskbank.training import strangeness
 from maskbank.training.data import MAX_SHORT_SIDE
 from maskbank.training.exports import is_export, load_data, load_export
 
@@ -83,6 +84,7 @@ def test_tracks_become_a_video(export: Path) -> None:
 
 def test_a_team_tunes_the_bundled_weights_on_its_job(export: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(strangeness, "CLIPS", 3)
     assert cli.main(["train", "--init", "lite", "--data", str(export), "--steps", "1"]) == 0
     told = Path(capsys.readouterr().out.splitlines()[-1])
     assert told == Path("runs/job_7/lite.safetensors")

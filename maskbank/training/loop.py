@@ -6,6 +6,7 @@ On several GPUs or machines under `torchrun`: every process draws its own clips,
 import itertools
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -291,6 +292,7 @@ def train(
                 validated = time.monotonic()
     if first:
         save()
+        tqdm.write("Measuring what is strange to the trained weights.", file=sys.stderr)
         weights = result()
         weights["strange"] = strange(weights, initial, stills, videos, stages[-1].recipe)
         write_weights(weights, network, out / "lite.safetensors")

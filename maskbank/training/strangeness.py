@@ -12,10 +12,10 @@ from maskbank.training.clips import ClipMaker, Recipe
 from maskbank.training.data import Source
 from maskbank.training.unrolling import unroll
 
-CLIPS = 60
+CLIPS = 30
 FRAMES = 8  # of a clip: long enough for an object to change
 # Share of the objects' views in clips that lie beyond the limit. Clips change more than films do: on the data of the
-# bundled weights this gives their -61, and in its whole sequences no view was as far.
+# bundled weights this gives about their -61, and in its whole sequences no view was as far.
 BEYOND = 0.04
 
 
