@@ -487,8 +487,8 @@ def test_validation_is_logged_and_drawn(data, tmp_path, tiny):
 def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsys):
     """With a learning rate that ruins the weights, and resumed in between: it says so at the end."""
     run = {"out": tmp_path / "run", "schedule": tiny, "init": BUNDLED_WEIGHTS, "val": data / "video", "val_every": 99}
-    train([data], steps=40, learning_rate=0.5, stop_after=1e-6, **run)
-    train([data], steps=40, learning_rate=0.5, **run)
+    train([data], steps=40, learning_rate=0.02, stop_after=1e-6, **run)
+    train([data], steps=40, learning_rate=0.02, **run)
     told = capsys.readouterr().out.splitlines()[-1]
     numbers = re.fullmatch(rf"J&F on {data}/video: (.+), with the weights it started from (.+?)\. (.+)", told)
     assert float(numbers[2]) > float(numbers[1]) + 1 and float(numbers[2]) == pytest.approx(
