@@ -497,6 +497,12 @@ def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsy
     assert numbers[3] == "Training has made them worse: keep the old ones."
 
 
+def test_a_rate_that_leads_to_infinity_gives_one_sentence(data, tmp_path, tiny):
+    with pytest.raises(ValueError, match="went to infinity at step [0-9]+: take a lower --learning-rate"):
+        train([data], tmp_path, steps=60, learning_rate=1e4, schedule=tiny, init=BUNDLED_WEIGHTS)
+    assert not (tmp_path / "lite.safetensors").exists()
+
+
 def test_two_processes_train_one_network(data, tmp_path):
     """Under torchrun, with gloo; train() itself checks that they end with the same network.
 

@@ -181,7 +181,7 @@ def train(
     this call, to be resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago.
     val: a folder of sequences, on which the averaged weights are scored every `val_every` minutes and at the end, as
     are those of `init` at the start; the time for that does not count. Returns the path of the weights. Raises
-    ValueError with one sentence when the data or `init` is unusable.
+    ValueError with one sentence when the data or `init` is unusable, or the learning rate too high.
     """
     if (minutes is None) == (steps is None):
         raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
@@ -274,7 +274,8 @@ def train(
             loss, jaccard = model(images, ids, objects, hard)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 3.0, error_if_nonfinite=True)  # before it spoils the state
+            if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():  # nothing of it may be kept
+                raise ValueError(f"Training went to infinity at step {clock.step}: take a lower --learning-rate.")
             optimizer.step()
             clock.step += 1
             average.update(network, clock.step)
