@@ -31,7 +31,7 @@ from maskbank.training.data import Source
 from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
-from maskbank.training.strangeness import strange
+from maskbank.training.strangeness import measure_strange
 from maskbank.training.unrolling import UnrolledLoss
 from maskbank.training.validation import validate
 
@@ -243,7 +243,7 @@ def train(
 
     def result() -> dict[str, Tensor]:
         if initial is None:
-            return dict(average.state)
+            return average.state
         return {name: value.lerp(average.state[name], take_over) for name, value in initial.items()}
 
     def save() -> None:
@@ -275,7 +275,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():  # nothing of it may be kept
-                raise ValueError(f"Training went to infinity at step {clock.step}: take a lower --learning-rate.")
+                raise ValueError(
+                    f"Training went to infinity at step {clock.step}: take a lower --learning-rate and a new --out."
+                )
             optimizer.step()
             clock.step += 1
             average.update(network, clock.step)
@@ -295,7 +297,7 @@ def train(
         save()
         tqdm.write("Measuring what is strange to the trained weights.", file=sys.stderr)
         weights = result()
-        weights["strange"] = strange(weights, initial, stills, videos, stages[-1].recipe)
+        weights = weights | {"strange": measure_strange(weights, initial, stills, videos, stages[-1].recipe)}
         write_weights(weights, network, out / "lite.safetensors")
         if val:
             tqdm.write(verdict(log.initial_validation(), score(weights), val))

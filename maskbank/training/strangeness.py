@@ -19,7 +19,7 @@ FRAMES = 8  # of a clip: long enough for an object to change
 BEYOND = 0.04
 
 
-def strange(
+def measure_strange(
     weights: dict[str, Tensor],
     initial: dict[str, Tensor] | None,
     stills: list[Source],
