@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="small: CPU; short, long: CPU, from --init; large: GPU (default: small, or with --init short)",
     )
     train.add_argument("--learning-rate", type=float, help="(default: 6e-4, or with --init 3e-4)")
-    train.add_argument("--init", help="weights to start from: lite (the bundled ones) or a file")
+    train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
     train.add_argument(
         "--take-over",
         type=float,
@@ -327,14 +327,15 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from maskbank.networks import BUNDLED_WEIGHTS
+    from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
     from maskbank.training.loop import train
 
     wanted = {k: v for k, v in vars(options).items() if k != "run"}
     wanted["exclude"] = tuple(options.exclude)
     wanted["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
     if options.init is not None:
-        wanted["init"] = BUNDLED_WEIGHTS if options.init == "lite" else Path(options.init)
+        bundled = options.init in BUNDLED_NAMES
+        wanted["init"] = BUNDLED_WEIGHTS.with_stem(options.init) if bundled else Path(options.init)
     print(train(**wanted))
 
 

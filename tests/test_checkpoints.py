@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from maskbank import cli
 from maskbank.checkpoints import read_manifest, sha256
-from maskbank.networks import BUNDLED_WEIGHTS
+from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
 from maskbank.networks.afb_urr import AfbUrr
 from maskbank.networks.weights import fingerprint
 
@@ -117,10 +117,12 @@ def files(folder: Path) -> set[str]:
 
 
 def test_the_bundled_weights_are_those_of_the_manifest(run) -> None:
-    lite = read_manifest(BUNDLED)["lite"]
-    assert lite.sha256 == sha256(BUNDLED / lite.file) and lite.bytes == (BUNDLED / lite.file).stat().st_size
     code, text = run("verify")
-    assert code == 0 and re.search(r"^lite is the file it should be: lite [0-9a-f]{12}$", text, re.MULTILINE)
+    assert code == 0
+    for name in BUNDLED_NAMES:
+        known = read_manifest(BUNDLED)[name]
+        assert known.sha256 == sha256(BUNDLED / known.file) and known.bytes == (BUNDLED / known.file).stat().st_size
+        assert re.search(rf"^{name} is the file it should be: lite [0-9a-f]{{12}}$", text, re.MULTILINE)
     code, text = run("list")
     assert code == 0 and re.search(r"^lite +here +.*non-commercial", text, re.MULTILINE)
     assert re.search(r"^afb-urr .*academic use only", text, re.MULTILINE)
@@ -218,7 +220,7 @@ def test_released_checkpoints_become_safetensors(run, tmp_path: Path, released: 
 
 
 def test_unknown_and_damaged_weights(run, folder: Path) -> None:
-    assert "There are no weights called 'xmem'; known are afb-urr, lite." in run("info", "xmem")[1]
+    assert "There are no weights called 'xmem'; known are afb-urr, lite, lite-open." in run("info", "xmem")[1]
     assert "lite comes with MaskBank" in run("fetch", "lite", "--yes")[1]
     (folder / "lite.safetensors").write_bytes((BUNDLED / "lite.safetensors").read_bytes()[:-1000])
     assert "damaged" in run("verify")[1]

@@ -40,7 +40,7 @@ CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 WIDTH, HEIGHT = 854, 480
 DISC = 30  # pixels, the radius of an extra object
 CONFIGURATIONS = [  # model, objects, store, tracked frames that are not measured, and that are (None: as asked for)
-    ("lite", 1, "memory", 25, None),  # memorizes every 5th frame; after 25 its bank is as full as it gets
+    ("lite", 1, "memory", 25, None),  # memorizes every 3rd frame; after 25 its bank is as full as it gets
     ("lite", 1, "file", 25, None),
     ("lite", 1, "redis", 25, None),
     ("lite", 3, "memory", 25, None),

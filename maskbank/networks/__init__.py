@@ -14,6 +14,7 @@ from maskbank.networks.segmenter import AfbUrrSegmenter, LiteSegmenter, Segmente
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
 
 BUNDLED_WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "lite.safetensors"
+BUNDLED_NAMES = ("lite", "lite-open")  # of weights for `lite`, in the same folder
 
 Policy = AdaptivePolicy | PaperPolicy
 
@@ -52,7 +53,7 @@ def paper(budget: int | None, classes: int) -> PaperPolicy:
 
 
 MODELS = {
-    "lite": Model(Lite, LiteSegmenter, adaptive, 5, True, 480, 2.0, BUNDLED_WEIGHTS),
+    "lite": Model(Lite, LiteSegmenter, adaptive, 3, True, 480, 2.0, BUNDLED_WEIGHTS),
     "afb-urr": Model(AfbUrr, AfbUrrSegmenter, adaptive, 5, True, 480, 1.0),
     # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
     "afb-urr-paper": Model(AfbUrr, AfbUrrSegmenter, paper, 1, False, 480, 1.0),

@@ -20,7 +20,7 @@ from maskbank.training.unrolling import UnrolledLoss
 STEPS = 30  # at most; more than that forgets what was learnt before
 CLIPS = Recipe(size=224, frames=2)  # of the outlined frame in motion: a seed, and one frame to find it in
 BATCH = 2
-OBJECTS = 3  # of a step, at most: the time of a step must not depend on how many there are
+OBJECTS = 8  # of a step, at most: they learn to compete, but the time of a step must not grow without end
 LEARNING_RATE = 4e-4
 WARM_UP = 10  # steps
 HARD_SHARE = 0.5  # of pixels that count
