@@ -13,16 +13,16 @@ BENCH = Path(__file__).parents[1] / "tools" / "bench.py"
 
 
 def test_one_configuration_is_measured_and_reported():
-    command = [sys.executable, BENCH, "--measure", "lite", "4", "redis", "5", "2"]
+    command = [sys.executable, BENCH, "--measure", "lite", "4", "redis", "6", "2"]
     done = subprocess.run(
         command, env=os.environ | {"MASKBANK_SIZE": "64"}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     stages = [result[name] for name in ("decode", "encode", "segment")]
-    assert all(0 < stage < result["p90"] for stage in stages) and result["memorize"] == 0  # the sixth and seventh frame
+    assert all(0 < stage < result["p90"] for stage in stages) and result["memorize"] == 0  # frames 7 and 8
     assert sum(stages) + result["rest"] >= result["median"] * 0.5
-    assert result["entries"] == [2 * 4 * 8]  # the seed and frame 5; 114 x 64 pixels make 8 x 4 entries
+    assert result["entries"] == [3 * 4 * 8]  # the seed, frames 3 and 6; 114 x 64 pixels make 8 x 4 entries
     assert 100 < result["peak_mib"] < 4000
     assert 100 < result["state_bytes"] <= 300
     assert 0 < result["store"] < result["p90"] and 0.5 < result["written_kib"] < 100

@@ -284,11 +284,11 @@ def test_an_object_that_leaves_and_comes_back(function: Function, frames: list[b
     with function.seeing(0.9):
         [_, box], states = function.track(frames[1], states)
     for index in (2, 3):
-        with function.seeing(0.1):
+        with function.seeing(0.3):  # not so surely gone that it is learnt: the frames do show the objects
             shapes, states = function.track(frames[index], states)
         assert shapes == [None, box]
         assert [state["visible"] for state in states] == [False, False]
-        assert all(abs(state["confidence"] - 0.9) < 0.01 for state in states)  # how surely it is gone
+        assert all(abs(state["confidence"] - 0.7) < 0.01 for state in states)  # how surely it is gone
     with function.seeing(0.9):
         shapes, states = function.track(frames[4], states)
     assert [state["visible"] for state in states] == [True, True]
