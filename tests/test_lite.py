@@ -167,12 +167,12 @@ def alone(bank: FeatureBank, objects: list[int], parts: list[int]) -> FeatureBan
 def test_similarity_ranks_like_distances() -> None:
     keys, query = torch.randn(2, 64, 40), torch.randn(2, 64, 30)
     found = similarity(keys, query)
-    distances = torch.cdist(keys.transpose(1, 2), query.transpose(1, 2))
-    assert found.shape == distances.shape == (2, 40, 30)
-    assert torch.equal(found.argsort(1, descending=True), distances.argsort(1))
+    distances = torch.cdist(query.transpose(1, 2), keys.transpose(1, 2))
+    assert found.shape == distances.shape == (2, 30, 40)
+    assert torch.equal(found.argsort(2, descending=True), distances.argsort(2))
     # More than the order: differences are those of squared distances, over the root of the channels.
     squares = -distances.square() / 8
-    assert torch.allclose(found - found[:, :1], squares - squares[:, :1], atol=1e-3)
+    assert torch.allclose(found - found[..., :1], squares - squares[..., :1], atol=1e-3)
 
 
 def test_what_is_read_is_the_mean_of_similar_entries() -> None:
@@ -186,6 +186,16 @@ def test_what_is_read_is_the_mean_of_similar_entries() -> None:
     assert torch.allclose(familiar, nearness.amax(0), atol=1e-4)
     assert torch.allclose(readout[0], values[0] @ weights, atol=1e-4)
     assert torch.allclose(use, weights.sum(1), atol=1e-4) and float(use.sum()) == pytest.approx(7)
+    rounded, *rest = read(bank, query, torch.bfloat16)
+    assert torch.allclose(rounded.float(), readout, atol=0.03) and all(map(torch.equal, rest, (familiar, use)))
+
+
+def test_places_that_read_in_turns_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = FeatureBank(seeds=entries_of(20, [True, True], 0), older=entries_of(5, [True, False], 1))
+    query = torch.randn(1, 64, 9)
+    at_once = read(bank, query)
+    monkeypatch.setattr("maskbank.networks.segmenter.READ_AT_ONCE", 4)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(read(bank, query), at_once, strict=True))
 
 
 def test_what_looks_like_nothing_known_is_not_recognised() -> None:

@@ -332,10 +332,10 @@ def disputed_window(gate: Tensor) -> tuple[slice, slice, slice, slice]:
 
 
 def similarity(keys: Tensor, query: Tensor) -> Tensor:
-    """Negative squared distance up to a term per query: (B, C, N), (B, C, M) → (B, N, M) (STCN, eq. 4)."""
+    """Negative squared distance up to a term per query: (B, C, N), (B, C, M) → (B, M, N) (STCN, eq. 4)."""
     scale = 1 / math.sqrt(keys.shape[1])
-    squares = keys.pow(2).sum(1)[:, :, None]
-    return torch.baddbmm(squares, keys.transpose(1, 2), query, beta=-scale, alpha=2 * scale)  # one pass over (N, M)
+    squares = keys.pow(2).sum(1)[:, None]
+    return torch.baddbmm(squares, query.transpose(1, 2), keys, beta=-scale, alpha=2 * scale)  # one pass over (M, N)
 
 
 def familiarity(scores: Tensor, query: Tensor) -> Tensor:
@@ -343,10 +343,10 @@ def familiarity(scores: Tensor, query: Tensor) -> Tensor:
 
     The softmax of a read-out cannot tell: its weights sum to 1 even where nothing in the bank is alike.
 
-    scores: (B, N, M) from `similarity`; query: (B, C, M). Returns (B, M), minus the squared distance to the nearest key
+    scores: (B, M, N) from `similarity`; query: (B, C, M). Returns (B, M), minus the squared distance to the nearest key
     over the root of C.
     """
-    return scores.amax(1) - query.pow(2).sum(1) / math.sqrt(query.shape[1])
+    return scores.amax(2) - query.pow(2).sum(1) / math.sqrt(query.shape[1])
 
 
 def resemblance(familiar: Tensor, rough: Tensor) -> Tensor:

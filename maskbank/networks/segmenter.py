@@ -23,6 +23,10 @@ from maskbank.networks.lite import (
     to_hint,
 )
 
+# Places of a frame that read a bank at once on a CPU: what they compare, up to some 10 MB, is worked on while in its
+# cache. All places at once take two to three times as long, and several times the memory.
+READ_AT_ONCE = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
@@ -118,7 +122,8 @@ class LiteSegmenter:
     def _segment(
         self, features: Any, jobs: Sequence[Remembered], adaptation: Adaptation | None
     ) -> Iterator[Segmentation]:
-        answers = (read(job.banks[0], features.key.float()) for job in jobs)
+        precision = torch.bfloat16 if self.autocast else torch.float32
+        answers = (read(job.banks[0], features.key.float(), precision) for job in jobs)
         readouts, familiar, uses = zip(*answers, strict=True)
         grid = features.f4.shape[-2:]
         hint = torch.cat([F.adaptive_avg_pool2d(job.hint, grid) for job in jobs])  # a job's images may differ in size
@@ -140,32 +145,34 @@ class LiteSegmenter:
         return self._adapted[adaptation]
 
 
-def read(bank: FeatureBank, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def read(bank: FeatureBank, query: Tensor, precision: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
     """What a bank answers to the query key of a frame.
 
-    query: (1, 64, h·w). Returns the read-out (n, 128, h·w), the familiarity (n, h·w), and the weight that each entry
-    got, (N,), which is what its use counter grows by. Objects that may read the same entries share one softmax.
+    query: (1, 64, h·w); precision: of values and weights as they are multiplied, not of what the weights come from.
+    Returns the read-out (n, 128, h·w), the familiarity (n, h·w), and the weight that each entry got, (N,), which is
+    what its use counter grows by. Objects that may read the same entries share one softmax.
     """
     parts = bank.parts
-    scores = similarity(torch.cat([part.keys for part in parts], 1)[None], query)[0]  # (N, h·w)
-    valid = torch.cat([part.valid for part in parts], 1)  # (n, N)
-    sizes = [len(part) for part in parts]
-    patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
-    objects = valid.shape[0]
-    readout = query.new_empty(objects, parts[0].values.shape[1], query.shape[2])
-    familiar = query.new_empty(objects, query.shape[2])
-    use = query.new_zeros(len(scores))
-    for number, pattern in enumerate(patterns):
-        readers = (pattern_of == number).nonzero()[:, 0]
-        masked = scores if pattern.all() else scores.masked_fill(~pattern[:, None], -torch.inf)
-        weights = masked.softmax(0)
-        use += weights.sum(1) * (len(readers) / objects)
-        shares = weights.split(sizes)
-        familiar[readers] = familiarity(masked[None], query)
-        readout[readers] = sum(
-            (part.values[readers].flatten(0, 1) @ share).unflatten(0, (len(readers), -1))
-            for part, share in zip(parts, shares, strict=True)
-        )
+    keys = torch.cat([part.keys for part in parts], 1)[None]
+    values = torch.cat([part.values.to(precision) for part in parts], 2)
+    patterns, pattern_of = torch.cat([part.valid for part in parts], 1).unique(dim=0, return_inverse=True)
+    groups = [(pattern_of == number).nonzero()[:, 0] for number in range(len(patterns))]
+    values_of = [values[readers] if len(groups) > 1 else values for readers in groups]
+
+    places = query.shape[2]
+    readout = values.new_empty(*values.shape[:2], places)
+    familiar = query.new_empty(len(values), places)
+    use = query.new_zeros(keys.shape[2])
+    at_once = READ_AT_ONCE if query.device.type == "cpu" else places
+    for start in range(0, places, at_once):
+        here = slice(start, start + at_once)
+        scores = similarity(keys, query[..., here])
+        for readable, readers, own in zip(patterns, groups, values_of, strict=True):
+            masked = scores if readable.all() else scores.masked_fill(~readable, -torch.inf)
+            weights = masked[0].softmax(1)
+            use += weights.sum(0) * (len(readers) / len(values))
+            familiar[readers, here] = familiarity(masked, query[..., here])
+            readout[readers, :, here] = (own.flatten(0, 1) @ weights.to(precision).T).unflatten(0, own.shape[:2])
     return readout, familiar, use
 
 

@@ -36,9 +36,9 @@ class ClipMemory:
         """The read-out (B, n, Cv, M) for a query key (B, Ck, M), and the familiarity (B, M), without a gradient."""
         keys, values, kept = (torch.cat(parts, -1) for parts in zip(*self._frames, strict=True))
         with torch.autocast(query.device.type, enabled=False):  # a bank compares in full precision
-            scores = similarity(keys.float(), query.float()).masked_fill(~kept[:, :, None], -torch.inf)
+            scores = similarity(keys.float(), query.float()).masked_fill(~kept[:, None], -torch.inf)
             familiar = familiarity(scores.detach(), query.detach().float())
-        readout = values.flatten(1, 2) @ scores.softmax(1)
+        readout = values.flatten(1, 2) @ scores.softmax(2).transpose(1, 2)
         return readout.unflatten(1, values.shape[1:3]), familiar
 
 
