@@ -33,7 +33,7 @@ READY_SECONDS=${READY_SECONDS:-180}
 FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt LICENSE)
 NOT_IN_FUNCTION=(
     maskbank/{cli.py,evaluation,jobs,serving}
-    maskbank/training/{exports,log,loop,pretrained,validation}.py # the rest adapts the network to a job
+    maskbank/training/{exports,log,loop,pretrained,strangeness,validation}.py # the rest adapts the network to a job
 )
 
 # ---- arguments ----
@@ -95,15 +95,42 @@ have() { command -v "$1" >/dev/null 2>&1; }
 stage_files() {
     run mkdir -p "$1"
     run cp "${FUNCTION_FILES[@]}" "$1/"
-    run cp -R maskbank weights "$1/"
+    run cp -R maskbank "$1/"
+    run mkdir "$1/weights"
+    run cp "${weights:-weights/lite.safetensors}" "$1/weights/"
+    run cp weights/MODEL_CARD.md "$1/weights/"
     run rm -rf "${NOT_IN_FUNCTION[@]/#/$1/}"
     run find "$1" -name __pycache__ -prune -exec rm -rf '{}' +
-    if [[ $weights ]]; then run cp "$weights" "$1/weights/"; fi
+}
+
+# The settings of the function, as lines NAME=VALUE.
+settings() {
+    local name
+    if [[ $weights ]]; then export MASKBANK_WEIGHTS=/opt/nuclio/weights/${weights##*/}; fi
+    for name in $(compgen -e MASKBANK_); do echo "$name=${!name}"; done
+}
+
+# Writes the settings into the configurations in $1, for those who deploy them without this script.
+write_settings() {
+    local setting value config line text entries=''
+    while read -r setting; do
+        value=${setting#*=}
+        entries+="    - {name: ${setting%%=*}, value: '${value//\'/\'\'}'}"$'\n'
+    done < <(settings)
+    for config in "$1"/function{,-gpu}.yaml; do
+        text=''
+        while IFS= read -r line; do
+            text+=$line$'\n'
+            if [[ $line == '  env:' ]]; then text+=$entries; fi
+        done <"$config"
+        printf %s "$text" >"$config"
+    done
 }
 
 if [[ $stage ]]; then
     if [[ -e $stage && -n $(ls -A "$stage") ]]; then fail "--stage: $stage is not an empty folder."; fi
     stage_files "$stage"
+    "$dry_run" || write_settings "$stage"
     "$dry_run" || note "the function's files are in $stage."
     exit 0
 fi
@@ -214,8 +241,7 @@ if [[ $redis ]]; then
     fi
 fi
 
-if [[ $weights ]]; then export MASKBANK_WEIGHTS=/opt/nuclio/weights/${weights##*/}; fi
-for setting in $(compgen -e MASKBANK_); do deploy+=(--env "$setting=${!setting}"); done
+while read -r setting; do deploy+=(--env "$setting"); done < <(settings)
 
 run "${deploy[@]}"
 

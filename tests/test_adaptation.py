@@ -92,6 +92,12 @@ def test_a_step_has_a_few_of_the_objects() -> None:
     assert len({*map(tuple, (np.unique(ids[some.ids == i]) for i in range(1, 9)))}) == 8
 
 
+def test_outlines_that_leave_no_background() -> None:
+    halves = np.arange(640)[None].repeat(360, 0) < 320
+    some = chosen(Sample(rgb(0), id_map([halves, ~halves])), np.random.default_rng(0))
+    assert sorted(map(tuple, (np.unique(some.ids[side]) for side in (halves, ~halves)))) == [(1,), (2,)]
+
+
 def test_jobs_are_segmented_each_with_its_own_network(adapter: Adapter) -> None:
     """Together in a frame, each is found as it is alone."""
     segmenter = load_segmenter("lite", None, CPU)[0]

@@ -490,9 +490,36 @@ def test_staging_for_cvats_own_scripts(repository, tmp_path):
     assert {"main.py", "function.yaml", "function-gpu.yaml", "maskbank", "weights"} <= set(os.listdir(folder))
     assert not (folder / "Dockerfile").exists()
 
+
     again = repository.deploy("--stage", str(folder))
     assert again.returncode == 1
     assert "is not an empty folder" in again.stderr
+
+
+@pytest.mark.parametrize("config", ["function.yaml", "function-gpu.yaml"])
+def test_staging_with_settings(tmp_path, config):
+    """They go into the configurations, as nobody passes them on later; other weights stay out."""
+    folder = tmp_path / "staged"
+    command = [
+        str(ROOT / "deploy.sh"),
+        "--stage",
+        str(folder),
+        "--weights",
+        str(ROOT / "weights/lite-open.safetensors"),
+    ]
+    awkward = "it's: a 'value' # \\n"
+    environment = {"PATH": os.environ["PATH"], "MASKBANK_STORE": awkward}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    staged, own = (yaml.safe_load((place / config).read_text()) for place in (folder, ROOT))
+    added = [variable for variable in staged["spec"]["env"] if variable not in own["spec"]["env"]]
+    assert sorted(added, key=str) == [
+        {"name": "MASKBANK_STORE", "value": awkward},
+        {"name": "MASKBANK_WEIGHTS", "value": "/opt/nuclio/weights/lite-open.safetensors"},
+    ]
+    staged["spec"]["env"] = own["spec"]["env"]
+    assert staged == own
+    assert {path.name for path in (folder / "weights").iterdir()} == {"lite-open.safetensors", "MODEL_CARD.md"}
 
 
 # ---- the repository's own files ----

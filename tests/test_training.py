@@ -387,7 +387,7 @@ def log_of(out: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
-def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny):
+def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny, capsys):
     out = tmp_path / "run"
     weights = train([data], out, minutes=2, schedule=tiny, stop_after=3 / 60)
     assert weights == out / "lite.safetensors"
@@ -408,8 +408,23 @@ def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny):
     _, second = load_segmenter("lite", weights, torch.device("cpu"))
     assert second != first
 
+    capsys.readouterr()
     train([data], out, minutes=resumed["spent_s"] / 60 - 1e-6, schedule=tiny)  # its time is up: nothing more is learnt
     assert torch.load(out / "state.pt", weights_only=True)["step"] == resumed["step"]
+    assert f"The run in {out} had ended: nothing was trained. New data needs a new --out." in capsys.readouterr().err
+
+
+def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
+    """Else weights would be a blend with others than it started from, or its rate leap."""
+    train([data], tmp_path, minutes=1, schedule=tiny, stop_after=1e-12)
+    before = (tmp_path / "lite.safetensors").read_bytes()
+    for name, other in {"init": BUNDLED_WEIGHTS, "schedule": "short", "learning_rate": 1e-4, "seed": 1}.items():
+        told = (
+            f"The run in {tmp_path} began with another --{name.replace('_', '-')}: repeat that, or take another --out."
+        )
+        with pytest.raises(ValueError, match=re.escape(told)):
+            train([data], tmp_path, minutes=1, **{"schedule": tiny, "learning_rate": loop.LEARNING_RATE, name: other})
+    assert (tmp_path / "lite.safetensors").read_bytes() == before
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):

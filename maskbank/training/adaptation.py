@@ -65,6 +65,8 @@ class Adapter:
             named = {f"network.decoder.{name}": weight for name, weight in weights.items()}
             optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=1e-3)
             for step in range(STEPS):
+                if step and time.monotonic() > ends:
+                    break
                 some = chosen(sample, random)
                 clips = [maker.moving(some, CLIPS) for _ in range(BATCH)]
                 if not any(clip.ids[0].any() for clip in clips):
@@ -79,8 +81,6 @@ class Adapter:
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights.values(), 3.0)
                 optimizer.step()
-                if time.monotonic() > ends:
-                    break
             learnt = {name: known[name].lerp(weight.detach(), BLEND) for name, weight in weights.items()}
             # In half precision, as a store keeps them: the worker that made them must not see others than the next.
             return Adaptation({name: weight.half().float() for name, weight in learnt.items()})
@@ -96,7 +96,8 @@ def id_map(masks: Sequence[np.ndarray]) -> np.ndarray:
 
 def chosen(sample: Sample, random: np.random.Generator) -> Sample:
     """The sample with up to `OBJECTS` of its objects, the others being background."""
-    objects = random.permutation(np.unique(sample.ids)[1:])[:OBJECTS]
+    ids = np.unique(sample.ids)
+    objects = random.permutation(ids[ids > 0])[:OBJECTS]
     renumber = np.zeros(256, np.uint8)
     renumber[objects] = np.arange(1, len(objects) + 1)
     return Sample(sample.image, renumber[sample.ids])

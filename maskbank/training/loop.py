@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from maskbank.checkpoints import sha256
 from maskbank.evaluation.sequences import read_sequences
 from maskbank.networks.lite import Lite
 from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
@@ -190,8 +191,15 @@ def train(
     rank, device = _join_processes()
     first = rank == 0
     out.mkdir(parents=True, exist_ok=True)
-    stages = SCHEDULES[schedule or ("short" if init else "small")]
+    schedule = schedule or ("short" if init else "small")
     learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
+    stages = SCHEDULES[schedule]
+    started_as = {
+        "--init": sha256(init) if init else None,
+        "--schedule": schedule,
+        "--learning-rate": learning_rate,
+        "--seed": seed,
+    }
     torch.manual_seed(seed)
     network = _network(init, resumes=(out / "state.pt").exists()).to(device, memory_format=torch.channels_last)
     optimizer = _optimizer(network, learning_rate)
@@ -200,10 +208,14 @@ def train(
     clock = Clock(minutes, steps)
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
+        if changed := [name for name, value in started_as.items() if state["started_as"][name] != value]:
+            raise ValueError(
+                f"The run in {out} was started with another {changed[0]}: repeat that, or take another --out."
+            )
         fit_weights(network, state["network"], str(out / "state.pt"))
         optimizer.load_state_dict(state["optimizer"])
         average.state = {name: value.to(device) for name, value in state["average"].items()}
-        if state["initial"]:
+        if initial:
             initial = {name: value.to(device) for name, value in state["initial"].items()}
         clock.step, clock.spent_s = state["step"], state["spent_s"]
     if len(set(_from_all(clock.step))) > 1:
@@ -247,7 +259,7 @@ def train(
         return {name: value.lerp(average.state[name], take_over) for name, value in initial.items()}
 
     def save() -> None:
-        _save(out, network, optimizer, average, initial, clock)
+        _save(out, network, optimizer, average, initial, clock, started_as)
         write_weights(result(), network, out / "lite.safetensors")
 
     def score(weights: dict[str, Tensor]) -> float:
@@ -293,14 +305,20 @@ def train(
             if first and val and now - validated > val_every * 60:
                 score(result())
                 validated = time.monotonic()
+    ended = clock.share() >= 1
     if first:
         save()
-        tqdm.write("Measuring what is strange to the trained weights.", file=sys.stderr)
-        weights = result()
-        weights = weights | {"strange": measure_strange(weights, initial, stills, videos, stages[-1].recipe)}
-        write_weights(weights, network, out / "lite.safetensors")
-        if val:
-            tqdm.write(verdict(log.initial_validation(), score(weights), val))
+        if ended:
+            if clock.step == first_step:
+                tqdm.write(
+                    f"The run in {out} had ended: nothing was trained. New data needs a new --out.", file=sys.stderr
+                )
+            tqdm.write("Measuring what is strange to the trained weights.", file=sys.stderr)
+            weights = result()
+            weights = weights | {"strange": measure_strange(weights, initial, stills, videos, stages[-1].recipe)}
+            write_weights(weights, network, out / "lite.safetensors")
+            if val:
+                tqdm.write(verdict(log.initial_validation(), score(weights), val))
         log.plot()
     if len(set(_from_all(fingerprint(nn.ParameterList(network.parameters()))))) > 1:
         raise RuntimeError("The processes have trained different networks.")
@@ -387,6 +405,7 @@ def _save(
     average: WeightAverage,
     initial: dict[str, Tensor] | None,
     clock: Clock,
+    started_as: dict[str, str | float | None],
 ) -> None:
     """Writes the state of the run; a stop in the middle leaves the former file whole."""
     state = {
@@ -396,6 +415,7 @@ def _save(
         "initial": initial,
         "step": clock.step,
         "spent_s": clock.seconds,
+        "started_as": started_as,
     }
     torch.save(state, out / "state.pt.tmp")
     os.replace(out / "state.pt.tmp", out / "state.pt")
