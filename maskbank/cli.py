@@ -18,6 +18,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a process manager is like Ctrl-C
     try:
         options.run(options)
+    except ModuleNotFoundError as error:
+        package = error.name.partition(".")[0]
+        print(f"maskbank: this command needs {package}: pip install -e '.[{options.extra}]'", file=sys.stderr)
+        return 1
     except OSError as error:
         named = error.filename is not None and error.strerror
         print(f"maskbank: {error.filename}: {error.strerror}." if named else f"maskbank: {error}", file=sys.stderr)
@@ -33,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maskbank", description=__doc__)
+    parser.set_defaults(extra="cli")  # of pyproject.toml, with what most commands need
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     track = commands.add_parser(
@@ -108,10 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         help="with --init: of what was learnt; 1 is all of it, less forgets less (default: %(default)s)",
     )
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
-    train.add_argument("--val", type=Path, metavar="DATA", help="annotated sequences to score J&F on meanwhile")
+    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="as for evaluate: to score J&F on meanwhile")
     train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
-    train.set_defaults(run=_train)
+    train.set_defaults(run=_train, extra="train")
 
     serve = commands.add_parser(
         "serve",
@@ -129,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="processes, each with the network in memory and its share of the cores (default: %(default)s)",
     )
     _add_model_options(serve)
-    serve.set_defaults(run=_serve)
+    serve.set_defaults(run=_serve, extra="serve")
 
     weights = commands.add_parser(
         "weights",
@@ -207,7 +212,7 @@ def _add_job(job: argparse.ArgumentParser) -> None:
     job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
     job.add_argument("--function-url", metavar="URL", help="track with a deployed function (default: on this machine)")
     _add_model_options(job)
-    job.set_defaults(run=_job)
+    job.set_defaults(run=_job, extra="job")
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -283,12 +288,9 @@ def _track(options: argparse.Namespace) -> None:
 
 
 def _job(options: argparse.Namespace) -> None:
-    try:
-        import platformdirs
+    import platformdirs
 
-        from maskbank.jobs.cvat import Login, connect
-    except ModuleNotFoundError as error:
-        raise ValueError(f"This command needs {error.name}: pip install -e '.[job]'") from None
+    from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
     from maskbank.jobs.run import Options, annotate
     from maskbank.settings import read_settings
@@ -330,7 +332,7 @@ def _train(options: argparse.Namespace) -> None:
     from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
     from maskbank.training.loop import train
 
-    wanted = {k: v for k, v in vars(options).items() if k != "run"}
+    wanted = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
     wanted["exclude"] = tuple(options.exclude)
     wanted["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
     if options.init is not None:
@@ -340,10 +342,7 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    try:
-        from maskbank.serving.server import serve
-    except ModuleNotFoundError as error:
-        raise ValueError(f"maskbank serve needs {error.name}; install it with: pip install -e '.[serve]'") from error
+    from maskbank.serving.server import serve
 
     _apply_model_options(options)
     serve(options.host, options.port, options.workers)

@@ -23,7 +23,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """See the README's table of settings."""
+    """See the table of settings in docs/admins.md."""
 
     model: str = "lite"
     weights: Path | None = None  # None: the bundled file

@@ -170,7 +170,8 @@ class Tracker:
     ) -> list[Segmentation]:
         """What the network finds of each memory's objects; those that are gone get no pixel.
 
-        The network looks at all jobs at once, but at one with objects that nobody may want by itself.
+        The network finds all jobs' objects at once, but by themselves those of a job that it adapted to, or of one
+        with objects that nobody may want.
         """
         known = [i for i, memory in enumerate(memories) if memory.objects]
         alone = [i for i in known if not set(range(memories[i].objects)).issubset(wanted[i])]

@@ -490,7 +490,6 @@ def test_staging_for_cvats_own_scripts(repository, tmp_path):
     assert {"main.py", "function.yaml", "function-gpu.yaml", "maskbank", "weights"} <= set(os.listdir(folder))
     assert not (folder / "Dockerfile").exists()
 
-
     again = repository.deploy("--stage", str(folder))
     assert again.returncode == 1
     assert "is not an empty folder" in again.stderr

@@ -574,7 +574,17 @@ def test_numbers_that_cannot_be(capsys: pytest.CaptureFixture, option: str, valu
     assert stop.value.code == 2 and f"'{value}' is not a " in capsys.readouterr().err
 
 
-def test_it_says_which_package_is_missing(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "maskbank.serving.server", None)
-    assert cli.main(["serve"]) == 1
-    assert "pip install -e '.[serve]'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("extra", "package", "command"),
+    [
+        ("serve", "uvicorn", ["serve"]),
+        ("train", "matplotlib", ["train", "--data", "nowhere", "--out", "nowhere", "--steps", "1"]),
+        ("cli", "tqdm", ["weights", "fetch", "afb-urr"]),
+        ("job", "platformdirs", ["job", "--job", "1"]),
+    ],
+)
+def test_it_says_which_package_is_missing(extra: str, package: str, command: list[str]) -> None:
+    missing = f"import sys; sys.modules['{package}'] = None; from maskbank import cli; sys.exit(cli.main({command}))"
+    done = subprocess.run([sys.executable, "-c", missing], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f"maskbank: this command needs {package}: pip install -e '.[{extra}]'\n"
