@@ -35,7 +35,7 @@ class Settings:
     cache_mb: int = 2048
     max_pixels: int = 40_000_000
     max_objects: int = 50
-    adapt_seconds: float = 8.0  # at most, whenever objects were outlined; 0: not at all
+    adapt_seconds: float = 15.0  # at most, whenever objects were outlined; 0: not at all
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -77,7 +77,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
         max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 170_000_000),
         max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
-        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", 8.0, 0, 60, float),
+        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", 15.0, 0, 60, float),
     )
     _check_budget(settings)
     return settings

@@ -19,6 +19,7 @@ from maskbank.networks.lite import compete
 from maskbank.networks.segmenter import Adaptation, Remembered, Segmentation, Segmenter
 
 VISIBLE_FROM = 0.5  # presence below it: the object is gone
+GONE_BELOW = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
 SURE_FROM = 0.6  # confidence from which a frame is worth remembering
 HIDDEN_LOGIT = -30.0  # of an object that is gone: it takes part in no competition
 
@@ -225,13 +226,18 @@ class Tracker:
             if seeds:
                 learns = torch.tensor([k in seeds for k in range(len(tracked))])
             else:
-                learns = torch.tensor([not self.model.only_sure or _is_sure(each) for each in tracked])
+                learns = torch.tensor([self._worth_learning(found, k, t) for k, t in enumerate(tracked)])
             entries = self.segmenter.memorize(frame.features, probabilities, learns, now)
             policy = self.model.policy(self.budget, len(tracked) + 1)
             learn = policy.seed if seeds else policy.memorize
             banks = tuple(bank if new is None else learn(bank, new) for bank, new in zip(banks, entries, strict=True))
             memorized = now
         return Memory(banks, self.segmenter.hint(probabilities), now + 1, memorized, memory.adaptation)
+
+    def _worth_learning(self, found: Segmentation, k: int, tracked: Tracked) -> bool:
+        if not self.model.only_sure:
+            return True
+        return tracked.confidence >= SURE_FROM if tracked.visible else float(found.presence[k]) < GONE_BELOW
 
 
 def owners(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.ndarray]) -> np.ndarray:
@@ -258,8 +264,3 @@ def owners(size: tuple[int, int], logits: Tensor, outlined: dict[int, np.ndarray
 def _confidence(found: Segmentation, k: int, mask: np.ndarray) -> float:
     presence = float(found.presence[k])
     return presence * float(found.quality[k]) if mask.any() else 1 - presence
-
-
-def _is_sure(tracked: Tracked) -> bool:
-    """Nothing is learnt of an object that seems gone: if it is there after all, the next frames would lose it too."""
-    return tracked.visible and tracked.confidence >= SURE_FROM
