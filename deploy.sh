@@ -113,7 +113,7 @@ settings() {
 # Writes the settings into the configurations in $1, for those who deploy them without this script.
 write_settings() {
     local setting value config line text entries=''
-    while read -r setting; do
+    while IFS= read -r setting; do
         value=${setting#*=}
         entries+="    - {name: ${setting%%=*}, value: '${value//\'/\'\'}'}"$'\n'
     done < <(settings)
@@ -241,7 +241,7 @@ if [[ $redis ]]; then
     fi
 fi
 
-while read -r setting; do deploy+=(--env "$setting"); done < <(settings)
+while IFS= read -r setting; do deploy+=(--env "$setting"); done < <(settings)
 
 run "${deploy[@]}"
 

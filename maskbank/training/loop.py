@@ -209,9 +209,7 @@ def train(
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
         if changed := [name for name, value in started_as.items() if state["started_as"][name] != value]:
-            raise ValueError(
-                f"The run in {out} was started with another {changed[0]}: repeat that, or take another --out."
-            )
+            raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
         fit_weights(network, state["network"], str(out / "state.pt"))
         optimizer.load_state_dict(state["optimizer"])
         average.state = {name: value.to(device) for name, value in state["average"].items()}
