@@ -156,8 +156,10 @@ def read(bank: FeatureBank, query: Tensor, precision: torch.dtype = torch.float3
     keys = torch.cat([part.keys for part in parts], 1)[None]
     values = torch.cat([part.values.to(precision) for part in parts], 2)
     patterns, pattern_of = torch.cat([part.valid for part in parts], 1).unique(dim=0, return_inverse=True)
-    groups = [(pattern_of == number).nonzero()[:, 0] for number in range(len(patterns))]
-    values_of = [values[readers] if len(groups) > 1 else values for readers in groups]
+    groups = []  # of objects that may read the same: which ones, what is hidden from them if anything, their values
+    for number, readable in enumerate(patterns):
+        readers = (pattern_of == number).nonzero()[:, 0]
+        groups.append((readers, None if readable.all() else ~readable, values[readers].flatten(0, 1)))
 
     places = query.shape[2]
     readout = values.new_empty(*values.shape[:2], places)
@@ -167,12 +169,12 @@ def read(bank: FeatureBank, query: Tensor, precision: torch.dtype = torch.float3
     for start in range(0, places, at_once):
         here = slice(start, start + at_once)
         scores = similarity(keys, query[..., here])
-        for readable, readers, own in zip(patterns, groups, values_of, strict=True):
-            masked = scores if readable.all() else scores.masked_fill(~readable, -torch.inf)
+        for readers, hidden, own in groups:
+            masked = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
             weights = masked[0].softmax(1)
             use += weights.sum(0) * (len(readers) / len(values))
             familiar[readers, here] = familiarity(masked, query[..., here])
-            readout[readers, :, here] = (own.flatten(0, 1) @ weights.to(precision).T).unflatten(0, own.shape[:2])
+            readout[readers, :, here] = (own @ weights.to(precision).T).unflatten(0, (len(readers), -1))
     return readout, familiar, use
 
 
