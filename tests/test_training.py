@@ -425,6 +425,10 @@ def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
         with pytest.raises(ValueError, match=re.escape(told)):
             train([data], tmp_path, minutes=1, **{"schedule": tiny, "learning_rate": loop.LEARNING_RATE, name: other})
     assert (tmp_path / "lite.safetensors").read_bytes() == before
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    torch.save({name: value for name, value in state.items() if name != "started_as"}, tmp_path / "state.pt")
+    with pytest.raises(ValueError, match=re.escape(f"The run in {tmp_path} is one of an earlier version")):
+        train([data], tmp_path, minutes=1, schedule=tiny)
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):

@@ -208,6 +208,8 @@ def train(
     clock = Clock(minutes, steps)
     if (out / "state.pt").exists():
         state = torch.load(out / "state.pt", map_location="cpu", weights_only=True)
+        if "started_as" not in state:
+            raise ValueError(f"The run in {out} is one of an earlier version: take another --out.")
         if changed := [name for name, value in started_as.items() if state["started_as"][name] != value]:
             raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
         fit_weights(network, state["network"], str(out / "state.pt"))
