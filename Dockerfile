@@ -27,4 +27,4 @@ COPY requirements.txt /tmp/requirements.txt
 RUN pip install --no-cache-dir --root-user-action=ignore \
         --extra-index-url "$TORCH_INDEX" -r /tmp/requirements.txt \
     && rm /tmp/requirements.txt \
-    && python -c "import cv2, numpy, PIL, prometheus_client, pycocotools, redis, safetensors, torch; print('torch', torch.__version__)"
+    && python -c "import cv2, numpy, PIL, prometheus_client, pycocotools, redis, safetensors, tenacity, torch; print('torch', torch.__version__)"

@@ -20,6 +20,7 @@ demo: $(VENV)/.demo-ready
 test: $(VENV)/.test-ready test-plugin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 
 # Against the function, with its own Python.
@@ -46,8 +47,8 @@ $(VENV)/.test-ready: $(VENV)/.torch-ready pyproject.toml
 	touch $@
 
 $(PLUGIN)/node_modules/.ready: $(PLUGIN)/package-lock.json
-	@command -v npm >/dev/null && command -v chromium >/dev/null \
-		|| { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy nodejs npm chromium; } \
+	@missing=; for tool in npm chromium; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+		[ -z "$$missing" ] || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -qy $$missing; } \
 		|| { echo "The plugin's tests need npm and chromium: install them with your package manager." >&2; exit 1; }
 	@node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' \
 		|| { echo "The plugin's tests need Node.js 20 or newer, but this is $$(node --version)." >&2; exit 1; }

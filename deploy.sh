@@ -31,10 +31,7 @@ READY_SECONDS=${READY_SECONDS:-180}
 
 # What main.py and model_handler.py need at run time; everything else stays out of the image.
 FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt LICENSE)
-NOT_IN_FUNCTION=(
-    maskbank/{cli.py,evaluation,jobs,serving}
-    maskbank/training/{exports,log,loop,pretrained,strangeness,validation}.py # the rest adapts the network to a job
-)
+NOT_IN_FUNCTION=(maskbank/{cli.py,evaluation,jobs,serving,training})
 
 # ---- arguments ----
 

@@ -14,11 +14,14 @@ import cvat_sdk.auto_annotation as cvataa
 import numpy as np
 from PIL import Image
 
+from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.errors import RequestError
-from maskbank.images import decode_image
-from maskbank.settings import build_tracker, read_settings
-from maskbank.shapes import SHAPE_TYPES, mask_to_shape, parse_shape, shape_to_mask
-from maskbank.tracker import Frame, Memory
+from maskbank.files.images import decode_image
+from maskbank.settings import read_settings
+from maskbank.shapes.conversion import mask_to_shape, shape_to_mask
+from maskbank.shapes.shape import SHAPE_TYPES, parse_shape
+from maskbank.tracking.loading import load_tracker
+from maskbank.tracking.tracker import EncodedFrame
 
 PARAMETERS = ("model", "weights", "device", "size", "budget", "adapt_seconds")
 
@@ -42,16 +45,16 @@ class TrackingFunction:
         chosen = {f"MASKBANK_{name.upper()}": str(value) for name, value in parameters.items()}
         settings = read_settings(os.environ | {"MASKBANK_STORE": "memory://"} | chosen)
         self._max_pixels = settings.max_pixels
-        self._tracker, _ = build_tracker(settings)
+        self._tracker, _ = load_tracker(settings)
 
-    def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> Frame:
+    def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> EncodedFrame:
         """The image, encoded once for all its objects; BadFunctionError with one sentence if it cannot be used."""
-        return self._tracker.look(self._to_rgb(image))
+        return self._tracker.encode(self._to_rgb(image))
 
     def init_tracking_state(
         self,
         context: cvataa.TrackingFunctionShapeContext,
-        pp_image: Frame,
+        pp_image: EncodedFrame,
         shape: cvataa.TrackableShape,
     ) -> TrackingState:
         """Raises BadFunctionError with one sentence for a shape that does not fit its image."""
@@ -59,15 +62,16 @@ class TrackingFunction:
             outlined = shape_to_mask(parse_shape({"type": shape.type, "points": shape.points}), pp_image.image)
         except RequestError as error:
             raise refusal(error) from None
-        guessed = {0} if shape.type == "rectangle" else ()
-        return TrackingState(self._tracker.seed(pp_image, Memory(), {0: outlined}, guessed))
+        seed = Seed(outlined, from_box=shape.type == "rectangle")
+        [(memory, _)] = self._tracker.track(pp_image, [BankRequest(Memory(), {0: seed})])
+        return TrackingState(memory)
 
     def track(
-        self, context: cvataa.TrackingFunctionShapeContext, pp_image: Frame, state: TrackingState
+        self, context: cvataa.TrackingFunctionShapeContext, pp_image: EncodedFrame, state: TrackingState
     ) -> cvataa.TrackableShape | None:
         """The object in the type of the shape that it was outlined with; None where it is not visible."""
-        [(state.memory, [tracked])] = self._tracker.track(pp_image, [state.memory])
-        found = mask_to_shape(tracked.mask, context.original_shape_type)
+        [(state.memory, [prediction])] = self._tracker.track(pp_image, [BankRequest(state.memory)])
+        found = mask_to_shape(prediction.mask, context.original_shape_type)
         return found and cvataa.TrackableShape(type=found.type, points=found.points)
 
     def _to_rgb(self, image: Image.Image) -> np.ndarray:

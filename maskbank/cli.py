@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskbank.resources import WEIGHTS_FOLDER
+
 if TYPE_CHECKING:  # commands import what they need: --help must not wait for torch
-    from maskbank.store.shelf import Shelf
+    from maskbank.store.backend import Backend
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,9 +143,11 @@ def _parser() -> argparse.ArgumentParser:
         help="list, check, download and convert weights",
         description="Lists, checks, downloads and converts weights files; manifest.yaml names those that are known.",
     )
-    folder = Path(__file__).resolve().parents[1] / "weights"
     weights.add_argument(
-        "--folder", type=Path, default=folder, help="of manifest.yaml and the files (default: the bundled)"
+        "--folder",
+        type=Path,
+        default=WEIGHTS_FOLDER,
+        help="folder of manifest.yaml and the weights (default: the bundled one)",
     )
     actions = weights.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("list", help="the known weights, and which of them are here")
@@ -170,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     store.add_argument("--url", help="the store's address (default: as the function finds it, see MASKBANK_STORE)")
     actions = store.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("ls", help="one line per bank: id, bytes, pieces, hours since its last use")
+    listing = actions.add_parser("ls", help="one line per bank: id, bytes, blobs, hours since its last use")
     listing.set_defaults(run=_store_ls)
     sums = actions.add_parser("stat", help="how many banks there are, and what they take")
     sums.set_defaults(run=_store_stat)
@@ -224,10 +228,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size", help="short side of the working image in pixels")
 
 
-def _apply_model_options(options: argparse.Namespace) -> None:
-    for name in ("model", "weights", "device", "size"):
-        if getattr(options, name) is not None:
-            os.environ[f"MASKBANK_{name.upper()}"] = getattr(options, name)
+def _environment(options: argparse.Namespace) -> dict[str, str]:
+    """The environment with the settings that were given as options."""
+    given = {f"MASKBANK_{name.upper()}": getattr(options, name) for name in ("model", "weights", "device", "size")}
+    return dict(os.environ) | {name: value for name, value in given.items() if value is not None}
 
 
 def _seed(text: str) -> tuple[int, Path]:
@@ -270,11 +274,15 @@ def _count(text: str) -> int:
 
 
 def _track(options: argparse.Namespace) -> None:
-    from maskbank.frames import open_frames, read_id_mask
-    from maskbank.settings import build_tracker, read_settings
-    from maskbank.tracking import track_to_folder
+    from tqdm import tqdm
 
-    _apply_model_options(options)
+    from maskbank.files.frames import open_frames
+    from maskbank.files.masks import read_id_mask
+    from maskbank.files.results import ResultFolder
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+    from maskbank.tracking.video import track_video
+
     frames = open_frames(options.frames)
     seeds = {}
     for index, path in options.seed:
@@ -283,16 +291,23 @@ def _track(options: argparse.Namespace) -> None:
         if index in seeds:
             raise ValueError(f"Frame {index} has two seed masks; put all its objects into one.")
         seeds[index] = read_id_mask(path)
-    tracker, _ = build_tracker(read_settings(os.environ))
-    track_to_folder(tracker, frames, seeds, options.out, None if options.video == "none" else options.video)
+    tracker, _ = load_tracker(read_settings(_environment(options)))
+    video = None if options.video == "none" else options.video
+    with (
+        ResultFolder(options.out, video, frames.fps) as results,
+        tqdm(total=len(frames), unit="frame", desc="tracking") as bar,
+    ):
+        for index, tracked in enumerate(track_video(tracker, frames, seeds)):
+            results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
+            bar.update()
 
 
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
 
+    from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
-    from maskbank.jobs.run import Options, annotate
     from maskbank.settings import read_settings
 
     if options.function_url:
@@ -300,13 +315,13 @@ def _job(options: argparse.Namespace) -> None:
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
         propagate, tracker = deployed(options.function_url), options.function_url
     else:
-        _apply_model_options(options)
-        settings = read_settings(os.environ)
-        propagate = in_this_process()
+        environment = _environment(options)
+        settings = read_settings(environment)
+        propagate = in_this_process(environment)
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
     work = options.work or platformdirs.user_cache_path("maskbank")
-    how = Options(options.form, options.labels, options.dry_run, options.replace, work, tracker)
+    how = AnnotateOptions(options.form, options.labels, options.dry_run, options.replace, work, tracker)
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
@@ -316,10 +331,9 @@ def _job(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from maskbank.evaluation.evaluate import evaluate, report
 
-    _apply_model_options(options)
     results = []
     try:
-        for result in evaluate(options.data):
+        for result in evaluate(options.data, _environment(options)):
             results.append(result)
     finally:  # what was done before an interruption or a bad sequence is worth having
         if results:
@@ -329,27 +343,25 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
-    from maskbank.training.loop import train
+    from maskbank.networks.models import BUNDLED_WEIGHTS
+    from maskbank.training.trainer import train
 
-    wanted = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
-    wanted["exclude"] = tuple(options.exclude)
-    wanted["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
+    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
+    chosen["exclude"] = tuple(options.exclude)
+    chosen["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
     if options.init is not None:
-        bundled = options.init in BUNDLED_NAMES
-        wanted["init"] = BUNDLED_WEIGHTS.with_stem(options.init) if bundled else Path(options.init)
-    print(train(**wanted))
+        chosen["init"] = BUNDLED_WEIGHTS.get(options.init) or Path(options.init)
+    print(train(**chosen))
 
 
 def _serve(options: argparse.Namespace) -> None:
     from maskbank.serving.server import serve
 
-    _apply_model_options(options)
-    serve(options.host, options.port, options.workers)
+    serve(options.host, options.port, options.workers, _environment(options))
 
 
 def _weights_list(options: argparse.Namespace) -> None:
-    from maskbank.checkpoints import read_manifest
+    from maskbank.networks.checkpoints import read_manifest
 
     for checkpoint in read_manifest(options.folder).values():
         here = "here" if (options.folder / checkpoint.file).exists() else "not here"
@@ -357,7 +369,7 @@ def _weights_list(options: argparse.Namespace) -> None:
 
 
 def _weights_info(options: argparse.Namespace) -> None:
-    from maskbank.checkpoints import find, inspect
+    from maskbank.networks.checkpoints import find, inspect
 
     path = Path(options.name)
     if not path.is_file():
@@ -369,7 +381,7 @@ def _weights_info(options: argparse.Namespace) -> None:
 
 
 def _weights_verify(options: argparse.Namespace) -> None:
-    from maskbank.checkpoints import find, read_manifest, verify
+    from maskbank.networks.checkpoints import find, read_manifest, verify
 
     known = read_manifest(options.folder).values()
     for checkpoint in [find(name, options.folder) for name in options.names] or [
@@ -383,7 +395,7 @@ def _weights_verify(options: argparse.Namespace) -> None:
 def _weights_fetch(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from maskbank.checkpoints import fetch, find, sha256
+    from maskbank.networks.checkpoints import fetch, find, sha256
 
     checkpoint = find(options.name, options.folder)
     path = options.folder / checkpoint.file
@@ -408,7 +420,7 @@ def _weights_fetch(options: argparse.Namespace) -> None:
 
 
 def _weights_convert(options: argparse.Namespace) -> None:
-    from maskbank.checkpoints import convert
+    from maskbank.networks.checkpoints import convert
 
     _print_facts({"path": options.target, **convert(options.source, options.target)})
 
@@ -418,35 +430,35 @@ def _print_facts(facts: dict[str, object]) -> None:
         print(f"{name:<12} {value}")
 
 
-def _shelf(options: argparse.Namespace) -> "Shelf":
+def _backend(options: argparse.Namespace) -> "Backend":
     from maskbank.settings import read_settings
-    from maskbank.store.opening import open_shelf
+    from maskbank.store.opening import open_backend
 
     chosen = {} if options.url is None else {"MASKBANK_STORE": options.url}
     settings = read_settings(os.environ | chosen)
-    shelf = open_shelf(settings.store, settings.ttl_hours * 3600)
-    if shelf is None:
+    backend = open_backend(settings.store, settings.ttl_hours * 3600)
+    if backend is None:
         raise ValueError("memory:// keeps banks inside the function's process; only the function itself sees them.")
-    return shelf
+    return backend
 
 
 def _store_ls(options: argparse.Namespace) -> None:
-    for usage in _shelf(options).usage():
-        print(f"{usage.bank}  {usage.bytes:>12} bytes  {usage.pieces:>5} pieces  {usage.idle_s / 3600:7.2f} h idle")
+    for usage in _backend(options).usage():
+        print(f"{usage.bank_id}  {usage.bytes:>12} bytes  {usage.blobs:>5} blobs  {usage.idle_s / 3600:7.2f} h idle")
 
 
 def _store_stat(options: argparse.Namespace) -> None:
-    usages = list(_shelf(options).usage())
+    usages = list(_backend(options).usage())
     total = sum(usage.bytes for usage in usages)
     print(f"{len(usages)} banks, {total} bytes", end="")
     print(f", unused for up to {max(usage.idle_s for usage in usages) / 3600:.2f} h" if usages else "")
 
 
 def _store_purge(options: argparse.Namespace) -> None:
-    shelf = _shelf(options)
-    old = [usage for usage in shelf.usage() if usage.idle_s >= options.older_than * 3600]
+    backend = _backend(options)
+    old = [usage for usage in backend.usage() if usage.idle_s >= options.older_than * 3600]
     for usage in old:
-        shelf.drop(usage.bank)
+        backend.drop(usage.bank_id)
     print(f"{len(old)} banks removed, {sum(usage.bytes for usage in old)} bytes")
 
 

@@ -1,5 +1,7 @@
 """The errors a request can earn: an HTTP status and one sentence for the annotator."""
 
+START_AGAIN = "start tracking again"
+
 
 class RequestError(ValueError):
     """A request that is refused; the text is one clear sentence, `status` the HTTP code."""
@@ -14,16 +16,29 @@ class TooLargeError(RequestError):
 
 
 class ExpiredError(RequestError):
-    """The tracker no longer has the bank that a state names."""
+    """The tracker no longer has the memory that a state names."""
 
     status = 410
 
 
-class ForeignBankError(ExpiredError):
-    """The bank that a state names was made by another model, or in another format."""
+class ForeignModelError(ExpiredError):
+    """The memory that a state names was made by another model or with other weights."""
+
+    def __init__(self) -> None:
+        super().__init__(f"These objects were tracked with another model or other weights; {START_AGAIN}.")
+
+
+class ForeignVersionError(ExpiredError):
+    """The memory that a state names was stored in another format."""
+
+    def __init__(self) -> None:
+        super().__init__(f"These objects were tracked by another version of the tracker; {START_AGAIN}.")
 
 
 class UnavailableError(RequestError):
     """The store does not answer; the same request may succeed later."""
 
     status = 503
+
+    def __init__(self, sentence: str = "The tracker's memory is unreachable; try again.") -> None:
+        super().__init__(sentence)

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import torch
 
-from maskbank.bank import AdaptivePolicy
-from maskbank.images import MAX_ASPECT
-from maskbank.networks import MODELS, load_segmenter
+from maskbank.bank.policies import AdaptivePolicy
+from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
-from maskbank.networks.segmenter import LiteSegmenter
-from maskbank.store.opening import StoreUrlError, open_shelf, shown, store_url
-from maskbank.tracker import Tracker
-from maskbank.training.adaptation import Adapter
+from maskbank.networks.models import MODELS
+from maskbank.store.opening import StoreUrlError, open_backend, redacted, store_url
 
 
 class SettingsError(ValueError):
@@ -23,7 +20,7 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """See the table of settings in docs/admins.md."""
+    """The settings and their defaults; see the table in docs/admins.md."""
 
     model: str = "lite"
     weights: Path | None = None  # None: the bundled file
@@ -60,7 +57,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             raise SettingsError(f"{name} is {value!r}, but must be {what} from {low} to {high}.")
         return parsed
 
-    model = text("MASKBANK_MODEL", "lite")
+    model = text("MASKBANK_MODEL", Settings.model)
     if model not in MODELS:
         raise SettingsError(f"MASKBANK_MODEL is {model!r}, but must be one of {', '.join(MODELS)}.")
     weights = text("MASKBANK_WEIGHTS", "")
@@ -73,11 +70,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         short_side=number("MASKBANK_SIZE", None, 64, 2160),
         store=_store(environment),
         budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000),
-        ttl_hours=number("MASKBANK_TTL_HOURS", 12.0, 0.01, 10_000, float),
-        cache_mb=number("MASKBANK_CACHE_MB", 2048, 64, 1_000_000),
-        max_pixels=number("MASKBANK_MAX_PIXELS", 40_000_000, 10_000, 170_000_000),
-        max_objects=number("MASKBANK_MAX_OBJECTS", 50, 1, 1000),
-        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", 15.0, 0, 60, float),
+        ttl_hours=number("MASKBANK_TTL_HOURS", Settings.ttl_hours, 0.01, 10_000, float),
+        cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000),
+        max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000),
+        max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000),
+        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
     )
     _check_budget(settings)
     return settings
@@ -89,9 +86,9 @@ def _store(environment: Mapping[str, str]) -> str:
     except StoreUrlError as error:
         raise SettingsError(str(error)) from error
     try:
-        open_shelf(url, 1.0)
+        open_backend(url, 1.0)
     except StoreUrlError as error:
-        raise SettingsError(f"MASKBANK_STORE is {shown(url)!r}, but {error}.") from error
+        raise SettingsError(f"MASKBANK_STORE is {redacted(url)!r}, but {error}.") from error
     return url
 
 
@@ -126,16 +123,3 @@ def _check_budget(settings: Settings) -> None:
         f"MASKBANK_BUDGET is {settings.budget}, but must be at least {needed} where the short side of the working "
         f"image (MASKBANK_SIZE) has {short_side} pixels."
     )
-
-
-def build_tracker(settings: Settings) -> tuple[Tracker, str]:
-    """The tracker that the settings ask for, and the fingerprint of its weights.
-
-    Raises WeightsError with one sentence when the weights cannot be used.
-    """
-    device = torch.device(settings.device)
-    segmenter, fingerprint = load_segmenter(settings.model, settings.weights, device)
-    adapts = settings.adapt_seconds and isinstance(segmenter, LiteSegmenter)
-    adapt = Adapter(segmenter, settings.adapt_seconds) if adapts else None
-    tracker = Tracker(MODELS[settings.model], segmenter, device, settings.short_side, settings.budget, adapt)
-    return tracker, fingerprint

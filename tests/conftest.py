@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, jpeg, mask_shape, true_mask
 
-from maskbank.local_function import start_worker
+from maskbank.function.local import start_worker
 
 
 @pytest.fixture(scope="session", autouse=True)

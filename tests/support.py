@@ -15,11 +15,11 @@ from cvat_sdk.masks import decode_mask, encode_mask
 from PIL import Image
 from torch import Tensor
 
-from maskbank.bank import FeatureBank
-from maskbank.frames import read_id_mask
-from maskbank.local_function import invoke
-from maskbank.service import Service
-from maskbank.tracker import Memory
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import Memory
+from maskbank.files.masks import read_id_mask
+from maskbank.function.local import invoke
+from maskbank.service.service import Service
 
 CLIP = Path(__file__).parents[1] / "samples" / "clip"
 HEIGHT, WIDTH = 360, 640
@@ -121,7 +121,7 @@ class Function:
     @contextmanager
     def seeing(self, presence: float) -> Iterator[None]:
         """A network that thinks of every object that it is in the frame with this probability."""
-        last = self.service.tracker.segmenter.network.decoder.judge.layers[-1]
+        last = self.service.tracker.segmenter.network.decoder.quality_head.layers[-1]
         before = {name: tensor.clone() for name, tensor in last.state_dict().items()}
         with torch.no_grad():
             last.weight[0] = 0
@@ -141,7 +141,7 @@ def tensors_of(memory: Memory) -> dict[str, Tensor]:
     named = {
         f"{i}.{name}": tensor for i, bank in enumerate(memory.banks) for name, tensor in bank_tensors(bank).items()
     }
-    return named | {"hint": memory.hint.clone()}
+    return named | {"prev_mask": memory.prev_mask.clone()}
 
 
 def bank_tensors(bank: FeatureBank) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
-"""The network's adaptation to a job: what it changes, and that it lives and travels with the bank."""
+"""The tuning of the decoder to a job: what it changes, and that it lives and travels with the bank."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,12 @@ import pytest
 import torch
 from support import GOLDEN_KOI, TURTLE, Function, box_of, decoded, jaccard, jpeg, mask_shape, rgb, true_mask
 
-from maskbank.networks import MODELS, load_segmenter
-from maskbank.networks.segmenter import Adaptation
-from maskbank.tracker import Memory, Tracker
-from maskbank.training import adaptation
-from maskbank.training.adaptation import Adapter, chosen, id_map
-from maskbank.training.data import Sample
+from maskbank.bank.memory import BankRequest, Memory, Seed, TunedDecoder
+from maskbank.networks.models import MODELS, load_segmenter
+from maskbank.tracking.tracker import Tracker
+from maskbank.tuning import decoder_tuner
+from maskbank.tuning.decoder_tuner import DecoderTuner, id_map, some_objects
+from maskbank.tuning.samples import Sample
 
 CPU = torch.device("cpu")
 OUTLINED = {0: true_mask(0, TURTLE), 1: true_mask(0, GOLDEN_KOI)}
@@ -22,63 +23,63 @@ OUTLINED = {0: true_mask(0, TURTLE), 1: true_mask(0, GOLDEN_KOI)}
 @pytest.fixture(scope="module", autouse=True)
 def a_few_steps() -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adaptation, "STEPS", 6)
+        patch.setattr(decoder_tuner, "STEPS", 6)
         yield
 
 
 @pytest.fixture(scope="module")
-def adapter() -> Adapter:
-    return Adapter(load_segmenter("lite", None, CPU)[0], seconds=60)
+def tuner() -> DecoderTuner:
+    return DecoderTuner(load_segmenter("lite", None, CPU)[0], seconds=60)
 
 
 def adapting(start: Callable[..., Function], **settings: object) -> Function:
     return start(MASKBANK_SIZE=128, MASKBANK_ADAPT_SECONDS=60, **settings)
 
 
-def same(one: Adaptation, other: Adaptation) -> bool:
+def same(one: TunedDecoder, other: TunedDecoder) -> bool:
     return one.weights.keys() == other.weights.keys() and all(
         torch.equal(weight, other.weights[name]) for name, weight in one.weights.items()
     )
 
 
-def test_it_learns_the_outlined_frame(adapter: Adapter) -> None:
+def test_it_learns_the_outlined_frame(tuner: DecoderTuner) -> None:
     """On the same clips, the adapted network makes smaller errors than the one it comes from."""
-    found = adapter(rgb(0), list(OUTLINED.values()), None)
-    again = adapter(rgb(0), list(OUTLINED.values()), None)
-    further = adapter(rgb(4), [true_mask(4, TURTLE)], found)
+    found = tuner(rgb(0), list(OUTLINED.values()), None)
+    again = tuner(rgb(0), list(OUTLINED.values()), None)
+    further = tuner(rgb(4), [true_mask(4, TURTLE)], found)
     assert same(found, again) and not same(found, further)
-    own = dict(adapter._loss.network.decoder.named_parameters())
+    own = dict(tuner._loss.network.decoder.named_parameters())
     assert all(not torch.equal(weight, own[name]) for name, weight in found.weights.items())
-    assert {name for name in own if name not in found.weights} == {n for n in own if n.startswith("judge.")}
+    assert {name for name in own if name not in found.weights} == {n for n in own if n.startswith("quality_head.")}
     assert all(torch.equal(w.half().float(), w) and not w.requires_grad for w in found.weights.values())
 
 
-def test_the_network_itself_stays_as_it_is(adapter: Adapter) -> None:
-    network = adapter._loss.network
+def test_the_network_itself_stays_as_it_is(tuner: DecoderTuner) -> None:
+    network = tuner._loss.network
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     random = torch.random.get_rng_state()
-    adapter(rgb(0), list(OUTLINED.values()), None)
+    tuner(rgb(0), list(OUTLINED.values()), None)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert torch.equal(random, torch.random.get_rng_state())
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_it_ends_when_the_time_is_over(adapter: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adaptation, "STEPS", 1)
-    one_step = adapter(rgb(0), list(OUTLINED.values()), None)
-    monkeypatch.setattr(adaptation, "STEPS", 10**6)
-    monkeypatch.setattr(adapter, "seconds", 0.0)
-    assert same(adapter(rgb(0), list(OUTLINED.values()), None), one_step)
+def test_it_ends_when_the_time_is_over(tuner: DecoderTuner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_tuner, "STEPS", 1)
+    one_step = tuner(rgb(0), list(OUTLINED.values()), None)
+    monkeypatch.setattr(decoder_tuner, "STEPS", 10**6)
+    monkeypatch.setattr(tuner, "seconds", 0.0)
+    assert same(tuner(rgb(0), list(OUTLINED.values()), None), one_step)
 
 
-def test_a_tiny_object_among_many(adapter: Adapter) -> None:
+def test_a_tiny_object_among_many(tuner: DecoderTuner) -> None:
     """Nothing breaks where clips show no object, or there are more than a mask has numbers."""
     masks = []
     for i in range(300):
         mask = np.zeros((360, 640), bool)
         mask[i, 3 * (i % 200)] = True
         masks.append(mask)
-    found = adapter(rgb(0), masks, None)
+    found = tuner(rgb(0), masks, None)
     assert all(torch.isfinite(weight).all() for weight in found.weights.values())
 
 
@@ -87,32 +88,32 @@ def test_a_step_has_a_few_of_the_objects() -> None:
     for number, square in enumerate(squares[1:]):  # the first is empty
         square[100:120, 40 * number : 40 * number + 20] = True
     ids = id_map(squares)
-    some = chosen(Sample(rgb(0), ids), np.random.default_rng(0))
+    some = some_objects(Sample(rgb(0), ids), np.random.default_rng(0))
     assert set(np.unique(some.ids)) == set(range(9))
     assert len({*map(tuple, (np.unique(ids[some.ids == i]) for i in range(1, 9)))}) == 8
 
 
 def test_outlines_that_leave_no_background() -> None:
     halves = np.arange(640)[None].repeat(360, 0) < 320
-    some = chosen(Sample(rgb(0), id_map([halves, ~halves])), np.random.default_rng(0))
+    some = some_objects(Sample(rgb(0), id_map([halves, ~halves])), np.random.default_rng(0))
     assert sorted(map(tuple, (np.unique(some.ids[side]) for side in (halves, ~halves)))) == [(1,), (2,)]
 
 
-def test_jobs_are_segmented_each_with_its_own_network(adapter: Adapter) -> None:
+def test_jobs_are_segmented_each_with_its_own_network(tuner: DecoderTuner) -> None:
     """Together in a frame, each is found as it is alone."""
     segmenter = load_segmenter("lite", None, CPU)[0]
-    tracker = Tracker(MODELS["lite"], segmenter, CPU, 128, adapt=adapter)
+    tracker = Tracker(MODELS["lite"], segmenter, CPU, 128, tune=tuner)
     plain = Tracker(MODELS["lite"], segmenter, CPU, 128)
-    first = tracker.look(rgb(0))
-    [(one, _)] = tracker.track(first, [Memory()], [{0: OUTLINED[0]}])
-    [(other, _)] = plain.track(first, [Memory()], [{0: OUTLINED[1]}])
-    assert one.adaptation is not None and other.adaptation is None
-    frame = tracker.look(rgb(1))
-    [(_, [alone])] = tracker.track(frame, [one])
-    [(_, [unadapted])] = tracker.track(frame, [Memory(one.banks, one.hint, one.frames, one.memorized)])
-    (_, [beside]), _ = tracker.track(frame, [one, other])
+    first = tracker.encode(rgb(0))
+    [(one, _)] = tracker.track(first, [BankRequest(Memory(), {0: Seed(OUTLINED[0])})])
+    [(other, _)] = plain.track(first, [BankRequest(Memory(), {0: Seed(OUTLINED[1])})])
+    assert one.tuned_decoder is not None and other.tuned_decoder is None
+    frame = tracker.encode(rgb(1))
+    [(_, [alone])] = tracker.track(frame, [BankRequest(one)])
+    [(_, [untuned])] = tracker.track(frame, [BankRequest(replace(one, tuned_decoder=None))])
+    (_, [beside]), _ = tracker.track(frame, [BankRequest(one), BankRequest(other)])
     assert alone.confidence == pytest.approx(beside.confidence, abs=1e-3)
-    assert alone.confidence != pytest.approx(unadapted.confidence, abs=1e-3)
+    assert alone.confidence != pytest.approx(untuned.confidence, abs=1e-3)
 
 
 def test_another_worker_goes_on_with_it(start: Callable[..., Function], tmp_path: Path) -> None:
@@ -126,7 +127,7 @@ def test_another_worker_goes_on_with_it(start: Callable[..., Function], tmp_path
         shapes, states = worker.track(jpeg(turn), states)
     assert jaccard(decoded(shapes[0]), true_mask(4, TURTLE)) > 0.6
     kept = [worker.service.store.load(states[0]["bank"], states[0]["revision"]) for worker in workers]
-    assert same(*(revision.memory.adaptation for revision in kept))
+    assert same(*(revision.memory.tuned_decoder for revision in kept))
     # Written once, not with every frame.
     sizes = sorted(file.stat().st_size for file in tmp_path.rglob("p*"))
     assert sum(size > 400_000 for size in sizes) == 2 and sizes[-1] <= 2.1 * 2**20
@@ -138,27 +139,27 @@ def test_a_correction_adapts_it_further(start: Callable[..., Function]) -> None:
     _, corrected = function.ask(jpeg(1), [mask_shape(true_mask(1, TURTLE))], states)
     _, followed = function.track(jpeg(2), corrected)
 
-    def of(state: dict) -> Adaptation:
-        return function.service.store.load(state["bank"], state["revision"]).memory.adaptation
+    def of(state: dict) -> TunedDecoder:
+        return function.service.store.load(state["bank"], state["revision"]).memory.tuned_decoder
 
     assert not same(of(states[0]), of(corrected[0]))
     assert of(corrected[0]) is of(followed[0])
     adaptations = 2 * 4 * 1_000_000
-    assert function.service.store.usage()["cached_bytes"] > 2 * adaptations  # and the decoders made of them
+    assert function.service.store.statistics()["cached_bytes"] > 2 * adaptations  # and the decoders made of them
 
 
 def test_without_seconds_there_is_none(start: Callable[..., Function]) -> None:
     function = start(MASKBANK_SIZE=64, MASKBANK_ADAPT_SECONDS=0)
     _, [state] = function.ask(jpeg(0), [mask_shape(OUTLINED[0])], [])
-    assert function.service.store.load(state["bank"], 1).memory.adaptation is None
+    assert function.service.store.load(state["bank"], 1).memory.tuned_decoder is None
 
 
-def test_it_does_not_learn_from_what_is_guessed(start: Callable[..., Function]) -> None:
+def test_it_does_not_learn_from_boxes(start: Callable[..., Function]) -> None:
     """The mask in a box is a guess, until somebody outlines it."""
     function = adapting(start)
 
     def adapted(state: dict) -> bool:
-        return function.service.store.load(state["bank"], state["revision"]).memory.adaptation is not None
+        return function.service.store.load(state["bank"], state["revision"]).memory.tuned_decoder is not None
 
     box = {"type": "rectangle", "points": box_of(OUTLINED[0])}
     _, [state] = function.ask(jpeg(0), [box], [])

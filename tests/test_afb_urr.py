@@ -13,9 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskbank.bank import Entries, FeatureBank, PaperPolicy, paper_budget
+from maskbank.bank import readout
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.policies import PaperPolicy, paper_budget
 from maskbank.networks import afb_urr
-from maskbank.networks.afb_urr import AfbUrr, padding_for, read
+from maskbank.networks.afb_urr import AfbUrr, padding_for
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -108,7 +111,7 @@ def test_golden(network: AfbUrr, name: str, frames: int | None) -> None:
         errors.append(largest_error(logits, data["scores"][t - 1]))
         pairs = network.memorize(features, logits.softmax(dim=0))
         banks = [
-            policy.memorize(bank.count_use(increments), Entries.of_frame(*pair, frame=t))
+            policy.memorize(bank.count_usage(increments), Entries.of_frame(*pair, frame=t))
             for bank, increments, pair in zip(banks, use, pairs, strict=True)
         ]
         sizes.append([len(bank) for bank in banks])
@@ -119,7 +122,7 @@ def test_golden(network: AfbUrr, name: str, frames: int | None) -> None:
         for i, bank in enumerate(banks):
             assert largest_error(bank.older.keys, data[f"bank_keys_{i}"]) < TOLERANCE
             assert largest_error(bank.older.values[0], data[f"bank_values_{i}"]) < TOLERANCE
-            info = torch.stack([bank.older.frame, bank.older.use], dim=1)
+            info = torch.stack([bank.older.frame, bank.older.usage], dim=1)
             assert largest_error(info, data[f"bank_info_{i}"]) < TOLERANCE
 
 
@@ -149,12 +152,18 @@ def test_classes_in_groups_and_queries_in_groups_change_nothing(
         features = network.encode(image)
         return network.segment(features, [bank_of(*pair) for pair in network.memorize(features, masks)])
 
-    logits, use = run()
-    monkeypatch.setattr(afb_urr, "READ_ELEMENTS", 50)
+    logits, usage = run()
+    monkeypatch.setattr(readout, "READ_ELEMENTS", 50)
     monkeypatch.setattr(afb_urr, "CLASSES_AT_ONCE", 1)
-    grouped_logits, grouped_use = run()
+    grouped_logits, grouped_usage = run()
     assert torch.allclose(logits, grouped_logits, atol=TOLERANCE)
-    assert torch.allclose(torch.stack(use), torch.stack(grouped_use))
+    assert torch.allclose(torch.stack(usage), torch.stack(grouped_usage))
+
+
+def read(bank: FeatureBank, features: afb_urr.Features) -> tuple[Tensor, Tensor]:
+    """As the network reads a bank of one class: values and usage."""
+    found = readout.read(bank, features.key[None], afb_urr.similarity, afb_urr.count_queries)
+    return found.values[0], torch.log1p(found.usage)
 
 
 @torch.inference_mode()
@@ -162,11 +171,11 @@ def test_a_bank_reads_the_same_in_parts_and_without_what_is_not_valid(network: A
     features = network.encode(torch.rand(1, 3, 32, 48))
     entries = Entries.of_frame(torch.randn(128, 9) / 4, torch.randn(1, 512, 9), frame=0)
     front, middle, rest = (entries.select(torch.arange(a, b)) for a, b in ((0, 2), (2, 5), (5, 9)))
-    readout, use = read(FeatureBank(older=entries), features)
+    values, use = read(FeatureBank(older=entries), features)
     apart, apart_use = read(FeatureBank(seeds=front, older=middle, recent=(rest,)), features)
-    assert torch.allclose(readout, apart, atol=1e-5) and torch.equal(use, apart_use)
+    assert torch.allclose(values, apart, atol=1e-5) and torch.equal(use, apart_use)
     weights = (entries.keys.T @ features.key / 128**0.5).softmax(dim=0)
-    assert torch.allclose(readout, entries.values[0] @ weights, atol=1e-4)
+    assert torch.allclose(values, entries.values[0] @ weights, atol=1e-4)
 
     hidden = replace(middle, valid=torch.zeros(1, 3, dtype=torch.bool))
     masked, masked_use = read(FeatureBank(seeds=front, older=hidden, recent=(rest,)), features)

@@ -41,8 +41,9 @@ from support import (
     true_mask,
 )
 
-from maskbank.images import decode_image
-from maskbank.shapes import SHAPE_TYPES, Shape, mask_to_shape, shape_to_mask
+from maskbank.files.images import decode_image
+from maskbank.shapes.conversion import mask_to_shape, shape_to_mask
+from maskbank.shapes.shape import SHAPE_TYPES, Shape
 
 AGENT = Path(__file__).parents[1] / "agent" / "maskbank_agent.py"
 ANIMALS = (RED_KOI, GOLDEN_KOI, TURTLE)

@@ -9,16 +9,10 @@ from hypothesis import given, settings
 from support import bank_tensors
 from torch import Tensor
 
-from maskbank.bank import (
-    PAPER_TOTAL,
-    AdaptivePolicy,
-    BankFullError,
-    Entries,
-    FeatureBank,
-    PaperPolicy,
-    merge,
-    paper_budget,
-)
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import BankFullError, FeatureBank
+from maskbank.bank.merging import merge
+from maskbank.bank.policies import PAPER_TOTAL, AdaptivePolicy, PaperPolicy, paper_budget
 
 CK, CV = 3, 4
 
@@ -49,7 +43,7 @@ def entries_of(
         values=torch.tensor(values or [[[1.0, 0.0]] * n]).transpose(1, 2),
         valid=torch.tensor(valid or [[True] * n]),
         frame=torch.tensor(frame or [0] * n),
-        use=torch.tensor(use or [0.0] * n),
+        usage=torch.tensor(use or [0.0] * n),
     )
 
 
@@ -96,7 +90,7 @@ def test_adaptive_policy_keeps_its_promises(history: tuple[AdaptivePolicy, list[
                 assert torch.equal(bank.recent[-1].keys, entries.keys)
             assert len(bank.recent) <= policy.recent_frames
         elif step == "use":
-            bank = bank.count_use(torch.rand(len(bank), generator=noise(t)))
+            bank = bank.count_usage(torch.rand(len(bank), generator=noise(t)))
         else:
             objects += 1
             bank = bank.add_objects(1)
@@ -169,7 +163,7 @@ def test_thinning_drops_what_is_least_used_for_its_age() -> None:
     for room in (3, 2, 1):
         policy = AdaptivePolicy(budget=room + 1, recent_frames=1)
         bank = policy.memorize(FeatureBank(older=older), entries_of([[1.0, 1.0, 0, 0]], frame=[10]))
-        kept[room] = bank.older.use.tolist()
+        kept[room] = bank.older.usage.tolist()
     assert kept == {3: [9.0, 6.0, 3.0], 2: [6.0, 3.0], 1: [3.0]}
 
 
@@ -178,7 +172,7 @@ def test_tracking_backwards_ages_entries_too() -> None:
     bank = AdaptivePolicy(budget=2, recent_frames=1).memorize(
         FeatureBank(older=older), entries_of([[1.0, 1.0]], frame=[10])
     )
-    assert bank.older.use.tolist() == [1.0]
+    assert bank.older.usage.tolist() == [1.0]
 
 
 def test_a_merge_turns_keys_and_values_towards_the_mean_of_what_merges() -> None:
@@ -197,11 +191,11 @@ def test_a_merge_turns_keys_and_values_towards_the_mean_of_what_merges() -> None
 @given(seed=st.integers(0, 10_000), rate=st.sampled_from([0.05, 0.1, 0.3]), n=st.integers(1, 30))
 def test_merging_keeps_magnitudes(seed: int, rate: float, n: int) -> None:
     older, new = frame_entries(n, 0, seed), frame_entries(20, 1, seed + 1)
-    new = Entries(new.keys, new.values, older.valid[:, :1].repeat(1, 20), new.frame, new.use)
+    new = Entries(new.keys, new.values, older.valid[:, :1].repeat(1, 20), new.frame, new.usage)
     kept, rest = merge(older, new, rate, threshold=0.8, renormalise=True)
     assert torch.allclose(kept.keys.norm(dim=0), older.keys.norm(dim=0), rtol=1e-4)
     assert torch.allclose(kept.values.norm(dim=1), older.values.norm(dim=1), rtol=1e-4)
-    assert (kept.use is older.use) and (kept.frame is older.frame)
+    assert (kept.usage is older.usage) and (kept.frame is older.frame)
     moved = (kept.keys != older.keys).any(dim=0)
     assert moved.any() or len(rest) == 20
     shrunk, _ = merge(older, new, rate, threshold=0.8, renormalise=False)
@@ -267,13 +261,13 @@ def test_more_than_ten_recent_frames_come_back_in_order() -> None:
 
 def test_use_is_counted_in_the_order_of_the_parts_and_shares_all_else() -> None:
     bank = FeatureBank(frame_entries(2, 0), frame_entries(1, 1), (frame_entries(2, 2), frame_entries(1, 3)))
-    counted = bank.count_use(torch.arange(6.0)).count_use(torch.ones(6))
-    assert torch.cat([part.use for part in counted.parts]).tolist() == [1, 2, 3, 4, 5, 6]
-    assert counted.seeds.use.tolist() == [1, 2] and counted.recent[1].use.tolist() == [6]
+    counted = bank.count_usage(torch.arange(6.0)).count_usage(torch.ones(6))
+    assert torch.cat([part.usage for part in counted.parts]).tolist() == [1, 2, 3, 4, 5, 6]
+    assert counted.seeds.usage.tolist() == [1, 2] and counted.recent[1].usage.tolist() == [6]
     assert counted.older.keys is bank.older.keys and counted.older.values is bank.older.values
-    assert bank.seeds.use.tolist() == [0, 0]
+    assert bank.seeds.usage.tolist() == [0, 0]
     with pytest.raises(ValueError, match="6 entries cannot count increments of shape"):
-        bank.count_use(torch.zeros(5))
+        bank.count_usage(torch.zeros(5))
 
 
 def test_new_objects_read_nothing_of_what_is_there() -> None:
@@ -291,7 +285,7 @@ def test_new_objects_read_nothing_of_what_is_there() -> None:
 def test_fresh_entries_of_a_frame() -> None:
     entries = Entries.of_frame(torch.zeros(CK, 3), torch.zeros(2, CV, 3), 7, torch.tensor([True, False]))
     assert entries.valid.tolist() == [[True] * 3, [False] * 3]
-    assert entries.frame.tolist() == [7, 7, 7] and entries.use.tolist() == [0, 0, 0]
+    assert entries.frame.tolist() == [7, 7, 7] and entries.usage.tolist() == [0, 0, 0]
     assert Entries.of_frame(torch.zeros(CK, 1), torch.zeros(2, CV, 1), 0).valid.all()
     picked = frame_entries(5, 0).select(torch.tensor([4, 1]))
     assert torch.equal(picked.values, frame_entries(5, 0).values[..., [4, 1]]) and len(picked) == 2
@@ -306,8 +300,8 @@ def test_the_paper_policy_keeps_no_frame_for_ever() -> None:
     bank = policy.seed(FeatureBank(), entries_of([[1.0, 0], [0, 1.0]]))
     assert (bank.seeds, bank.recent, len(bank.older)) == (None, (), 2)
     # Scores 5 and 1 at frame 2: all up to int(1) + 1 go, before the new entries come.
-    bank = policy.seed(bank.count_use(torch.tensor([10.0, 2.0])), entries_of([[1.0, 1.0], [1.0, -1.0]], frame=[2, 2]))
-    assert bank.older.frame.tolist() == [0, 2, 2] and bank.older.use.tolist() == [10.0, 0.0, 0.0]
+    bank = policy.seed(bank.count_usage(torch.tensor([10.0, 2.0])), entries_of([[1.0, 1.0], [1.0, -1.0]], frame=[2, 2]))
+    assert bank.older.frame.tolist() == [0, 2, 2] and bank.older.usage.tolist() == [10.0, 0.0, 0.0]
     # Dropping goes on until there is room: now nothing is left of what was there.
     bank = policy.memorize(bank, entries_of([[1.0, 2.0], [2.0, -1.0], [-1.0, 0.0]], frame=[3, 3, 3]))
     assert bank.older.frame.tolist() == [3, 3, 3]

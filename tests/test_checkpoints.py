@@ -14,12 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from maskbank import cli
-from maskbank.checkpoints import read_manifest, sha256
-from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
 from maskbank.networks.afb_urr import AfbUrr
+from maskbank.networks.checkpoints import read_manifest, sha256
+from maskbank.networks.models import BUNDLED_WEIGHTS
 from maskbank.networks.weights import fingerprint
 
-BUNDLED = BUNDLED_WEIGHTS.parent
+BUNDLED = BUNDLED_WEIGHTS["lite"].parent
 
 
 @dataclass
@@ -119,7 +119,7 @@ def files(folder: Path) -> set[str]:
 def test_the_bundled_weights_are_those_of_the_manifest(run) -> None:
     code, text = run("verify")
     assert code == 0
-    for name in BUNDLED_NAMES:
+    for name in BUNDLED_WEIGHTS:
         known = read_manifest(BUNDLED)[name]
         assert known.sha256 == sha256(BUNDLED / known.file) and known.bytes == (BUNDLED / known.file).stat().st_size
         assert re.search(rf"^{name} is the file it should be: lite [0-9a-f]{{12}}$", text, re.MULTILINE)

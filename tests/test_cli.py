@@ -16,9 +16,10 @@ from support import CLIP
 
 from maskbank import cli, tracking
 from maskbank.evaluation.measures import jaccard
-from maskbank.frames import open_frames, read_id_mask, write_id_mask
-from maskbank.rendering import VideoWriter, davis_palette
-from maskbank.tracking import ResultFolder
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
+from maskbank.files.results import ResultFolder
+from maskbank.files.video import VideoWriter
 
 FRAMES = 7
 

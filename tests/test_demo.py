@@ -12,7 +12,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 from support import CLIP
 
-from maskbank.frames import open_frames, read_id_mask
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import read_id_mask
 
 ROOT = Path(__file__).parents[1]
 

@@ -13,8 +13,9 @@ from maskbank import cli
 from maskbank.evaluation import evaluate as module
 from maskbank.evaluation.evaluate import ALONE, TOGETHER, evaluate, report
 from maskbank.evaluation.measures import Score, mean_j_and_f
-from maskbank.evaluation.sequences import Claim, Result, Sequence, read_sequences
-from maskbank.frames import open_frames, read_id_mask, write_id_mask
+from maskbank.evaluation.sequences import AnnotatedSequence, ConfidenceSample, SequenceScore, read_sequences
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import read_id_mask, write_id_mask
 
 
 @pytest.fixture(autouse=True)
@@ -80,10 +81,10 @@ def test_every_way_is_scored_and_reported(data, tmp_path, capsys):
 
 def test_baseline_scores_are_those_of_the_frames_that_count(data):
     """Copying the seed, worked out by hand: the first frame is given; the last counts where annotations are few."""
-    results = {(r.sequence, r.way): r for r in evaluate(data)}
+    results = {(r.sequence, r.way): r for r in evaluate(data, os.environ)}
     every, turtle = read_sequences(data)
 
-    def by_hand(sequence: Sequence, counted: list[int]) -> dict[int, Score]:
+    def by_hand(sequence: AnnotatedSequence, counted: list[int]) -> dict[int, Score]:
         seed, truths = sequence.truths[0], sequence.truths
         return mean_j_and_f([seed] * (1 + len(counted)), [seed, *(truths[i] for i in counted)], sequence.objects, False)
 
@@ -102,8 +103,8 @@ def test_objects_alone_and_together_are_seeded_as_they_should(data, monkeypatch)
         (tracked if body["states"] else seeded).append(len(states))
         return {"shapes": [None] * len(states), "states": states}
 
-    monkeypatch.setattr(module, "handler_call", lambda: call)
-    results = {(r.sequence, r.way): r for r in evaluate(data)}
+    monkeypatch.setattr(module, "handler_call", lambda environment: call)
+    results = {(r.sequence, r.way): r for r in evaluate(data, os.environ)}
     assert seeded == [3, 1, 1, 1, 1]
     assert tracked == [3] * 3 + [1] * 9 + [1] * 4
     assert results["pond/all", TOGETHER].mean == Score(0, 0)  # nothing found, and all objects are there
@@ -111,18 +112,24 @@ def test_objects_alone_and_together_are_seeded_as_they_should(data, monkeypatch)
 
 def test_two_frames_are_enough(tmp_path):
     write_sequence(tmp_path / "pair", 2, [0, 1], objects=(3,))
-    assert [result.way for result in evaluate(tmp_path)] == [TOGETHER, "copy", "flow"]
+    assert [result.way for result in evaluate(tmp_path, os.environ)] == [TOGETHER, "copy", "flow"]
 
 
 def test_report_of_a_single_sequence_has_no_means():
     score = Score(0.5, 0.25)
-    table = report([Result("a/b", TOGETHER, {1: score, 4: Score(0.7, 0.75)}, 0.1234)])
+    table = report([SequenceScore("a/b", TOGETHER, {1: score, 4: Score(0.7, 0.75)}, 0.1234)])
     assert rows(table)[2:] == [["a/b", TOGETHER, "60.0", "50.0", "55.0", "0.123"]]
 
 
-def test_claims_are_compared_with_what_was_true():
-    claims = (Claim(0.9, True, 0.8, True), Claim(0.4, True, 0.3, True), Claim(0.3, False, 0.0, True))
-    result = Result("a/b", TOGETHER, {1: Score(0.5, 0.5)}, 0.1, (*claims, Claim(0.95, False, 1.0, False)))
+def test_samples_are_compared_with_what_was_true():
+    samples = (
+        ConfidenceSample(0.9, True, 0.8, True),
+        ConfidenceSample(0.4, True, 0.3, True),
+        ConfidenceSample(0.3, False, 0.0, True),
+    )
+    result = SequenceScore(
+        "a/b", TOGETHER, {1: Score(0.5, 0.5)}, 0.1, (*samples, ConfidenceSample(0.95, False, 1.0, False))
+    )
     assert report([result]).splitlines()[-3:] == [
         "Confidence and J over 4 objects in frames: rank correlation 1.00.",
         "Gone in 1 of them, and said to be gone in 100.0 % of these.",

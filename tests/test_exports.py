@@ -13,13 +13,14 @@ from safetensors.torch import load_file
 from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE, box_of, jaccard, jpeg, true_mask
 
 from maskbank import cli
-from maskbank.coco import CocoWriter
-from maskbank.frames import read_id_mask
-from maskbank.networks import BUNDLED_NAMES, BUNDLED_WEIGHTS
-from maskbank.shapes import encode_rle, mask_to_shape
-from maskbank.training import strangeness
-from maskbank.training.data import MAX_SHORT_SIDE
+from maskbank.files.coco import CocoWriter
+from maskbank.files.masks import read_id_mask
+from maskbank.networks.models import BUNDLED_WEIGHTS
+from maskbank.shapes.conversion import mask_to_shape
+from maskbank.shapes.rle import encode_rle
+from maskbank.training import novelty
 from maskbank.training.exports import is_export, load_data, load_export
+from maskbank.tuning.samples import MAX_SHORT_SIDE
 
 FRAMES = (0, 1, 2, 4)
 
@@ -83,15 +84,15 @@ def test_tracks_become_a_video(export: Path) -> None:
         assert (sample.ids == 3).any() == (frame < 2)
 
 
-@pytest.mark.parametrize("name", BUNDLED_NAMES)
+@pytest.mark.parametrize("name", BUNDLED_WEIGHTS)
 def test_a_team_tunes_the_bundled_weights_on_its_job(export: Path, name: str, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(strangeness, "CLIPS", 3)
+    monkeypatch.setattr(novelty, "CLIPS", 3)
     assert cli.main(["train", "--init", name, "--data", str(export), "--steps", "1"]) == 0
     told = Path(capsys.readouterr().out.splitlines()[-1])
     assert told == Path("runs/job_7/lite.safetensors")
     tuned = load_file(told)["key.weight"]
-    bundled = {other: load_file(BUNDLED_WEIGHTS.with_stem(other))["key.weight"] for other in BUNDLED_NAMES}
+    bundled = {other: load_file(path)["key.weight"] for other, path in BUNDLED_WEIGHTS.items()}
     assert not torch.equal(tuned, bundled[name])
     assert min(bundled, key=lambda other: float((tuned - bundled[other]).abs().mean())) == name
 

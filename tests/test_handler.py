@@ -23,8 +23,8 @@ from support import (
     true_mask,
 )
 
-from maskbank.cvat_client import FunctionError, TrackingSession, http_call
-from maskbank.local_function import local_function
+from maskbank.function.client import FunctionError, TrackingSession, http_call
+from maskbank.function.local import local_function
 
 COVER = mask_shape(np.ones((HEIGHT, WIDTH), bool))  # whoever has all pixels leaves none to the others
 
@@ -89,7 +89,7 @@ def test_a_mask_is_followed(function: Function, frames: list[bytes]) -> None:
 def test_a_rectangle_is_the_box_of_the_object(function: Function, frames: list[bytes]) -> None:
     """The same outlines, once as a mask and once as a box of which the mask is found, give a mask and its box."""
     _, states = function.ask(frames[0], [outlined("rectangle")], [])
-    found = function.service.store.load(states[0]["bank"], 1).objects[0].answer.mask
+    found = function.service.store.load(states[0]["bank"], 1).objects[0].rle
     _, twin = function.ask(frames[0], [{"type": "mask", "points": list(found)}], [])
     with function.seeing(0.9):
         [rectangle], states = function.track(frames[1], states)
@@ -163,7 +163,7 @@ def test_new_tracked_and_corrected_objects_in_one_request(function: Function, fr
 
 
 def test_masks_of_several_banks_are_disjoint(function: Function, frames: list[bytes], shapes: list[dict]) -> None:
-    """Twice the same object, and another one: each starts by itself, then they compete."""
+    """Twice the same object, and another one: each starts by itself, then they aggregate."""
     states = [function.ask(frames[0], [shape], [])[1][0] for shape in (shapes[2], shapes[2], shapes[1])]
     assert len({state["bank"] for state in states}) == 3
     with function.seeing(0.9):
@@ -259,7 +259,7 @@ def test_overlapping_shapes_are_told_apart(function: Function, frames: list[byte
     given = [COVER, mask_shape(small)] if first == "large" else [mask_shape(small), COVER]
     shapes, states = function.ask(frames[0], given, [])
     assert shapes == given
-    answers = [known.answer.mask for known in function.service.store.load(states[0]["bank"], 1).objects]
+    answers = [record.rle for record in function.service.store.load(states[0]["bank"], 1).objects]
     masks = [decoded({"type": "mask", "points": list(answer)}) for answer in answers]
     assert (masks[given.index(COVER)] == ~small).all() and disjoint(masks) and sum(masks).all()
 

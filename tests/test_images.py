@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maskbank.errors import RequestError
-from maskbank.images import (
+from maskbank.files.images import (
     FORMATS,
     MAX_ASPECT,
     decode_base64,

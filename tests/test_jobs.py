@@ -32,13 +32,14 @@ from support import (
 
 from maskbank import cli
 from maskbank.evaluation.measures import jaccard as measured
-from maskbank.jobs import patience, sweeps, uploads
+from maskbank.function.local import local_function
+from maskbank.jobs import retrying, sweeps, uploads
+from maskbank.jobs.annotate import AnnotateOptions, annotate
 from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
-from maskbank.jobs.results import RunFolder
-from maskbank.jobs.run import Options, annotate
-from maskbank.local_function import local_function
-from maskbank.shapes import Shape, shape_to_mask
+from maskbank.jobs.run_folder import RunFolder
+from maskbank.shapes.conversion import shape_to_mask
+from maskbank.shapes.shape import Shape
 
 JOB = 12
 FRAMES = 10
@@ -90,7 +91,7 @@ def propagate(no_settings: pytest.MonkeyPatch) -> Propagate:
 @pytest.fixture(autouse=True)
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
-    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def run(cvat: CvatStandIn, propagate: Propagate, tmp_path: Path, capsys) -> Call
     def run(call: Propagate = propagate, jobs: tuple[int, ...] = (JOB,), **options: object) -> str:
         known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "patience_s": 0.0}
         with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
-            annotate(client, jobs, call, Options(**known | {"work": tmp_path / "work"} | options))
+            annotate(client, jobs, call, AnnotateOptions(**known | {"work": tmp_path / "work"} | options))
         return capsys.readouterr().out
 
     return run
@@ -449,7 +450,9 @@ def undisturbed(no_settings, propagate, tmp_path_factory) -> list[dict]:
         server.add(JOB, shapes=seeds())
         with connect(Login(server.url, f"{USER}:{PASSWORD}")) as client, pytest.MonkeyPatch.context() as patch:
             patch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
-            annotate(client, [JOB], propagate, Options(None, (), False, False, tmp_path_factory.mktemp("w"), "test"))
+            annotate(
+                client, [JOB], propagate, AnnotateOptions(None, (), False, False, tmp_path_factory.mktemp("w"), "test")
+            )
         found = results(server)
     assert len(found) == 8 + 9
     return found
@@ -780,7 +783,7 @@ def test_a_function_that_never_remembers(cvat, run, propagate):
 
 def test_answers_with_fewer_frames(cvat, run, propagate, undisturbed, monkeypatch):
     cvat.add(JOB, shapes=seeds())
-    monkeypatch.setattr("maskbank.service.ANSWER_WITHIN_S", 0)  # one frame, and time is over
+    monkeypatch.setattr("maskbank.service.REPLY_WITHIN_S", 0)  # one frame, and time is over
     run()
     assert results(cvat) == undisturbed
     images = [each for each in cvat.requests if "/data?" in each]

@@ -1,20 +1,23 @@
 """The parts of `maskbank job` that need neither CVAT nor the function: objects, fusing, the work folder, uploads."""
 
 import json
+import time
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from support import one_sentence
 
-from maskbank.jobs import patience, uploads
-from maskbank.jobs.objects import JobObject, Label, Seed, find_objects, fingerprint
-from maskbank.jobs.patience import patiently
-from maskbank.jobs.results import Answer, RunFolder, SweepLog
-from maskbank.jobs.run import ranges
+from maskbank.jobs import uploads
+from maskbank.jobs.annotate import ranges
+from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
+from maskbank.jobs.retrying import retried
+from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
-from maskbank.shapes import Shape, encode_rle, shape_to_mask
+from maskbank.shapes.conversion import shape_to_mask
+from maskbank.shapes.rle import encode_rle
+from maskbank.shapes.shape import Shape
 
 CAR = Label(1, "car", "any", frozenset({11}))
 BIKE = Label(2, "bike", "any", frozenset())
@@ -129,9 +132,9 @@ def test_a_turned_shape_turns_clockwise():
     assert mask.sum() == pytest.approx(np.pi * 20 * 5, rel=0.02)
 
 
-def test_a_fingerprint_changes_with_the_outlines_only():
+def test_a_digest_changes_with_the_outlines_only():
     def of(*shapes: dict) -> str:
-        return fingerprint(find_objects({"shapes": list(shapes), "tracks": []}, LABELS, FRAMES))
+        return seeds_digest(find_objects({"shapes": list(shapes), "tracks": []}, LABELS, FRAMES))
 
     before = of(shape(0), shape(4))
     assert of(shape(4, id=77), shape(0, id=78, attributes=[{"spec_id": 11, "value": "x"}], z_order=3)) == before
@@ -152,7 +155,8 @@ def mask(left: int, width: int = 10) -> np.ndarray:
 
 def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), **seed: object) -> JobObject:
     seeds = {
-        frame: Seed((Shape("mask", tuple(mask(0))),), **({"z_order": 0, "attributes": {}} | seed)) for frame in frames
+        frame: SeedShapes((Shape("mask", tuple(mask(0))),), **({"z_order": 0, "attributes": {}} | seed))
+        for frame in frames
     }
     return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent))
 
@@ -160,8 +164,8 @@ def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), **seed: objec
 def sweeps(ahead: dict[int, int | None], back: dict[int, int | None]) -> tuple[dict, dict]:
     """The answers of two sweeps for one object: the left edges of its masks by frame. Only the forward one is sure."""
 
-    def answers(lefts: dict[int, int | None], confidence: float) -> dict[int, list[Answer]]:
-        return {frame: [Answer(None if x is None else mask(x), confidence)] for frame, x in lefts.items()}
+    def answers(lefts: dict[int, int | None], confidence: float) -> dict[int, list[SweepPrediction]]:
+        return {frame: [SweepPrediction(None if x is None else mask(x), confidence)] for frame, x in lefts.items()}
 
     return answers(ahead, 0.9), answers(back, 0.4)
 
@@ -306,14 +310,14 @@ def test_notes(tmp_path):
 # Uploads
 
 
-def answers(frames: Mapping[int, int | None], confidence: float = 0.75) -> dict[int, Answer]:
-    return {frame: Answer(None if x is None else mask(x), confidence) for frame, x in frames.items()}
+def answers(frames: Mapping[int, int | None], confidence: float = 0.75) -> dict[int, SweepPrediction]:
+    return {frame: SweepPrediction(None if x is None else mask(x), confidence) for frame, x in frames.items()}
 
 
 def test_shapes_keep_what_the_nearest_seed_has():
     near, far = ({"z_order": z, "attributes": {11: value, 12: "b"}} for z, value in ((1, "near"), (2, "far")))
     drawn = JobObject(
-        "car", CAR, 5, "mask", {0: Seed((Shape("mask", ()),), **near), 9: Seed((Shape("mask", ()),), **far)}
+        "car", CAR, 5, "mask", {0: SeedShapes((Shape("mask", ()),), **near), 9: SeedShapes((Shape("mask", ()),), **far)}
     )
     made = annotations_of([drawn], [answers({1: 3, 4: 4, 5: 5, 6: None})], None, range(10))
     assert made["tracks"] == []
@@ -428,9 +432,9 @@ def test_ranges():
     assert ranges([7, 1, 2, 3, 9, 10]) == "1-3, 7, 9-10"
 
 
-def test_patience(monkeypatch):
+def test_retrying(monkeypatch):
     pauses, told = [], []
-    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+    monkeypatch.setattr(time, "sleep", pauses.append)
     replies = iter([ConnectionError("Busy."), ConnectionError("Busy."), "done"])
 
     def action() -> str:
@@ -439,10 +443,10 @@ def test_patience(monkeypatch):
             raise answer
         return answer
 
-    assert patiently(action, 60, told.append) == "done"
+    assert retried(action, 60, told.append) == "done"
     assert pauses == [0.5, 1.0] and told == ["Busy.", "Busy."]
     with pytest.raises(ConnectionError, match="Gone"):
-        patiently(lambda: (_ for _ in ()).throw(ConnectionError("Gone")), 0, told.append)
+        retried(lambda: (_ for _ in ()).throw(ConnectionError("Gone")), 0, told.append)
     with pytest.raises(ValueError):
-        patiently(lambda: json.loads("?"), 60, told.append)
+        retried(lambda: json.loads("?"), 60, told.append)
     assert len(told) == 2

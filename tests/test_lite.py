@@ -9,19 +9,14 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
 
-from maskbank.bank import Entries, FeatureBank
-from maskbank.networks.lite import (
-    MIN_UNCERTAINTY,
-    Lite,
-    compete,
-    disputed_window,
-    full_size,
-    recognition,
-    similarity,
-    to_hint,
-    uncertainty,
-)
-from maskbank.networks.segmenter import LiteSegmenter, Remembered, fold_batch_norm, read
+from maskbank.bank import readout
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import BankRequest, Memory
+from maskbank.networks.aggregation import MIN_UNCERTAINTY, aggregate, uncertainty
+from maskbank.networks.lite import Lite, disputed_window, full_size, similarity, to_prev_mask
+from maskbank.networks.lite_segmenter import LiteSegmenter, fold_batch_norm, total_weight
+from maskbank.networks.novelty import familiar, key_novelty, object_novelty
 
 CPU = torch.device("cpu")
 
@@ -45,12 +40,18 @@ def same_random_numbers_every_time() -> None:
     torch.manual_seed(1)
 
 
+def read(bank: FeatureBank, query: Tensor, precision: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    """As the network reads a bank: values, novelty of the keys, usage."""
+    found = readout.read(bank, query, similarity, total_weight, precision)
+    return found.values, key_novelty(found.best_similarity, query), found.usage
+
+
 def blobs(height: int, width: int, places: list[tuple[int, int, int]]) -> Tensor:
     """Rough logits at 1/4, (1, n, h, w): sure nearly everywhere, each object in doubt around its place (y, x, size)."""
-    rough = torch.full((1, len(places), height, width), -9.0)
+    coarse = torch.full((1, len(places), height, width), -9.0)
     for number, (y, x, size) in enumerate(places):
-        rough[0, number, y : y + size, x : x + size] = torch.rand(rough[0, number, y : y + size, x : x + size].shape)
-    return rough
+        coarse[0, number, y : y + size, x : x + size] = torch.rand(coarse[0, number, y : y + size, x : x + size].shape)
+    return coarse
 
 
 # Refinement.
@@ -61,21 +62,21 @@ def blobs(height: int, width: int, places: list[tuple[int, int, int]]) -> Tensor
 def test_refinement_of_a_window_is_that_of_the_whole(network: Lite, places: list[tuple[int, int, int]]) -> None:
     """At inference only what is disputed is computed; in training everything is. Both give the same."""
     decoder = network.decoder
-    rough = blobs(32, 48, places)
+    coarse = blobs(32, 48, places)
     torch.manual_seed(1)
     with torch.inference_mode():
         features = network.encode(torch.rand(1, 3, 128, 192))
         x4 = torch.randn(len(places), 48, 32, 48)
-        cropped = decoder._refine(features, x4, rough)
+        cropped = decoder._refine(features, x4, coarse)
         decoder.training = True  # of itself only: its batch norms stay as they are
         try:
-            whole = decoder._refine(features, x4, rough)
+            whole = decoder._refine(features, x4, coarse)
         finally:
             decoder.training = False
-    gate = uncertainty(nn.functional.interpolate(rough, scale_factor=2, mode="bilinear"))
+    gate = uncertainty(nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear"))
     assert (whole != cropped).logical_and(gate == 0).sum() == 0
     assert torch.allclose(whole, cropped, atol=1e-4)
-    refined = (whole - nn.functional.interpolate(rough, scale_factor=2, mode="bilinear")).abs() > 1e-3
+    refined = (whole - nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")).abs() > 1e-3
     assert refined.any() and not refined[gate == 0].any()
 
 
@@ -104,8 +105,8 @@ def test_uncertainty() -> None:
 def test_classes_compete() -> None:
     logits = torch.tensor([[1.0, -50.0], [2.0, -50.0]]).view(1, 2, 1, 2)
     expected = torch.tensor([0.0, 1.0, 2.0]).softmax(0)[1:]
-    assert torch.allclose(compete(logits)[0, :, 0, 0], expected)
-    assert (compete(logits)[0, :, 0, 1] < 1e-20).all()
+    assert torch.allclose(aggregate(logits)[0, :, 0, 0], expected)
+    assert (aggregate(logits)[0, :, 0, 1] < 1e-20).all()
 
 
 # Batch norm, padding.
@@ -121,8 +122,8 @@ def test_folded_batch_norms_change_nothing(network: Lite) -> None:
     for each in (network, folded):
         features = each.encode(image)
         values = each.value(features, masks)
-        decoded = each.decode(features, values, to_hint(masks))
-        outputs.append([features.key, values, decoded.rough, decoded.logits, decoded.presence, decoded.quality])
+        decoded = each.decode(features, values, to_prev_mask(masks))
+        outputs.append([features.key, values, decoded.coarse, decoded.logits, decoded.presence, decoded.quality])
     for before, after in zip(*outputs, strict=True):
         assert before.any() and torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
 
@@ -136,10 +137,10 @@ def test_any_size_is_padded_and_cut_again(network: Lite, size: tuple[int, int]) 
     masks = torch.rand(1, 2, *size) / 2
     values = network.value(features, masks)
     assert values.shape == (1, 2, 128, height * width)
-    hint = to_hint(masks)
-    assert hint.shape == (1, 2, 4 * height, 4 * width)
-    assert float(hint.sum() * 16) == pytest.approx(float(masks.sum()), rel=1e-4)
-    decoded = network.decode(features, values, hint)
+    prev_mask = to_prev_mask(masks)
+    assert prev_mask.shape == (1, 2, 4 * height, 4 * width)
+    assert float(prev_mask.sum() * 16) == pytest.approx(float(masks.sum()), rel=1e-4)
+    decoded = network.decode(features, values, prev_mask)
     assert decoded.logits.shape == (1, 2, 8 * height, 8 * width)
     logits = full_size(decoded.logits, size)
     assert logits.shape == (1, 2, *size) and logits.isfinite().all()
@@ -161,7 +162,9 @@ def entries_of(n: int, valid: list[bool], seed: int) -> Entries:
 def alone(bank: FeatureBank, objects: list[int], parts: list[int]) -> FeatureBank:
     """The bank of some objects and some of its parts only."""
     some = [bank.parts[i] for i in parts]
-    return FeatureBank(recent=tuple(Entries(p.keys, p.values[objects], p.valid[objects], p.frame, p.use) for p in some))
+    return FeatureBank(
+        recent=tuple(Entries(p.keys, p.values[objects], p.valid[objects], p.frame, p.usage) for p in some)
+    )
 
 
 def test_similarity_ranks_like_distances() -> None:
@@ -178,37 +181,39 @@ def test_similarity_ranks_like_distances() -> None:
 def test_what_is_read_is_the_mean_of_similar_entries() -> None:
     bank = FeatureBank(seeds=entries_of(20, [True], 0), older=entries_of(5, [True], 1))
     query = torch.randn(1, 64, 7)
-    readout, familiar, use = read(bank, query)
+    values_read, novelty, use = read(bank, query)
     keys = torch.cat([part.keys for part in bank.parts], 1)
     values = torch.cat([part.values for part in bank.parts], 2)
     nearness = -torch.cdist(keys.T, query[0].T).square() / 8
     weights = nearness.softmax(0)
-    assert torch.allclose(familiar, nearness.amax(0), atol=1e-4)
-    assert torch.allclose(readout[0], values[0] @ weights, atol=1e-4)
+    assert torch.allclose(-novelty, nearness.amax(0), atol=1e-4)
+    assert torch.allclose(values_read[0], values[0] @ weights, atol=1e-4)
     assert torch.allclose(use, weights.sum(1), atol=1e-4) and float(use.sum()) == pytest.approx(7)
     rounded, *rest = read(bank, query, torch.bfloat16)
-    assert torch.allclose(rounded.float(), readout, atol=0.03) and all(map(torch.equal, rest, (familiar, use)))
+    assert torch.allclose(rounded.float(), values_read, atol=0.03) and all(map(torch.equal, rest, (novelty, use)))
 
 
 def test_places_that_read_in_turns_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = FeatureBank(seeds=entries_of(20, [True, True], 0), older=entries_of(5, [True, False], 1))
     query = torch.randn(1, 64, 9)
     at_once = read(bank, query)
-    monkeypatch.setattr("maskbank.networks.segmenter.READ_AT_ONCE", 4)
+    monkeypatch.setattr("maskbank.bank.readout.QUERIES_AT_ONCE", 4)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(read(bank, query), at_once, strict=True))
 
 
-def test_what_looks_like_nothing_known_is_not_recognised() -> None:
-    """In a strange frame, unless what was found there is familiar; and in a known one whatever was found."""
-    rough = torch.full((1, 3, 16, 16), -10.0)
-    rough[:, 0, :8] = rough[:, 1, 8:] = 10.0  # nothing of the third is found
-    familiar = torch.full((1, 3, 4, 4), -35.0)
-    familiar[:, 1, 2:] = -5.0
-    limit = torch.tensor(-60.0)
-    strange = recognition(familiar.flatten(2), rough, limit)
-    assert strange[0, 0] < 0.01 and strange[0, 1] > 0.99 and strange[0, 2] < 0.01
-    assert (recognition(familiar.flatten(2) / 3, rough, limit) > 0.99).all()
-    assert (recognition(familiar.flatten(2), rough, Lite().strange) == 1).all()  # a new network cannot tell yet
+def test_what_is_novel_is_not_taken_for_the_objects() -> None:
+    """In a novel frame, unless what was found there is familiar; and in a known one whatever was found."""
+    coarse = torch.full((1, 3, 16, 16), -10.0)
+    coarse[:, 0, :8] = coarse[:, 1, 8:] = 10.0  # nothing of the third is found
+    novelty = torch.full((1, 3, 4, 4), 35.0)
+    novelty[:, 1, 2:] = 5.0
+    threshold = torch.tensor(60.0)
+    known = familiar(object_novelty(novelty.flatten(2), coarse), threshold)
+    assert known[0, 0] < 0.01 and known[0, 1] > 0.99 and known[0, 2] < 0.01
+    assert (familiar(object_novelty(novelty.flatten(2) / 3, coarse), threshold) > 0.99).all()
+    assert (
+        familiar(object_novelty(novelty.flatten(2), coarse), Lite().novelty_threshold) == 1
+    ).all()  # a new network cannot tell yet
 
 
 def test_an_object_reads_only_what_is_valid_for_it() -> None:
@@ -226,7 +231,7 @@ def test_an_object_reads_only_what_is_valid_for_it() -> None:
 
     # Whatever stands in entries that an object may not read, it reads the same.
     def poisoned(part: Entries) -> Entries:
-        return Entries(part.keys, part.values + 1e6 * ~part.valid[:, None], part.valid, part.frame, part.use)
+        return Entries(part.keys, part.values + 1e6 * ~part.valid[:, None], part.valid, part.frame, part.usage)
 
     *again, _ = read(FeatureBank(poisoned(parts[0]), poisoned(parts[1]), (poisoned(parts[2]),)), query)
     assert all(map(torch.equal, found, again))
@@ -238,10 +243,10 @@ def test_an_object_that_joins_changes_nothing_for_the_others(network: Lite) -> N
     segmenter = LiteSegmenter(copy.deepcopy(network), CPU)
     features = segmenter.encode(torch.rand(1, 3, 64, 96))
     masks = torch.rand(2, 64, 96).softmax(0)
-    banks = segmenter.join((), 2)
+    banks = segmenter.add_objects((), 2)
     [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
     bank = FeatureBank(seeds=entries)
-    [joined] = segmenter.join((bank,), 1)
+    [joined] = segmenter.add_objects((bank,), 1)
     query = features.key.float()
     *before, _ = read(bank, query)
     seeds = Entries.of_frame(torch.randn(64, 24), torch.randn(3, 128, 24), 1, torch.tensor([False, False, True]))
@@ -261,12 +266,12 @@ def test_jobs_that_are_segmented_together_read_their_own_banks(network: Lite) ->
     for seed in (0, 1):
         masks = torch.rand(2, 48, 80, generator=torch.Generator().manual_seed(seed)).softmax(0)
         [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
-        jobs.append(Remembered((FeatureBank(seeds=entries),), segmenter.hint(torch.zeros(2, 48, 80))))
+        jobs.append(BankRequest(Memory((FeatureBank(seeds=entries),), segmenter.prev_mask(torch.zeros(2, 48, 80)))))
     together = segmenter.segment(features, jobs)
     assert [part.logits.shape for part in together] == [(2, 48, 80)] * 2
     for job, part in zip(jobs, together, strict=True):
         [single] = segmenter.segment(features, [job])
-        assert torch.equal(single.use[0], part.use[0]) and len(part.use[0]) == 15
+        assert torch.equal(single.usage[0], part.usage[0]) and len(part.usage[0]) == 15
         assert ((part.presence >= 0) & (part.presence <= 1)).all() and part.quality.shape == (2,)
 
 

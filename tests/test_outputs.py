@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from maskbank.coco import CocoWriter
-from maskbank.frames import open_frames, read_id_mask, write_id_mask
-from maskbank.rendering import CODECS, VideoWriter, bright_colours, contact_sheet, davis_palette, overlay
+from maskbank.files.coco import CocoWriter
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
+from maskbank.files.rendering import bright_colours, contact_sheet, overlay
+from maskbank.files.video import CODECS, VideoWriter
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "samples" / "clip"

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, jaccard, jpeg, mask_shape, one_sentence, true_mask
 
-from maskbank import service
-from maskbank.requests import MAX_FRAMES
-from maskbank.shapes import SHAPE_TYPES
+from maskbank.service import service
+from maskbank.service.requests import MAX_FRAMES
+from maskbank.shapes.shape import SHAPE_TYPES
 
 BOX = {"type": "rectangle", "points": [200.0, 100.0, 300.0, 200.0]}
 
@@ -100,7 +100,7 @@ def test_frames_before_any_object_are_empty(function: Function) -> None:
 def test_it_stops_when_the_time_is_over(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = [frame(0, [BOX]), frame(1), frame(2)]
     expected, _ = propagate(function, frames)
-    monkeypatch.setattr(service, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(service, "REPLY_WITHIN_S", 0.0)
     found, states = [], None
     while len(found) < len(frames):
         answered, states = propagate(function, frames[len(found) :], states)

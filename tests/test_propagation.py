@@ -6,10 +6,11 @@ import torch
 from support import CLIP
 
 from maskbank.evaluation.measures import jaccard
-from maskbank.frames import open_frames, read_id_mask
-from maskbank.networks import MODELS, load_segmenter
-from maskbank.propagation import Step, propagate
-from maskbank.tracker import Tracker
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import read_id_mask
+from maskbank.networks.models import MODELS, load_segmenter
+from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.video import TrackedFrame, track_video
 
 FRAMES = 6
 
@@ -34,8 +35,8 @@ def truth(index: int, **new_ids: int) -> np.ndarray:
     return renumber[ids]
 
 
-def run(tracker: Tracker, images: list[np.ndarray], seeds: dict[int, np.ndarray]) -> list[Step]:
-    steps = list(propagate(tracker, images, seeds))
+def run(tracker: Tracker, images: list[np.ndarray], seeds: dict[int, np.ndarray]) -> list[TrackedFrame]:
+    steps = list(track_video(tracker, images, seeds))
     assert len(steps) == len(images)
     for step, image in zip(steps, images, strict=True):
         assert step.image is image
@@ -95,5 +96,5 @@ def test_bad_seeds_give_one_sentence(tracker, images):
         run(tracker, images, {1: truth(1, koi=1, turtle=2)[:, :200]})
     frames = iter(images)
     with pytest.raises(ValueError, match=r"^The seed mask of frame 4 shows no object\.$"):
-        next(propagate(tracker, frames, {0: truth(0, turtle=1), 4: truth(0)}))
+        next(track_video(tracker, frames, {0: truth(0, turtle=1), 4: truth(0)}))
     assert next(frames) is images[0]  # known before any frame was looked at

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from support import one_sentence
 
-from maskbank.local_function import start_worker
+from maskbank.function.local import start_worker
 from maskbank.networks.weights import WeightsError
-from maskbank.settings import Settings, SettingsError, build_tracker, read_settings
+from maskbank.settings import Settings, SettingsError, read_settings
+from maskbank.tracking.loading import load_tracker
 from model_handler import ModelHandler
 
 
@@ -152,7 +153,7 @@ def test_settings_reach_what_they_are_for(tmp_path: Path) -> None:
     service = handler.service
     assert (service.max_pixels, service.max_objects) == (123456, 7)
     assert (service.store.cache.ttl_s, service.store.cache.max_bytes) == (7200, 100 << 20)
-    assert (service.store.shelf.ttl_s, service.store.shelf.root) == (7200, tmp_path)
+    assert (service.store.backend.ttl_s, service.store.backend.root) == (7200, tmp_path)
     assert (service.tracker.short_side, service.tracker.budget) == (96, 5000)
     assert service.tracker.device == torch.device("cpu")
     assert service.tracker.adapt.seconds == 1.5
@@ -190,4 +191,4 @@ def test_the_paper_s_network_brings_no_weights(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(WeightsError, match=r"^The model afb-urr brings no weights: set MASKBANK_WEIGHTS to a "):
         start(monkeypatch, MODEL="afb-urr")
     with pytest.raises(WeightsError):
-        build_tracker(Settings(model="afb-urr-paper"))
+        load_tracker(Settings(model="afb-urr-paper"))

@@ -13,19 +13,10 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as coco_mask
 
 from maskbank.errors import RequestError
-from maskbank.shapes import (
-    MAX_POLYGON_NUMBERS,
-    POLYGON_POINTS,
-    SHAPE_TYPES,
-    Shape,
-    decode_rle,
-    encode_rle,
-    mask_box,
-    mask_to_coco_rle,
-    mask_to_shape,
-    parse_shape,
-    shape_to_mask,
-)
+from maskbank.shapes.conversion import mask_to_shape, shape_to_mask
+from maskbank.shapes.polygon import POLYGON_POINTS
+from maskbank.shapes.rle import decode_rle, encode_rle, mask_box
+from maskbank.shapes.shape import MAX_POLYGON_NUMBERS, SHAPE_TYPES, Shape, parse_shape
 
 # numpy warns about pycocotools' decode, which only these tests call
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -173,14 +164,6 @@ def test_mask_box(mask):
     rows, columns = mask.nonzero()
     expected = (columns.min(), rows.min(), columns.max(), rows.max()) if rows.size else None
     assert mask_box(mask) == expected
-
-
-@settings(deadline=None)
-@given(small_masks)
-def test_coco_rle_is_pycocotools_and_goes_into_json(mask):
-    encoded = json.loads(json.dumps(mask_to_coco_rle(mask)))
-    assert encoded["size"] == list(mask.shape)
-    np.testing.assert_array_equal(coco_mask.decode(encoded).astype(bool), mask)
 
 
 # Filling polygons

@@ -21,18 +21,19 @@ import torch
 from support import TURTLE, Function, equal_tensors, mask_shape, request, tensors_of, true_mask
 
 from maskbank import cli
-from maskbank.bank import Entries, FeatureBank
-from maskbank.errors import ForeignBankError, UnavailableError
-from maskbank.store import HISTORY, Answer, ObjectRecord, Revision
-from maskbank.store.format import PIECE_BYTES, VERSION, entries_pieces, fat, lean
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import Memory
+from maskbank.errors import ForeignModelError, ForeignVersionError, UnavailableError
+from maskbank.service.timing import Timings
+from maskbank.store.backend import Backend, BackendError
 from maskbank.store.memory import MemoryStore
-from maskbank.store.opening import open_shelf, open_store, shown, store_url
+from maskbank.store.opening import open_backend, open_store, redacted, store_url
+from maskbank.store.serialization import BLOB_BYTES, VERSION, entries_blobs, pack, unpack
 from maskbank.store.shared import SharedStore
-from maskbank.store.shelf import Shelf, ShelfError
-from maskbank.timing import Timings
-from maskbank.tracker import Memory
+from maskbank.store.store import HISTORY, ObjectRecord, Revision
 
-MAKER = "lite 0123456789ab"
+MODEL_ID = "lite 0123456789ab"
 LONG = 3600.0
 CACHE = 1 << 30
 
@@ -53,9 +54,9 @@ class RedisServer:
         self.process = subprocess.Popen(["redis-server", *self.options], stdout=subprocess.DEVNULL)
         for _ in range(200):
             try:
-                open_shelf(self.url, LONG).check()
+                open_backend(self.url, LONG).check()
                 return
-            except ShelfError:
+            except BackendError:
                 time.sleep(0.05)
         raise RuntimeError("redis-server does not start")
 
@@ -77,15 +78,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         return f"file://{tmp_path / 'banks'}"
     url = request.getfixturevalue("redis_server").url
-    shelf = open_shelf(url, LONG)
-    for usage in list(shelf.usage()):
-        shelf.drop(usage.bank)
+    backend = open_backend(url, LONG)
+    for usage in list(backend.usage()):
+        backend.drop(usage.bank_id)
     return url
 
 
-def opened(url: str, maker: str = MAKER, ttl_s: float = LONG) -> SharedStore:
+def opened(url: str, model_id: str = MODEL_ID, ttl_s: float = LONG) -> SharedStore:
     """The store as one more worker sees it, which has nothing in its memory yet."""
-    store = open_store(url, ttl_s, maker, CACHE, torch.device("cpu"))
+    store = open_store(url, ttl_s, model_id, CACHE, torch.device("cpu"))
     assert isinstance(store, SharedStore)
     return store
 
@@ -95,22 +96,24 @@ def entries(n: int, frame: int, objects: int = 2, channels: int = 8) -> Entries:
     keys = torch.randn(channels, n, generator=noise)
     values = torch.randn(objects, channels, n, generator=noise)
     valid = torch.rand(objects, generator=noise) < 0.8
-    return replace(Entries.of_frame(keys, values, frame, valid), use=torch.rand(n, generator=noise)).in_half_precision()
+    return replace(
+        Entries.of_frame(keys, values, frame, valid), usage=torch.rand(n, generator=noise)
+    ).in_half_precision()
 
 
 def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple[Entries, ...] = ()) -> Revision:
-    hint = (torch.rand(2, 9, 16) * 255).round() / 255
+    prev_mask = (torch.rand(2, 9, 16) * 255).round() / 255
     records = (
-        ObjectRecord("mask", (0, 0, 5, 6), Answer(tuple(range(number)), 0.5)),
-        ObjectRecord("polygon", (1, 2, 3, 4), Answer(None, 0.25)),
+        ObjectRecord("mask", (0, 0, 5, 6), tuple(range(number)), 0.5),
+        ObjectRecord("polygon", (1, 2, 3, 4), None, 0.25),
     )
-    memory = Memory((FeatureBank(seeds or entries(5, 0), entries(3, 1), recent),), hint, number, number - 1)
+    memory = Memory((FeatureBank(seeds or entries(5, 0), entries(3, 1), recent),), prev_mask, number, number - 1)
     return Revision(bank, number, f"digest of {bank} {number}", memory, records)
 
 
 def same(one: Revision, other: Revision) -> bool:
     def plain(r: Revision) -> tuple:
-        return r.bank, r.number, r.digest, r.objects, r.memory.frames, r.memory.memorized
+        return r.bank_id, r.number, r.digest, r.objects, r.memory.frames, r.memory.last_memorized
 
     return plain(one) == plain(other) and equal_tensors(tensors_of(one.memory), tensors_of(other.memory))
 
@@ -119,17 +122,17 @@ def same(one: Revision, other: Revision) -> bool:
 
 
 def test_another_worker_finds_what_was_saved(url: str) -> None:
-    """Bit for bit: half-precision features, bytes as hints, and numbers that are neither."""
+    """Bit for bit: half-precision features, bytes as previous masks, and numbers that are neither."""
     odd = revision("b" * 22, 2, recent=(entries(7, 2), entries(1, 3)))
-    odd = replace(odd, memory=replace(odd.memory, hint=torch.rand(2, 3, 5) * 1e-7))
-    empty = replace(odd, bank="c" * 22, memory=Memory((FeatureBank(), FeatureBank()), torch.zeros(2, 0, 0), 4, 3))
+    odd = replace(odd, memory=replace(odd.memory, prev_mask=torch.rand(2, 3, 5) * 1e-7))
+    empty = replace(odd, bank_id="c" * 22, memory=Memory((FeatureBank(), FeatureBank()), torch.zeros(2, 0, 0), 4, 3))
     exact = replace(entries(50, 1), keys=torch.randn(8, 50))
     full = revision("d" * 22, 1, seeds=exact)
     writer = opened(url)
     for each in (revision("a" * 22, 1), odd, empty, full):
         assert writer.save(each) is each
-        assert writer.load(each.bank, each.number) is each
-        found = opened(url).load(each.bank, each.number)
+        assert writer.load(each.bank_id, each.number) is each
+        found = opened(url).load(each.bank_id, each.number)
         assert found is not None and same(found, each)
     assert opened(url).load("a" * 22, 2) is None and opened(url).load("e" * 22, 1) is None
 
@@ -138,14 +141,14 @@ def test_large_parts_are_kept_in_pieces_of_a_bounded_size(url: str) -> None:
     seeds = entries(9000, 0, objects=5, channels=64)
     store = opened(url)
     store.save(revision("a" * 22, 1, seeds=seeds))
-    shelf = store.shelf
-    sizes = [len(piece) for piece in shelf.get("a" * 22, shelf.names("a" * 22))]
-    assert len(sizes) > 3 and max(sizes) < 1.1 * PIECE_BYTES
+    backend = store.backend
+    sizes = [len(blob) for blob in backend.get("a" * 22, backend.names("a" * 22))]
+    assert len(sizes) > 3 and max(sizes) < 1.1 * BLOB_BYTES
     assert same(opened(url).load("a" * 22, 1), store.load("a" * 22, 1))
-    # One more seed frame: the pieces of those before it are there already.
+    # One more seed frame: the blobs of those before it are there already.
     before = store.written_bytes
     store.save(revision("a" * 22, 2, seeds=seeds.concat(entries(100, 5, objects=5, channels=64))))
-    assert store.written_bytes - before < 1.2 * PIECE_BYTES
+    assert store.written_bytes - before < 1.2 * BLOB_BYTES
 
 
 def test_a_frame_that_adds_little_writes_little(url: str) -> None:
@@ -166,8 +169,8 @@ def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
     assert same(other.load("a" * 22, 1), first)
     one.save(second)
     asked = []
-    get = other.shelf.get
-    other.shelf.get = lambda bank, names: asked.extend(names) or get(bank, names)
+    get = other.backend.get
+    other.backend.get = lambda bank, names: asked.extend(names) or get(bank, names)
     found = other.load("a" * 22, 2)
     assert same(found, second)
     assert [name[0] for name in asked] == ["r", "p"]  # the revision and the use counters
@@ -179,11 +182,11 @@ def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
 )
 def test_lean_numbers_lose_nothing(numbers: list[float]) -> None:
     tensor = torch.tensor(numbers)
-    assert torch.equal(fat(lean(tensor)).nan_to_num(7), tensor.nan_to_num(7))
+    assert torch.equal(unpack(pack(tensor)).nan_to_num(7), tensor.nan_to_num(7))
     sizes = {0.0: 1, 1 / 255: 1, 0.1: 4, 1e-9: 4, 1e9: 4}
-    assert lean(torch.tensor([0.5, -3.0, 1024.0])).dtype == torch.float16
+    assert pack(torch.tensor([0.5, -3.0, 1024.0])).dtype == torch.float16
     if numbers[0] in sizes:
-        assert lean(tensor).element_size() == sizes[numbers[0]]
+        assert pack(tensor).element_size() == sizes[numbers[0]]
 
 
 # ---------------------------------------------------------------- who is first, how long, how much
@@ -217,8 +220,8 @@ def test_an_unused_bank_expires_and_a_used_one_does_not(url: str) -> None:
         time.sleep(0.4)
         assert opened(url, ttl_s=1.0).load("a" * 22, 1) is not None
     assert opened(url, ttl_s=1.0).load("b" * 22, 1) is None
-    store.shelf.drop("b" * 22)  # a directory is swept by and by
-    assert [usage.bank for usage in store.shelf.usage()] == ["a" * 22]
+    store.backend.drop("b" * 22)  # a directory is swept by and by
+    assert [usage.bank_id for usage in store.backend.usage()] == ["a" * 22]
 
 
 def test_a_directory_s_other_files_are_left_alone(tmp_path: Path) -> None:
@@ -230,8 +233,8 @@ def test_a_directory_s_other_files_are_left_alone(tmp_path: Path) -> None:
         os.utime(folder, (0, 0))
     store = opened(f"file://{tmp_path}", ttl_s=10)
     store.save(revision("a" * 22, 1))
-    for usage in list(store.shelf.usage()):
-        store.shelf.drop(usage.bank)
+    for usage in list(store.backend.usage()):
+        store.backend.drop(usage.bank_id)
     assert (tmp_path / "thesis" / "chapter").exists() and (tmp_path / ("x" * 22) / "chapter").exists()
 
 
@@ -239,8 +242,8 @@ def test_redis_keeps_nothing_for_ever(redis_server: RedisServer) -> None:
     """Not what a writer that died left, nor by another worker's idea of how long banks live."""
     client = redis.Redis(port=redis_server.port)
     store = opened(redis_server.url, ttl_s=7200)
-    shelf = store.shelf
-    shelf.drop("a" * 22)
+    backend = store.backend
+    backend.drop("a" * 22)
     pipeline = type(client.pipeline())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "hsetnx", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -249,7 +252,7 @@ def test_redis_keeps_nothing_for_ever(redis_server: RedisServer) -> None:
     assert client.hlen("maskbank:" + "a" * 22) > 0 and 0 < client.pttl("maskbank:" + "a" * 22) <= 7_200_000
     opened(redis_server.url, ttl_s=7200).save(revision("b" * 22, 1))
     for ttl_s in (600, 48 * 3600):
-        idle = {usage.bank: usage.idle_s for usage in open_shelf(redis_server.url, ttl_s).usage()}
+        idle = {usage.bank_id: usage.idle_s for usage in open_backend(redis_server.url, ttl_s).usage()}
         assert idle["b" * 22] < 60 < idle["a" * 22]
 
 
@@ -269,7 +272,7 @@ def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
     largest = 0
     for number in range(1, 4 * HISTORY):
         store.save(revision("a" * 22, number, seeds, recent=(entries(20, number),)))
-        largest = max(largest, len(store.shelf.names("a" * 22)))
+        largest = max(largest, len(store.backend.names("a" * 22)))
     assert largest <= 2 * HISTORY * 3 + 10
     fresh = opened(url)
     for number in range(3 * HISTORY - HISTORY + 1, 4 * HISTORY):
@@ -278,14 +281,14 @@ def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
 
 
 def test_a_name_is_not_given_away_again(url: str) -> None:
-    """Neither after a clean-up, nor after the shelf forgot the newest revision."""
+    """Neither after a clean-up, nor after the backend forgot the newest revision."""
     one, other = opened(url), opened(url)
     history = [revision("a" * 22, number) for number in range(1, 2 * HISTORY + 1)]
     for each in history:
         one.save(each)
     assert opened(url).load("a" * 22, 5) is None
     assert other.save(replace(history[4], digest="another future of 4")) is None
-    other.shelf.delete("a" * 22, [f"r{2 * HISTORY}"])
+    other.backend.delete("a" * 22, [f"r{2 * HISTORY}"])
     assert other.save(revision("a" * 22, 2 * HISTORY + 1)) is None
     assert opened(url).save(revision("a" * 22, 2 * HISTORY)) is not None  # but this one is free again
 
@@ -293,7 +296,7 @@ def test_a_name_is_not_given_away_again(url: str) -> None:
 def test_a_place_that_is_damaged_is_not_free(url: str) -> None:
     store = opened(url)
     store.save(revision("a" * 22, 1))
-    store.shelf.add("a" * 22, {}, "r2", b"torn")
+    store.backend.add("a" * 22, {}, "r2", b"torn")
     assert store.save(revision("a" * 22, 2)) is None and store.load("a" * 22, 2) is None
 
 
@@ -301,7 +304,7 @@ def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
     store = opened(url)
     for number in range(1, 2 * HISTORY):
         store.save(revision("a" * 22, number))
-    add, next_pieces = store.shelf.add, entries_pieces(entries(30, 777))
+    add, next_pieces = store.backend.add, entries_blobs(entries(30, 777))
 
     def add_while_another_worker_writes(*what: object) -> bool:
         added = add(*what)
@@ -309,9 +312,9 @@ def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
         add("a" * 22, dict(some), name, data)
         return added
 
-    store.shelf.add = add_while_another_worker_writes
+    store.backend.add = add_while_another_worker_writes
     store.save(revision("a" * 22, 2 * HISTORY))
-    names = store.shelf.names("a" * 22)
+    names = store.backend.names("a" * 22)
     assert set(next_pieces) <= set(names) and "r1" not in names
 
 
@@ -320,42 +323,42 @@ def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
 
 def test_another_model_s_bank_is_refused(url: str) -> None:
     opened(url).save(revision("a" * 22, 1))
-    with pytest.raises(ForeignBankError, match=r"^These objects were tracked with another model .*; start tracking"):
-        opened(url, maker="lite ffffffffffff").load("a" * 22, 1)
+    with pytest.raises(ForeignModelError, match=r"^These objects were tracked with another model .*; start tracking"):
+        opened(url, model_id="lite ffffffffffff").load("a" * 22, 1)
 
 
 def test_another_version_s_bank_is_refused(url: str) -> None:
     store = opened(url)
     store.save(revision("a" * 22, 1))
-    [data] = store.shelf.get("a" * 22, ["r1"])
-    store.shelf.drop("a" * 22)
-    store.shelf.add("a" * 22, {}, "r1", data.replace(b"maskbank %d " % VERSION, b"maskbank 999 ", 1))
-    with pytest.raises(ForeignBankError, match=r"another version of the tracker; start tracking again\.$"):
+    [data] = store.backend.get("a" * 22, ["r1"])
+    store.backend.drop("a" * 22)
+    store.backend.add("a" * 22, {}, "r1", data.replace(b"maskbank %d " % VERSION, b"maskbank 999 ", 1))
+    with pytest.raises(ForeignVersionError, match=r"another version of the tracker; start tracking again\.$"):
         opened(url).load("a" * 22, 1)
 
 
 def test_damage_is_noticed(url: str) -> None:
-    """Whatever byte of whatever piece is wrong, and whatever piece is missing: the revision counts as lost."""
+    """Whatever byte of whatever blob is wrong, and whatever blob is missing: the revision counts as lost."""
     store = opened(url)
     store.save(revision("a" * 22, 1))
-    names = store.shelf.names("a" * 22)
-    pieces = dict(zip(names, store.shelf.get("a" * 22, names), strict=True))
-    assert len(pieces) == 4
+    names = store.backend.names("a" * 22)
+    blobs = dict(zip(names, store.backend.get("a" * 22, names), strict=True))
+    assert len(blobs) == 4
 
-    def found_among(pieces: dict[str, bytes]) -> bool:
-        store.shelf.drop("a" * 22)
-        last = pieces.pop("r1")
-        store.shelf.add("a" * 22, pieces, "r1", last)
+    def found_among(blobs: dict[str, bytes]) -> bool:
+        store.backend.drop("a" * 22)
+        last = blobs.pop("r1")
+        store.backend.add("a" * 22, blobs, "r1", last)
         return opened(url).load("a" * 22, 1) is not None
 
-    assert found_among(dict(pieces))
-    for name, data in pieces.items():
+    assert found_among(dict(blobs))
+    for name, data in blobs.items():
         for position in (0, 30, 80, len(data) // 2, len(data) - 1):
             broken = data[:position] + bytes([data[position] ^ 4]) + data[position + 1 :]
-            assert not found_among(pieces | {name: broken})
+            assert not found_among(blobs | {name: broken})
         if name != "r1":
-            assert not found_among({other: piece for other, piece in pieces.items() if other != name})
-    store.shelf.add("b" * 22, pieces, "r2", pieces["r1"])  # whole, but of another bank
+            assert not found_among({other: blob for other, blob in blobs.items() if other != name})
+    store.backend.add("b" * 22, blobs, "r2", blobs["r1"])  # whole, but of another bank
     assert opened(url).load("b" * 22, 2) is None
 
 
@@ -403,20 +406,20 @@ def test_tls_and_a_password_with_odd_characters(tmp_path: Path, monkeypatch: pyt
             opened(server.url).save(revision("a" * 22, 1))
             assert same(opened(server.url).load("a" * 22, 1), opened(server.url).load("a" * 22, 1))
             trusting.delenv("SSL_CERT_FILE")
-            with pytest.raises(ShelfError, match="certificate verify failed"):
+            with pytest.raises(BackendError, match="certificate verify failed"):
                 opened(server.url)
             wrong = server.url.replace("rediss", "redis")
-            with pytest.raises(ShelfError):
+            with pytest.raises(BackendError):
                 opened(wrong)
         finally:
             server.stop()
 
 
 def test_passwords_are_not_shown() -> None:
-    assert shown("rediss://user:p@ss@host:6666/0") == "rediss://…@host:6666/0"
-    assert shown("redis://host:6666/0") == "redis://host:6666/0"
-    assert shown("file:///a/b") == "file:///a/b"
-    assert shown("redis://host/0?password=secret") == "redis://host/0?…"
+    assert redacted("rediss://user:p@ss@host:6666/0") == "rediss://…@host:6666/0"
+    assert redacted("redis://host:6666/0") == "redis://host:6666/0"
+    assert redacted("file:///a/b") == "file:///a/b"
+    assert redacted("redis://host/0?password=secret") == "redis://host/0?…"
 
 
 # ---------------------------------------------------------------- kill, full, gone
@@ -450,7 +453,7 @@ def test_a_killed_writer_leaves_every_saved_revision_whole(url: str) -> None:
         found = fresh.load("a" * 22, last)
         assert found is not None and found.digest == expected.digest
         assert torch.equal(found.memory.banks[0].recent[0].values, expected.memory.banks[0].recent[0].values)
-        numbers = {int(name[1:]) for name in fresh.shelf.names("a" * 22) if name.startswith("r")}
+        numbers = {int(name[1:]) for name in fresh.backend.names("a" * 22) if name.startswith("r")}
         assert last <= max(numbers) <= last + 1
         last = max(numbers)  # it may have been killed between saving, which lets the oldest go, and saying so
         assert set(range(max(last - HISTORY + 1, 1), last + 1)) <= numbers
@@ -536,7 +539,7 @@ def test_a_store_that_cannot_be_used_stops_the_start(start: Callable[..., Functi
         probe.bind(("127.0.0.1", 0))
         nobody = f"redis://:secret@127.0.0.1:{probe.getsockname()[1]}/0"
     for url in (f"file://{tmp_path}/file/banks", nobody, "redis://h..x:1/0"):
-        with pytest.raises(ShelfError) as told:
+        with pytest.raises(BackendError) as told:
             start(MASKBANK_STORE=url)
         assert re.match(r"The store .* cannot be used: ", str(told.value))
         assert "secret" not in str(told.value)
@@ -572,7 +575,7 @@ def test_any_worker_goes_on_with_the_same_masks(
 def test_two_workers_in_turn_answer_as_one(
     url: str, start: Callable[..., Function], function: Function, frames: list[bytes], shapes: list[dict]
 ) -> None:
-    """Each finds in its own memory what the other has long gone beyond, and three objects that compete."""
+    """Each finds in its own memory what the other has long gone beyond, and three objects that aggregate."""
     workers = [start(MASKBANK_SIZE=128, MASKBANK_STORE=url) for _ in range(2)]
     _, alone = function.ask(frames[0], shapes, [])
     _, shared = workers[0].ask(frames[0], shapes, [])
@@ -588,7 +591,7 @@ def layouts(worker: Function, state: dict) -> list[torch.Tensor]:
     """The tensors that products are made of, of a bank as a worker has it."""
     memory = worker.service.store.load(state["bank"], state["revision"]).memory
     parts = [part for bank in memory.banks for part in bank.parts]
-    return [memory.hint, *(part.keys for part in parts), *(part.values for part in parts)]
+    return [memory.prev_mask, *(part.keys for part in parts), *(part.values for part in parts)]
 
 
 def test_an_older_state_branches_on_another_worker(
@@ -612,7 +615,7 @@ def test_a_store_that_goes_away_and_comes_back(
     turtle: dict,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("maskbank.store.shared.PATIENCE_S", 0.5)
+    monkeypatch.setattr("maskbank.store.shared.RETRY_S", 0.5)
     monkeypatch.setattr("maskbank.store.shared.REST_S", 0.0)
     server = RedisServer(tmp_path)
     try:
@@ -632,7 +635,7 @@ def test_a_store_that_goes_away_and_comes_back(
         _, after = one.track(frames[3], meanwhile)
         assert "shared" not in after[0]
         assert other.send(request(frames[4], [None], after))[0] == 200
-        assert one.service.store.usage()["failures"] > 0
+        assert one.service.store.statistics()["failures"] > 0
     finally:
         server.stop()
 
@@ -678,15 +681,15 @@ def test_the_caches_are_bounded() -> None:
     cache = MemoryStore(LONG, 50_000)
 
     class Forgetful:
-        """A shelf that takes everything, and of it all keeps only the names."""
+        """A backend that takes everything, and of it all keeps only the names."""
 
         known: tuple[str, ...] = ()
 
         def get(self, bank: str, names: list[str]) -> list[None]:
             return [None] * len(names)
 
-        def add(self, bank: str, pieces: dict[str, bytes], name: str, data: bytes) -> bool:
-            self.known += (*pieces, name)
+        def add(self, bank: str, blobs: dict[str, bytes], name: str, data: bytes) -> bool:
+            self.known += (*blobs, name)
             return True
 
         def names(self, bank: str) -> list[str]:
@@ -694,8 +697,8 @@ def test_the_caches_are_bounded() -> None:
 
         def delete(self, *_: object) -> None: ...
 
-    shelf: Shelf = Forgetful()
-    store = SharedStore(shelf, MAKER, cache, torch.device("cpu"))
+    backend: Backend = Forgetful()
+    store = SharedStore(backend, MODEL_ID, cache, torch.device("cpu"))
     for number in range(1, 60):
         store.save(revision("a" * 22, number, seeds=entries(100, number)))
     assert cache.bytes <= 50_000 and len(store._parts) < 30

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maskbank.bank import Entries, FeatureBank
-from maskbank.store import HISTORY, Answer, ObjectRecord, Revision, Store
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import Memory
 from maskbank.store.memory import NUMBER_BYTES, MemoryStore
-from maskbank.tracker import Memory
+from maskbank.store.store import HISTORY, ObjectRecord, Revision, Store
 
-HINT = 100 * 4  # bytes of a revision's own tensor
+PREV_MASK = 100 * 4  # bytes of a revision's own tensor
 SHARED = 1000 * (4 + 4 + 1 + 8 + 4)  # bytes of the entries that the revisions of a bank share
 UNLIMITED = 1 << 40
 
@@ -20,9 +21,9 @@ def entries() -> Entries:
 
 
 def revision(bank: str, number: int, seeds: Entries | None = None, mask: int = 0) -> Revision:
-    """A revision with a hint of its own, entries that others may share, and a mask of so many numbers."""
+    """A revision with a prev_mask of its own, entries that others may share, and a mask of so many numbers."""
     banks = () if seeds is None else (FeatureBank(seeds=seeds),)
-    record = ObjectRecord("mask", (0, 0, 1, 1), Answer(tuple(range(mask)) or None, 1.0))
+    record = ObjectRecord("mask", (0, 0, 1, 1), tuple(range(mask)) or None, 1.0)
     return Revision(bank, number, f"{bank}{number}", Memory(banks, torch.zeros(1, 100)), (record,))
 
 
@@ -76,7 +77,7 @@ def test_a_bank_expires_when_it_is_not_used() -> None:
     assert store.load("a", 1) and store.load("b", 1) and store.load("b", 2) and len(store) == 2
     clock.now = 21.5
     store.save(revision("d", 1))
-    assert len(store) == 1 and store.bytes == HINT
+    assert len(store) == 1 and store.bytes == PREV_MASK
 
 
 def test_it_expires_after_not_at_the_time() -> None:
@@ -93,19 +94,19 @@ def test_shared_tensors_are_counted_once() -> None:
     store = MemoryStore(10, UNLIMITED)
     for count, each in enumerate(history("a", 5), 1):
         store.save(each)
-        assert store.bytes == SHARED + count * HINT
+        assert store.bytes == SHARED + count * PREV_MASK
     # A part of a tensor is held as a whole.
     seeds = entries()
     store.save(revision("b", 1, replace(seeds, keys=torch.zeros(1, 4000)[:, :1000])))
-    assert store.bytes == 2 * SHARED + 6 * HINT + 3000 * 4
+    assert store.bytes == 2 * SHARED + 6 * PREV_MASK + 3000 * 4
 
 
 def test_masks_are_counted() -> None:
-    store = MemoryStore(10, HINT + 1500 * NUMBER_BYTES)
+    store = MemoryStore(10, PREV_MASK + 1500 * NUMBER_BYTES)
     store.save(revision("a", 1, mask=1000))
-    assert store.bytes == HINT + 1000 * NUMBER_BYTES
+    assert store.bytes == PREV_MASK + 1000 * NUMBER_BYTES
     store.save(revision("a", 2, mask=1001))
-    assert kept(store, "a") == {"a": [2]} and store.bytes == HINT + 1001 * NUMBER_BYTES
+    assert kept(store, "a") == {"a": [2]} and store.bytes == PREV_MASK + 1001 * NUMBER_BYTES
 
 
 def test_only_the_newest_revisions_are_kept() -> None:
@@ -113,11 +114,11 @@ def test_only_the_newest_revisions_are_kept() -> None:
     for each in history("a", 2 * HISTORY):
         store.save(each)
     assert kept(store, "a") == {"a": list(range(HISTORY + 1, 2 * HISTORY + 1))}
-    assert store.bytes == SHARED + HISTORY * HINT
+    assert store.bytes == SHARED + HISTORY * PREV_MASK
 
 
 def test_old_revisions_go_first() -> None:
-    store = MemoryStore(10, SHARED + 3 * HINT)
+    store = MemoryStore(10, SHARED + 3 * PREV_MASK)
     for each in history("a", 10):
         store.save(each)
         assert store.bytes <= store.max_bytes
@@ -125,7 +126,7 @@ def test_old_revisions_go_first() -> None:
 
 
 def test_old_revisions_of_the_bank_that_was_used_last_go_last() -> None:
-    store = MemoryStore(10, 2 * SHARED + 5 * HINT)
+    store = MemoryStore(10, 2 * SHARED + 5 * PREV_MASK)
     a, b = history("a", 4), history("b", 4)
     for each in (*a[:2], *b[:2]):
         store.save(each)
@@ -140,7 +141,7 @@ def test_old_revisions_of_the_bank_that_was_used_last_go_last() -> None:
 
 
 def test_the_least_recently_used_bank_goes_when_old_revisions_are_not_enough() -> None:
-    store = MemoryStore(10, 3 * (SHARED + HINT))
+    store = MemoryStore(10, 3 * (SHARED + PREV_MASK))
     for bank in "abc":
         for each in history(bank, 2):
             store.save(each)
@@ -160,12 +161,12 @@ def test_the_newest_revision_stays_even_if_it_is_too_large(room: int) -> None:
         assert kept(store, "a") == {"a": [each.number]}
     [other] = history("b", 1)
     store.save(other)
-    assert kept(store, "a", "b") == {"a": [], "b": [1]} and store.bytes == SHARED + HINT
+    assert kept(store, "a", "b") == {"a": [], "b": [1]} and store.bytes == SHARED + PREV_MASK
 
 
 def test_nothing_is_left_of_what_went() -> None:
     clock = Clock()
-    store = MemoryStore(10, 2 * (SHARED + 2 * HINT), clock)
+    store = MemoryStore(10, 2 * (SHARED + 2 * PREV_MASK), clock)
     for step in range(40):
         clock.now += 1
         for bank in "abc"[: 1 + step % 3]:

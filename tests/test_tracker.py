@@ -11,13 +11,17 @@ from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, disjoint, ja
 from test_afb_urr import recipe
 from torch import Tensor
 
-from maskbank.bank import BankFullError, Entries, FeatureBank, PaperPolicy, paper_budget
-from maskbank.images import working_size
-from maskbank.networks import MODELS
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import BankFullError, FeatureBank
+from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.bank.policies import PaperPolicy, paper_budget
+from maskbank.files.images import working_size
 from maskbank.networks.afb_urr import AfbUrr
+from maskbank.networks.models import MODELS
 from maskbank.networks.weights import load_state_dict
-from maskbank.settings import Settings, build_tracker
-from maskbank.tracker import Memory, Tracked, Tracker
+from maskbank.settings import Settings
+from maskbank.tracking.loading import load_tracker
+from maskbank.tracking.tracker import Prediction, Tracker
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
@@ -32,12 +36,13 @@ def halves(height: int, width: int) -> dict[int, np.ndarray]:
 
 def track(
     tracker: Tracker, image: np.ndarray, memory: Memory, masks: dict | None = None
-) -> tuple[Memory, list[Tracked]]:
-    [answer] = tracker.track(tracker.look(image), [memory], [masks or {}])
-    return answer
+) -> tuple[Memory, list[Prediction]]:
+    seeds = {number: Seed(mask) for number, mask in (masks or {}).items()}
+    [result] = tracker.track(tracker.encode(image), [BankRequest(memory, seeds)])
+    return result
 
 
-def same(one: list[Tracked], other: list[Tracked]) -> bool:
+def same(one: list[Prediction], other: list[Prediction]) -> bool:
     """Bit for bit."""
     return len(one) == len(other) and all(
         (a.mask == b.mask).all() and a.confidence == b.confidence for a, b in zip(one, other, strict=True)
@@ -45,12 +50,12 @@ def same(one: list[Tracked], other: list[Tracked]) -> bool:
 
 
 def contents(memory: Memory) -> list[Tensor]:
-    return [memory.hint, *(t for bank in memory.banks for part in bank.parts for _, t in part.tensors())]
+    return [memory.prev_mask, *(t for bank in memory.banks for part in bank.parts for _, t in part.tensors())]
 
 
 @pytest.fixture(scope="module")
 def tracker() -> Tracker:
-    return build_tracker(Settings(short_side=64, adapt_seconds=0))[0]
+    return load_tracker(Settings(short_side=64, adapt_seconds=0))[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +71,7 @@ def any_tracker(request: pytest.FixtureRequest, tracker: Tracker) -> Tracker:
     if request.param == "lite":
         return tracker
     checkpoint = request.getfixturevalue("checkpoint")
-    return build_tracker(Settings(model=request.param, weights=checkpoint, short_side=64, adapt_seconds=0))[0]
+    return load_tracker(Settings(model=request.param, weights=checkpoint, short_side=64, adapt_seconds=0))[0]
 
 
 # Images.
@@ -87,7 +92,7 @@ def test_images_of_any_size(tracker: Tracker, size: tuple[int, int]) -> None:
         assert all(0 <= answer.confidence <= 1 for answer in tracked)
     # The same image and what is known of it: nearly everything is found again.
     memory, _ = track(tracker, noise(0, *size), Memory(), seeds)
-    assert memory.hint.shape[1:] == tuple(
+    assert memory.prev_mask.shape[1:] == tuple(
         -(-side // 16) * 4 for side in working_size(*size, 64, MODELS["lite"].max_scale)
     )
 
@@ -138,7 +143,7 @@ def test_a_memory_stays_as_it_is(any_tracker: Tracker) -> None:
 
 
 def test_two_workers_answer_alike(tracker: Tracker) -> None:
-    other = build_tracker(Settings(short_side=64, adapt_seconds=0))[0]
+    other = load_tracker(Settings(short_side=64, adapt_seconds=0))[0]
     answers = []
     for each in (tracker, other):
         memory, _ = track(each, rgb(0), Memory(), {0: true_mask(0, TURTLE), 1: true_mask(0, GOLDEN_KOI)})
@@ -154,18 +159,19 @@ def test_jobs_share_the_pixels(tracker: Tracker) -> None:
     ids = (RED_KOI, GOLDEN_KOI, TURTLE)
     three, _ = track(tracker, rgb(0), Memory(), {k: true_mask(0, i) for k, i in enumerate(ids)})
     anew, _ = track(tracker, rgb(0), Memory(), {0: true_mask(0, TURTLE)})
-    frame = tracker.look(rgb(1))
-    [(_, alone)] = tracker.track(frame, [anew])
-    [(_, three_alone)] = tracker.track(frame, [three])
-    together = [tracked for _, tracked in tracker.track(frame, [three, anew])]
+    frame = tracker.encode(rgb(1))
+    [(_, alone)] = tracker.track(frame, [BankRequest(anew)])
+    [(_, three_alone)] = tracker.track(frame, [BankRequest(three)])
+    together = [tracked for _, tracked in tracker.track(frame, [BankRequest(three), BankRequest(anew)])]
     assert disjoint([answer.mask for tracked in together for answer in tracked])
     assert jaccard(together[0][2].mask, together[1][0].mask) == 0
-    wanted = [tracked for _, tracked in tracker.track(frame, [three, anew], wanted=[{0, 1}, {0}])]
-    assert disjoint([wanted[0][0].mask, wanted[0][1].mask, wanted[1][0].mask])
-    assert jaccard(wanted[1][0].mask, alone[0].mask) > 0.8
-    # In its own job the unwanted one is what it was, but for what the other job's objects take from it.
-    assert disjoint([answer.mask for answer in wanted[0]])
-    assert (wanted[0][2].mask & ~three_alone[2].mask).sum() < 0.02 * three_alone[2].mask.sum()
+    requests = [BankRequest(three, requested=frozenset({0, 1})), BankRequest(anew, requested=frozenset({0}))]
+    requested = [tracked for _, tracked in tracker.track(frame, requests)]
+    assert disjoint([requested[0][0].mask, requested[0][1].mask, requested[1][0].mask])
+    assert jaccard(requested[1][0].mask, alone[0].mask) > 0.8
+    # In its own job the one that is not requested is what it was, but for what the other job's objects take from it.
+    assert disjoint([answer.mask for answer in requested[0]])
+    assert (requested[0][2].mask & ~three_alone[2].mask).sum() < 0.02 * three_alone[2].mask.sum()
 
 
 # The bank.
@@ -173,7 +179,7 @@ def test_jobs_share_the_pixels(tracker: Tracker) -> None:
 
 def test_the_bank_is_bounded(tracker: Tracker) -> None:
     """60 frames, memorized one and all, in a bank with room for three."""
-    model = replace(MODELS["lite"], memorize_every=1, only_sure=False)
+    model = replace(MODELS["lite"], memorize_every=1, confident_only=False)
     small = Tracker(model, tracker.segmenter, tracker.device, 64, budget=100)
     memory, _ = track(small, rgb(0), Memory(), {0: true_mask(0, TURTLE), 1: true_mask(0, RED_KOI)})
     [bank] = memory.banks
@@ -182,7 +188,7 @@ def test_the_bank_is_bounded(tracker: Tracker) -> None:
     for index in range(1, 60):
         memory, _ = track(small, rgb(index), memory)
         [bank] = memory.banks
-        assert len(bank) <= 100 and memory.memorized == index
+        assert len(bank) <= 100 and memory.last_memorized == index
         assert bank.seeds.keys is seeds.keys and bank.seeds.values is seeds.values
         if index > 3:
             assert len(bank) > 64 and bank.recent[-1].frame[0] == index
@@ -201,8 +207,8 @@ def test_when_a_frame_is_memorized(start: Callable[..., Function]) -> None:
     def run(presence: float, quality: float) -> list[int]:
         """The frames that are memorized, after the first."""
         with function.seeing(presence), torch.no_grad():
-            network.decoder.judge.layers[-1].weight[1] = 0
-            network.decoder.judge.layers[-1].bias[1] = float(np.log(quality / (1 - quality)))
+            network.decoder.quality_head.layers[-1].weight[1] = 0
+            network.decoder.quality_head.layers[-1].bias[1] = float(np.log(quality / (1 - quality)))
             memory, _ = track(tracker, rgb(0), Memory(), {0: true_mask(0, TURTLE)})
             for index in range(1, 12):
                 memory, [answer] = track(tracker, rgb(index), memory)
@@ -242,14 +248,14 @@ def test_a_corrected_object_takes_no_other_s_place(tracker: Tracker) -> None:
     double = replace(
         memory,
         banks=(FeatureBank(seeds=twins(memory.banks[0].seeds)),),
-        hint=memory.hint.repeat(2, 1, 1),
+        prev_mask=memory.prev_mask.repeat(2, 1, 1),
     )
-    frame = tracker.look(rgb(1))
-    [(after, [first, second])] = tracker.track(frame, [double], [{0: corner}])
+    frame = tracker.encode(rgb(1))
+    [(after, [first, second])] = tracker.track(frame, [BankRequest(double, {0: Seed(corner)})])
     assert (first.mask == corner).all()
     assert jaccard(second.mask, true_mask(1, TURTLE)) > 0.3
     # The network is told the same as the annotator: this is where the second is.
-    pixels = after.hint[1].sum() * 16 * (360 / 64) ** 2
+    pixels = after.prev_mask[1].sum() * 16 * (360 / 64) ** 2
     assert pixels > 0.7 * second.mask.sum()
 
 
@@ -281,9 +287,9 @@ def test_the_paper_s_way_through_the_handler(start: Callable[..., Function], che
         for t, image in enumerate(images):
             features = network.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
             if t:
-                logits, use = network.segment(features, banks)
+                logits, usage = network.segment(features, banks)
                 classes = logits.softmax(0)
-                banks = [bank.count_use(growth) for bank, growth in zip(banks, use, strict=True)]
+                banks = [bank.count_usage(growth) for bank, growth in zip(banks, usage, strict=True)]
                 best = classes.argmax(0).numpy()
                 first, second = classes.topk(2, 0).values
                 clear = (first - second > 1e-5).numpy()  # not a draw that rounding decides
@@ -302,12 +308,12 @@ def test_the_paper_s_way_through_the_handler(start: Callable[..., Function], che
     for ours, expected in zip(stored, banks, strict=True):
         assert torch.allclose(ours.older.keys, expected.older.keys, atol=1e-3)
         assert torch.equal(ours.older.frame, expected.older.frame)
-        assert torch.allclose(ours.older.use, expected.older.use, atol=1e-3)
+        assert torch.allclose(ours.older.usage, expected.older.usage, atol=1e-3)
 
 
 def test_the_paper_s_network_with_our_policy(checkpoint: Path) -> None:
     """`afb-urr`: a bank for the background and one for each object, of which each learns what it may."""
-    tracker = build_tracker(Settings(model="afb-urr", weights=checkpoint, short_side=64))[0]
+    tracker = load_tracker(Settings(model="afb-urr", weights=checkpoint, short_side=64))[0]
     size = (50, 70)
     entries = 4 * 5  # of 64 x 80 padded pixels
     memory, _ = track(tracker, noise(0, *size), Memory(), halves(*size))
@@ -320,10 +326,10 @@ def test_the_paper_s_network_with_our_policy(checkpoint: Path) -> None:
     assert len(tracked) == 3 and disjoint([answer.mask for answer in tracked])
 
 
-def test_in_a_strange_scene_all_objects_are_gone_until_the_known_one_is_back() -> None:
+def test_in_a_novel_scene_all_objects_are_gone_until_the_known_one_is_back() -> None:
     """The negative of a frame: the decoder finds something in it, but it looks like nothing that is remembered."""
-    tracker = build_tracker(Settings(adapt_seconds=0))[0]
-    memory = tracker.seed(tracker.look(rgb(0)), Memory(), {0: true_mask(0, RED_KOI), 1: true_mask(0, TURTLE)})
+    tracker = load_tracker(Settings(adapt_seconds=0))[0]
+    memory, _ = track(tracker, rgb(0), Memory(), {0: true_mask(0, RED_KOI), 1: true_mask(0, TURTLE)})
     for _ in range(6):  # long enough for a frame to be memorized
         memory, answers = track(tracker, 255 - rgb(1), memory)
         assert not any(answer.visible for answer in answers) and all(answer.confidence > 0.8 for answer in answers)

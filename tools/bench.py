@@ -28,13 +28,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from maskbank import service
-from maskbank.frames import open_frames, read_id_mask
-from maskbank.health import Health
-from maskbank.images import working_size
-from maskbank.local_function import invoke, start_worker
+from maskbank.files.frames import open_frames
+from maskbank.files.images import working_size
+from maskbank.files.masks import read_id_mask
+from maskbank.function.health import Health
+from maskbank.function.local import invoke, start_worker
 from maskbank.networks.afb_urr import AfbUrr
-from maskbank.shapes import encode_rle
+from maskbank.service import service
+from maskbank.shapes.rle import encode_rle
 
 CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 WIDTH, HEIGHT = 854, 480
@@ -65,8 +66,8 @@ def main() -> None:
     if options.measure:
         model, objects, store, warm_up, frames = options.measure
         with store_at(store) as url:
-            os.environ["MASKBANK_STORE"] = url
-            print(json.dumps(measure(model, int(objects), store, int(warm_up), int(frames))))
+            environment = os.environ | {"MASKBANK_STORE": url}
+            print(json.dumps(measure(environment, model, int(objects), store, int(warm_up), int(frames))))
         return
     load = os.getloadavg()[0]
     results = []
@@ -126,16 +127,18 @@ def wait_for(port: int) -> None:
     sys.exit("redis-server does not start.")
 
 
-def measure(model: str, objects: int, store: str, warm_up: int, frames: int) -> dict[str, Any]:
+def measure(
+    environment: dict[str, str], model: str, objects: int, store: str, warm_up: int, frames: int
+) -> dict[str, Any]:
     """Tracks `objects` through `warm_up` and then `frames` frames; what the latter took, in milliseconds."""
     images = encoded_frames()
-    handler, context = start_worker()
+    handler, context = start_worker(environment)
     tracker = context.user_data.model.service.tracker
-    tracker.model = replace(tracker.model, only_sure=False)  # the bank fills up, however sure the network is
+    tracker.model = replace(tracker.model, confident_only=False)  # the bank fills up, however sure the network is
     health, kept = context.user_data.model.health, context.user_data.model.service.store
     stages: Counter[str] = Counter()
     time_calls(service, "decode_image", stages, "decode")
-    time_calls(tracker, "look", stages, "encode")
+    time_calls(tracker, "encode", stages, "encode")
     time_calls(tracker.segmenter, "segment", stages, "segment")
     time_calls(tracker.segmenter, "memorize", stages, "memorize")
 
@@ -146,7 +149,7 @@ def measure(model: str, objects: int, store: str, warm_up: int, frames: int) -> 
         if index == 1 + warm_up:
             stages.clear()
             times.clear()
-            store_s, written = -stage_seconds(health, "store"), -kept.usage().get("written_bytes", 0)
+            store_s, written = -stage_seconds(health, "store"), -kept.statistics().get("written_bytes", 0)
         there_and_back = index % (2 * len(images) - 2)
         image = images[min(there_and_back, 2 * len(images) - 2 - there_and_back)]
         body = json.dumps({"image": base64.b64encode(image).decode(), "shapes": shapes, "states": states}).encode()
@@ -159,7 +162,7 @@ def measure(model: str, objects: int, store: str, warm_up: int, frames: int) -> 
         visible.append(sum(state["visible"] for state in states))
     last = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"])
     stages["store"] = store_s + stage_seconds(health, "store")
-    written += kept.usage().get("written_bytes", 0)
+    written += kept.statistics().get("written_bytes", 0)
     each = {stage: stages[stage] * 1000 / frames for stage in STAGES}
     return {
         "model": model,

@@ -6,7 +6,6 @@ leaves masks, a COCO JSON, an overlay video, a contact sheet and a report in the
 
 import argparse
 import json
-import logging
 import os
 import sys
 import time
@@ -16,12 +15,13 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from maskbank.cvat_client import FunctionError, TrackingSession, http_call
 from maskbank.evaluation.measures import jaccard, mean_j_and_f
-from maskbank.frames import open_frames, read_id_mask
-from maskbank.local_function import local_function
-from maskbank.rendering import contact_sheet
-from maskbank.tracking import ResultFolder
+from maskbank.files.frames import open_frames
+from maskbank.files.masks import read_id_mask
+from maskbank.files.rendering import contact_sheet
+from maskbank.files.results import ResultFolder
+from maskbank.function.client import FunctionError, TrackingSession, http_call
+from maskbank.function.local import local_function
 
 CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 SHEET_FRAMES = 12
@@ -32,14 +32,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_out"))
     out = parser.parse_args().out
 
-    os.environ["MASKBANK_STORE"] = "memory://"  # nobody will ask for this bank again
+    environment = os.environ | {"MASKBANK_STORE": "memory://"}  # nobody will ask for this bank again
     frames = open_frames(CLIP / "frames")
     labels = {int(i): name for i, name in json.loads((CLIP / "labels.json").read_text()).items()}
     names = [frames.name(i) for i in range(len(frames))]
     truths = [read_id_mask(CLIP / "masks" / f"{Path(name).stem}.png") for name in names]
     found, drawn, seconds = [], [], []
     with (
-        local_function(log_level=logging.WARNING) as url,
+        local_function(environment=environment) as url,
         ResultFolder(out, "webm", frames.fps, labels) as results,
         tqdm(total=len(frames), unit="frame", desc=f"tracking {', '.join(labels.values())}") as bar,
     ):

@@ -1,4 +1,4 @@
-"""Long and rough runs of the function on the sample clip: time, memory, faults, many jobs, broken requests.
+"""Long and coarse runs of the function on the sample clip: time, memory, faults, many jobs, broken requests.
 
     python tools/endure.py soak    one job for thousands of frames: is the time and the memory of a frame flat?
     python tools/endure.py faults  kills workers and restarts Redis while jobs are tracked: is anything lost or wrong?
@@ -34,11 +34,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maskbank.cvat_client import Call
 from maskbank.evaluation.evaluate import handler_call
-from maskbank.frames import read_id_mask
-from maskbank.local_function import invoke, local_function, start_worker
-from maskbank.shapes import encode_rle
+from maskbank.files.masks import read_id_mask
+from maskbank.function.client import Call
+from maskbank.function.local import invoke, local_function, start_worker
+from maskbank.shapes.rle import encode_rle
 
 os.environ["MASKBANK_ADAPT_SECONDS"] = "0"  # what depends on the time would differ between runs
 CLIP = Path(__file__).parents[1] / "samples" / "clip"
@@ -124,13 +124,13 @@ def track_job(number: int, length: int, call: Call) -> list[list]:
 
 
 def in_this_process(size: int) -> Call:
-    os.environ["MASKBANK_SIZE"] = str(size)
+    environment = os.environ | {"MASKBANK_SIZE": str(size)}
     torch.set_num_threads(1)  # as the workers: another number of threads adds up in another order
-    return handler_call()
+    return handler_call(environment)
 
 
 class Balancer:
-    """Sends each request to any worker, and again to any other when that one dies or asks for patience."""
+    """Sends each request to any worker, and again to any other when that one dies or asks for retrying."""
 
     def __init__(self, workers: list[Process]):
         self.workers = workers
@@ -138,7 +138,7 @@ class Balancer:
 
     def __call__(self, body: dict) -> dict:
         data = json.dumps(body).encode()
-        patience = time.monotonic() + GIVE_UP_S
+        retrying = time.monotonic() + GIVE_UP_S
         while True:
             url = f"http://127.0.0.1:{random.choice(self.workers).port}/"
             request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -146,10 +146,10 @@ class Balancer:
                 with urllib.request.urlopen(request, timeout=60) as reply:
                     return json.load(reply)
             except urllib.error.HTTPError as error:
-                if error.code != 503 or time.monotonic() > patience:
+                if error.code != 503 or time.monotonic() > retrying:
                     raise RuntimeError(f"{error.code}: {error.read().decode()}") from error
             except (OSError, ValueError, http.client.HTTPException) as error:  # it died before or while it answered
-                if time.monotonic() > patience:
+                if time.monotonic() > retrying:
                     raise RuntimeError(f"no answer: {error}") from error
             self.repeated += 1
             time.sleep(0.05)
@@ -217,8 +217,8 @@ def compare(jobs: int, length: int, size: int, workers: int, kills: int, restart
 def soak(frames: int, objects: int, size: int, every: int) -> bool:
     """One job through an endless clip."""
     folder = tempfile.mkdtemp()
-    os.environ |= {"MASKBANK_STORE": f"file://{folder}", "MASKBANK_SIZE": str(size)}
-    handler, context = start_worker()
+    environment = os.environ | {"MASKBANK_STORE": f"file://{folder}", "MASKBANK_SIZE": str(size)}
+    handler, context = start_worker(environment)
     print(f"one job, {objects} objects, short side {size}, store in a folder")
     print("| frame | RSS MiB | median ms of the frames before | store MiB | bank entries |")
     print("| --- | --- | --- | --- | --- |")
@@ -262,15 +262,19 @@ def fuzz(requests: int, seed: int) -> bool:
     """
     rng = random.Random(seed)
     folder = tempfile.TemporaryDirectory()
-    os.environ |= {"MASKBANK_STORE": f"file://{folder.name}", "MASKBANK_SIZE": "64", "MASKBANK_CACHE_MB": "64"}
-    handler, context = start_worker()
+    environment = os.environ | {
+        "MASKBANK_STORE": f"file://{folder.name}",
+        "MASKBANK_SIZE": "64",
+        "MASKBANK_CACHE_MB": "64",
+    }
+    handler, context = start_worker(environment)
 
     def post(body: bytes) -> tuple[int, bytes]:
         status, _, reply = invoke(handler, context, body, "application/json")
         return status, reply
 
     def cached_mib() -> int:
-        return context.user_data.model.service.store.usage()["cached_bytes"] >> 20
+        return context.user_data.model.service.store.statistics()["cached_bytes"] >> 20
 
     good = {"image": frame(0), "shapes": outlines(0, [1, 2]), "states": []}
     states = json.loads(post(json.dumps(good).encode())[1])["states"]

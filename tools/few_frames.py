@@ -13,47 +13,38 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from maskbank.evaluation.measures import mean_j_and_f
-from maskbank.evaluation.sequences import Sequence, read_sequences
-from maskbank.networks import BUNDLED_WEIGHTS, MODELS
-from maskbank.networks.lite import Lite
-from maskbank.networks.segmenter import LiteSegmenter
-from maskbank.networks.weights import fit_weights, load_state_dict
-from maskbank.propagation import propagate
-from maskbank.tracker import Tracker
-from maskbank.training.adaptation import Adapter
-from maskbank.training.loop import train
-
-CPU = torch.device("cpu")
+from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences
+from maskbank.networks.models import BUNDLED_WEIGHTS
+from maskbank.settings import Settings
+from maskbank.tracking.loading import load_tracker
+from maskbank.tracking.video import track_video
+from maskbank.training.trainer import train
 
 
-def outlined_frames(sequence: Sequence, count: int) -> list[int]:
+def outlined_frames(sequence: AnnotatedSequence, count: int) -> list[int]:
     """The first annotated frame and others at equal distances."""
     annotated = [i for i, truth in enumerate(sequence.truths) if truth is not None and truth.any()]
     return [annotated[i * len(annotated) // count] for i in range(count)]
 
 
-def tuned(sequence: Sequence, frames: list[int], folder: Path, minutes: float) -> Path:
+def tuned(sequence: AnnotatedSequence, frames: list[int], folder: Path, minutes: float) -> Path:
     """The weights after training on these frames."""
     data = folder / "data" / "video" / "job" / "frames"
     data.mkdir(parents=True, exist_ok=True)
     for i in frames:
         for file in (sequence.images[i], sequence.images[i].with_suffix(".png")):
             shutil.copyfile(file, data / file.name)
-    return train([folder / "data"], folder / "run", minutes=minutes, init=BUNDLED_WEIGHTS)
+    return train([folder / "data"], folder / "run", minutes=minutes, init=BUNDLED_WEIGHTS["lite"])
 
 
-def j_and_f(sequence: Sequence, seeds: list[int], weights: Path, left_out: list[int], adapt_s: float) -> float:
+def j_and_f(sequence: AnnotatedSequence, seeds: list[int], weights: Path, left_out: list[int], adapt_s: float) -> float:
     """J&F in percent on all annotated frames that are not left out, tracked from seeds at some frames."""
-    network = Lite()
-    fit_weights(network, load_state_dict(weights), str(weights))
-    segmenter = LiteSegmenter(network, CPU)
-    tracker = Tracker(MODELS["lite"], segmenter, CPU, adapt=Adapter(segmenter, adapt_s) if adapt_s else None)
+    tracker, _ = load_tracker(Settings(weights=weights, adapt_seconds=adapt_s))
     images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-    found = [step.ids for step in propagate(tracker, images, {i: sequence.truths[i] for i in seeds})]
+    found = [frame.ids for frame in track_video(tracker, images, {i: sequence.truths[i] for i in seeds})]
     rest = [None if i in left_out[1:] else truth for i, truth in enumerate(sequence.truths)]  # the first never counts
     scores = mean_j_and_f(found, rest, sequence.objects, skip_last=False)
     return 100 * float(np.mean([score.j_and_f for score in scores.values()]))
@@ -77,7 +68,7 @@ def main() -> int:
             [
                 j_and_f(sequence, seeds, each, frames, options.adapt)
                 for seeds in (frames[:1], frames)
-                for each in (BUNDLED_WEIGHTS, weights)
+                for each in (BUNDLED_WEIGHTS["lite"], weights)
             ]
         )
         print(f"| {sequence.name} | {' | '.join(f'{value:.1f}' for value in rows[-1])} |", flush=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskbank.evaluation.sequences import Sequence, read_sequences
-from maskbank.frames import write_id_mask
+from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences
+from maskbank.files.masks import write_id_mask
 
 KEPT, GONE = 15, 10  # frames on either side of an interruption, and in it
 TURN = 6  # frames that it takes to turn away, and to come back
@@ -26,12 +26,12 @@ WINDOW = 0.45  # of the frame's width
 Frame = tuple[Image.Image, np.ndarray | None]
 
 
-def frames_of(sequence: Sequence, count: int) -> list[Frame]:
+def frames_of(sequence: AnnotatedSequence, count: int) -> list[Frame]:
     pairs = zip(sequence.images[:count], sequence.truths[:count], strict=True)
     return [(Image.open(image).convert("RGB"), truth) for image, truth in pairs]
 
 
-def cut(sequence: Sequence, other: Sequence) -> list[Frame]:
+def cut(sequence: AnnotatedSequence, other: AnnotatedSequence) -> list[Frame]:
     """Up to `KEPT` frames of `sequence`, `GONE` of `other`, and up to `KEPT` more of `sequence`."""
     own = frames_of(sequence, 2 * KEPT)
     size = own[0][0].size
@@ -41,7 +41,7 @@ def cut(sequence: Sequence, other: Sequence) -> list[Frame]:
     return [*own[:middle], *foreign, *own[middle:]]
 
 
-def away(sequence: Sequence) -> list[Frame]:
+def away(sequence: AnnotatedSequence) -> list[Frame]:
     """`sequence` through a window that stays with the objects, turns to the farther side and comes back."""
     own = frames_of(sequence, 2 * (KEPT + TURN) + GONE)
     columns = own[0][0].width

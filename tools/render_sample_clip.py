@@ -26,7 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from maskbank.frames import write_id_mask
+from maskbank.files.masks import write_id_mask
 
 WIDTH, HEIGHT = 640, 360
 FRAMES = 60

@@ -2,29 +2,29 @@
 
 import json
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from maskbank.cvat_client import Call, FunctionError, TrackingSession
 from maskbank.evaluation.baselines import BASELINES
 from maskbank.evaluation.measures import Score, rank_correlation
-from maskbank.evaluation.sequences import Claim, Result, Sequence, read_sequences, score
-from maskbank.local_function import invoke, start_worker
+from maskbank.evaluation.sequences import AnnotatedSequence, ConfidenceSample, SequenceScore, read_sequences, score
+from maskbank.function.client import Call, FunctionError, TrackingSession
+from maskbank.function.local import invoke, start_worker
 
 TOGETHER, ALONE = "all objects together", "one object at a time"
 
 
-def handler_call(log_level: int = logging.ERROR) -> Call:
-    """The function's handler as CVAT would call it, in this process."""
-    os.environ["MASKBANK_STORE"] = "memory://"  # nobody will ask for these banks again
-    handler, context = start_worker(log_level)
+def handler_call(environment: Mapping[str, str]) -> Call:
+    """The function's handler as CVAT would call it, in this process, with the settings of an environment."""
+    in_memory = {"MASKBANK_STORE": "memory://"}  # nobody will ask for these banks again
+    handler, context = start_worker({**environment, **in_memory}, logging.ERROR)
 
-    def call(body: dict) -> dict:
+    def call(body: dict[str, Any]) -> dict[str, Any]:
         status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
         if status != 200:
             raise FunctionError(status, reply.decode())
@@ -33,7 +33,9 @@ def handler_call(log_level: int = logging.ERROR) -> Call:
     return call
 
 
-def track_sequence(call: Call, sequence: Sequence, objects: list[int]) -> Iterator[tuple[np.ndarray, list[dict]]]:
+def track_sequence(
+    call: Call, sequence: AnnotatedSequence, objects: list[int]
+) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
     """The id map of each frame, the seed's included, and the objects' states with it.
 
     Raises ValueError with one sentence when the function refuses a frame or fails on it.
@@ -52,12 +54,12 @@ def track_sequence(call: Call, sequence: Sequence, objects: list[int]) -> Iterat
         raise ValueError(f"The function refused the sequence {sequence.name}: {error}") from error
 
 
-def evaluate(data: Path) -> Iterator[Result]:
+def evaluate(data: Path, environment: Mapping[str, str]) -> Iterator[SequenceScore]:
     """Scores every sequence below `data`, seeded on its first annotated frame, by the function and the baselines.
 
     The last frame is left out as DAVIS does, unless only some frames are annotated.
     """
-    call = handler_call()
+    call = handler_call(environment)
     for sequence in tqdm(read_sequences(data), unit="sequence", desc="evaluating"):
         objects = sequence.objects
         yield score(sequence, TOGETHER, objects, track_sequence(call, sequence, objects))
@@ -65,14 +67,14 @@ def evaluate(data: Path) -> Iterator[Result]:
             alone = [score(sequence, ALONE, [i], track_sequence(call, sequence, [i])) for i in objects]
             scores = {i: own for result in alone for i, own in result.scores.items()}
             seconds = sum(result.seconds_per_frame for result in alone)
-            claims = tuple(claim for result in alone for claim in result.claims)
-            yield Result(sequence.name, ALONE, scores, seconds, claims)
+            samples = tuple(sample for result in alone for sample in result.samples)
+            yield SequenceScore(sequence.name, ALONE, scores, seconds, samples)
         for way, baseline in BASELINES.items():
             images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
             yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.truths[0])))
 
 
-def report(results: list[Result]) -> str:
+def report(results: list[SequenceScore]) -> str:
     """A Markdown table: a row per sequence and way, then the means over each folder of sequences.
 
     A sequence with a single object counts in the mean of "one object at a time" too.
@@ -94,16 +96,18 @@ def report(results: list[Result]) -> str:
                 mean = Score(float(np.mean([r.mean.j for r in own])), float(np.mean([r.mean.f for r in own])))
                 seconds = float(np.mean([r.seconds_per_frame for r in own]))
                 lines.append(row(f"**{folder}** ({len(own)})", way, mean, seconds))
-    return "\n".join([*lines, *_about_confidence([claim for r in results if r.way == TOGETHER for claim in r.claims])])
+    return "\n".join(
+        [*lines, *_about_confidence([sample for r in results if r.way == TOGETHER for sample in r.samples])]
+    )
 
 
-def _about_confidence(claims: list[Claim]) -> list[str]:
-    if len(claims) < 3:
+def _about_confidence(samples: list[ConfidenceSample]) -> list[str]:
+    if len(samples) < 3:
         return []
-    there = [claim.visible for claim in claims if claim.there]
-    gone = [claim.visible for claim in claims if not claim.there]
-    rho = rank_correlation([claim.confidence for claim in claims], [claim.j for claim in claims])
-    lines = ["", f"Confidence and J over {len(claims)} objects in frames: rank correlation {rho:.2f}."]
+    there = [sample.visible for sample in samples if sample.present]
+    gone = [sample.visible for sample in samples if not sample.present]
+    rho = rank_correlation([sample.confidence for sample in samples], [sample.j for sample in samples])
+    lines = ["", f"Confidence and J over {len(samples)} objects in frames: rank correlation {rho:.2f}."]
     if gone:
         lines.append(f"Gone in {len(gone)} of them, and said to be gone in {100 - 100 * np.mean(gone):.1f} % of these.")
     if there:

@@ -4,15 +4,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from maskbank.evaluation.measures import Score, jaccard, mean_j_and_f
-from maskbank.frames import read_id_mask
+from maskbank.files.masks import read_id_mask
 
 
 @dataclass(frozen=True)
-class Sequence:
+class AnnotatedSequence:
     """An annotated sequence: frames from the first annotated one on."""
 
     name: str
@@ -24,7 +25,7 @@ class Sequence:
         return [int(i) for i in np.unique(self.truths[0]) if i]
 
 
-def read_sequences(data: Path) -> list[Sequence]:
+def read_sequences(data: Path) -> list[AnnotatedSequence]:
     """All sequences below `data`: folders of .jpg frames with .png masks beside at least two of them.
 
     Raises ValueError with one sentence when there is none.
@@ -37,38 +38,43 @@ def read_sequences(data: Path) -> list[Sequence]:
         annotated = [i for i, truth in enumerate(truths) if truth is not None]
         if len(annotated) >= 2 and truths[annotated[0]].any():
             first = annotated[0]
-            sequences.append(Sequence(str(folder.relative_to(data)), images[first:], truths[first:]))
+            sequences.append(AnnotatedSequence(str(folder.relative_to(data)), images[first:], truths[first:]))
     if not sequences:
         raise ValueError(f"{data} holds no folder of .jpg frames with .png masks beside two or more of them.")
     return sequences
 
 
 @dataclass(frozen=True)
-class Claim:
-    """What the function said of an object in an annotated frame, and what was true."""
+class ConfidenceSample:
+    """The confidence in one object in an annotated frame, and how good its mask was."""
 
     confidence: float
     visible: bool
     j: float
-    there: bool
+    present: bool
 
 
 @dataclass(frozen=True)
-class Result:
+class SequenceScore:
     """Mean scores of one way to track one sequence."""
 
     sequence: str
     way: str
     scores: dict[int, Score]
     seconds_per_frame: float
-    claims: tuple[Claim, ...] = ()  # of the function's ways, over all objects
+    samples: tuple[ConfidenceSample, ...] = ()  # of the function's ways, over all objects
 
     @property
     def mean(self) -> Score:
         return Score(*(float(np.mean([getattr(s, k) for s in self.scores.values()])) for k in ("j", "f")))
 
 
-def score(sequence: Sequence, way: str, objects: list[int], answers: Iterator[tuple[np.ndarray, list[dict]]]) -> Result:
+def score(
+    sequence: AnnotatedSequence,
+    way: str,
+    objects: list[int],
+    answers: Iterator[tuple[np.ndarray, list[dict[str, Any]]]],
+) -> SequenceScore:
     """The scores of one way to track a sequence; takes the time that it needs for its answers.
 
     answers: for each frame the id map and, from the function, a state for each object.
@@ -78,10 +84,10 @@ def score(sequence: Sequence, way: str, objects: list[int], answers: Iterator[tu
     seconds = (time.perf_counter() - started) / len(found)
     skip_last = len(found) > 2 and all(truth is not None for truth in sequence.truths)
     scores = mean_j_and_f([ids for ids, _ in found], sequence.truths, objects, skip_last)
-    claims = tuple(
-        Claim(state["confidence"], state["visible"], jaccard(ids == i, truth == i), bool((truth == i).any()))
+    samples = tuple(
+        ConfidenceSample(state["confidence"], state["visible"], jaccard(ids == i, truth == i), bool((truth == i).any()))
         for (ids, states), truth in list(zip(found, sequence.truths, strict=True))[1:]
         if truth is not None
         for i, state in zip(objects, states, strict=bool(states))
     )
-    return Result(sequence.name, way, scores, seconds, claims)
+    return SequenceScore(sequence.name, way, scores, seconds, samples)

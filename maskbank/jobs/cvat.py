@@ -36,7 +36,9 @@ class Login:
 
 
 @dataclass(frozen=True)
-class Job:
+class CvatJob:
+    """A job as far as tracking needs it."""
+
     id: int
     frames: tuple[int, ...]  # in order, as annotations number them; without those that are deleted
     labels: tuple[Label, ...]
@@ -63,7 +65,7 @@ class Cvat:
             jobs = self._list(api.jobs_api.list_endpoint, task_id=task_id)
         return sorted(job["id"] for job in jobs if job.get("type", "annotation") == "annotation")
 
-    def job(self, job_id: int) -> Job:
+    def job(self, job_id: int) -> CvatJob:
         api = self._client.api_client
         with _plainly(self.host, f"job {job_id}"):
             job = self._json(api.jobs_api.retrieve, job_id)
@@ -73,9 +75,9 @@ class Cvat:
             raise ValueError(f"Job {job_id} is of {job['dimension']} data; only images and videos can be tracked.")
         there = meta.get("included_frames") or range(job["start_frame"], job["stop_frame"] + 1)
         frames = sorted(set(there) - set(meta["deleted_frames"]))
-        return Job(job_id, tuple(frames), tuple(map(_label, labels)))
+        return CvatJob(job_id, tuple(frames), tuple(map(_label, labels)))
 
-    def annotations(self, job_id: int) -> dict[str, list]:
+    def annotations(self, job_id: int) -> dict[str, list[Any]]:
         with _plainly(self.host, f"job {job_id}"):
             return self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
 
@@ -98,14 +100,14 @@ class Cvat:
             body = models.PatchedLabeledDataRequest(**annotations)
             self._answer(patch, action.value, job_id, patched_labeled_data_request=body)
 
-    def _json(self, retrieve: Callable, id: int) -> Any:
+    def _json(self, retrieve: Callable[..., Any], id: int) -> Any:
         """The JSON itself: the SDK's models refuse what older and newer servers leave out or add."""
         return json.loads(self._answer(retrieve, id))
 
-    def _answer(self, method: Callable, *args: Any, **kwargs: Any) -> bytes:
+    def _answer(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
         return method(*args, **kwargs, _parse_response=False, _request_timeout=TIMEOUT_S)[1].data
 
-    def _list(self, endpoint: Any, **filters: int) -> list[dict]:
+    def _list(self, endpoint: Any, **filters: int) -> list[dict[str, Any]]:
         return get_paginated_collection(
             endpoint, return_json=True, _parse_response=False, _request_timeout=TIMEOUT_S, **filters
         )
@@ -127,7 +129,7 @@ def connect(login: Login) -> Iterator[Cvat]:
         yield Cvat(client)
 
 
-def _label(label: dict) -> Label:
+def _label(label: dict[str, Any]) -> Label:
     mutable = frozenset(attribute["id"] for attribute in label["attributes"] if attribute["mutable"])
     return Label(label["id"], label["name"], label.get("type") or "any", mutable)
 

@@ -1,14 +1,15 @@
 """The function's `POST /propagate`, deployed or in this process, behind one call."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from http.client import HTTPException
+from typing import Any
 
-from maskbank.cvat_client import FunctionError, http_call
-from maskbank.local_function import invoke, start_worker
+from maskbank.function.client import FunctionError, http_call
+from maskbank.function.local import invoke, start_worker
 
-Propagate = Callable[[dict], dict]
+Propagate = Callable[[dict[str, Any]], dict[str, Any]]
 """A request's body to the reply. Raises StateExpired; ConnectionError where the same request may succeed later; and
 ValueError with the function's sentence where it will not."""
 
@@ -25,7 +26,7 @@ def deployed(url: str) -> Propagate:
         raise ValueError(f"A function's address begins with http:// or https://, but {url} does not.")
     call = http_call(f"{url.rstrip('/')}/propagate")
 
-    def propagate(body: dict) -> dict:
+    def propagate(body: dict[str, Any]) -> dict[str, Any]:
         try:
             reply = call(body)
         except FunctionError as error:
@@ -40,11 +41,11 @@ def deployed(url: str) -> Propagate:
     return propagate
 
 
-def in_this_process() -> Propagate:
-    """The function with the settings of the environment; its network is loaded with the first request."""
-    worker = cache(start_worker)
+def in_this_process(environment: Mapping[str, str]) -> Propagate:
+    """The function with the settings of an environment; its network is loaded with the first request."""
+    worker = cache(lambda: start_worker(environment))
 
-    def propagate(body: dict) -> dict:
+    def propagate(body: dict[str, Any]) -> dict[str, Any]:
         handler, context = worker()
         status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json", "/propagate")
         if status != 200:
@@ -61,7 +62,7 @@ def _refusal(status: int, who: str, sentence: str) -> Exception:
     return kind(f"{who} answers {status}: {sentence.strip()[:300]}")
 
 
-def _checked(reply: object, url: str) -> dict:
+def _checked(reply: object, url: str) -> dict[str, Any]:
     parts = [reply.get(name) for name in ("frames", "states")] if isinstance(reply, dict) else []
     if not parts or not all(isinstance(part, list) and part for part in parts):
         raise ValueError(f"What answers at {url} is no MaskBank function that knows /propagate.")

@@ -5,13 +5,12 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
-
-from maskbank.shapes import SHAPE_TYPES, Shape
+from maskbank.shapes.rotation import unrotated
+from maskbank.shapes.shape import SHAPE_TYPES, Shape
 
 AUTO = "auto"  # the source of what a program made; once a person edits it, CVAT changes it to semi-auto
-ELLIPSE_CORNERS = 64  # of the polygon that stands for a rotated ellipse
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Label:
 
 
 @dataclass(frozen=True)
-class Seed:
+class SeedShapes:
     """What a person outlined of an object on one frame."""
 
     shapes: tuple[Shape, ...]  # one; or several of a group, which are the object together
@@ -46,19 +45,21 @@ class JobObject:
     label: Label
     group: int
     type: str
-    seeds: Mapping[int, Seed]
+    seeds: Mapping[int, SeedShapes]
     absent: frozenset[int] = frozenset()
 
-    def nearest_seed(self, frame: int) -> Seed:
+    def nearest_seed(self, frame: int) -> SeedShapes:
         return self.seeds[min(self.seeds, key=lambda seeded: abs(seeded - frame))]
 
 
-def find_objects(annotations: Mapping, labels: Mapping[int, Label], frames: Sequence[int]) -> list[JobObject]:
+def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], frames: Sequence[int]) -> list[JobObject]:
     """The objects that a job's annotations outline on some of `frames`, in an order that CVAT's ids have no part in.
 
     The keyframes of a track are one object. So are shapes with the same label and group, and the ungrouped shapes of
-    a label that has at most one on each frame. Ungrouped shapes of a label that are all on one frame are an object
-    each.
+    a label that has at most one on each frame, whatever their types. Ungrouped shapes of a label that are all on one
+    frame are an object each. The plugin for CVAT's user interface has the same rule (`followedObjects`;
+    tests/cases/same_object.json holds both to it), but several shapes of a group on one frame, which are the parts of
+    one object here, are an object each there, as the plugin cannot join them: it does not turn shapes into pixels.
 
     Args:
         annotations: what CVAT answers for the job.
@@ -81,18 +82,18 @@ def find_objects(annotations: Mapping, labels: Mapping[int, Label], frames: Sequ
     return objects
 
 
-def fingerprint(objects: Iterable[JobObject]) -> str:
-    """Names what was outlined: the same until somebody adds, changes or removes a seed."""
+def seeds_digest(objects: Iterable[JobObject]) -> str:
+    """Names the outlines: the same until somebody adds, changes or removes a seed."""
     return hashlib.sha256(json.dumps([[each.label.id, _outlines(each)] for each in objects]).encode()).hexdigest()
 
 
-def _outlines(drawn: JobObject) -> list:
+def _outlines(drawn: JobObject) -> list[Any]:
     return [
         [frame, [[shape.type, shape.points] for shape in seed.shapes]] for frame, seed in sorted(drawn.seeds.items())
     ]
 
 
-def _track(track: Mapping, label: Label, frames: Sequence[int]) -> JobObject:
+def _track(track: Mapping[str, Any], label: Label, frames: Sequence[int]) -> JobObject:
     """The object of a track; without seeds if none of its keyframes outlines anything on `frames`."""
     keyframes = {keyframe["frame"]: keyframe for keyframe in track["shapes"]}
     always = _attributes(track)
@@ -110,11 +111,13 @@ def _track(track: Mapping, label: Label, frames: Sequence[int]) -> JobObject:
     return JobObject(label.name, label, track["group"] or 0, kind, seeds, frozenset(absent))
 
 
-def _objects_of_shapes(shapes: Iterable[Mapping], labels: Mapping[int, Label], frames: set[int]) -> list[JobObject]:
-    drawn: dict[tuple[int, int], dict[int, list[Mapping]]] = defaultdict(lambda: defaultdict(list))
+def _objects_of_shapes(
+    shapes: Iterable[Mapping[str, Any]], labels: Mapping[int, Label], frames: set[int]
+) -> list[JobObject]:
+    drawn: dict[tuple[int, int], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list[Any]))
     for shape in shapes:
-        wanted = shape["label_id"] in labels and shape["frame"] in frames and shape["source"] != AUTO
-        if wanted and _outlines_something(shape):
+        relevant = shape["label_id"] in labels and shape["frame"] in frames and shape["source"] != AUTO
+        if relevant and _outlines_something(shape):
             drawn[shape["label_id"], shape["group"] or 0][shape["frame"]].append(shape)
     found = []
     for (label_id, group), by_frame in drawn.items():
@@ -134,43 +137,23 @@ def _objects_of_shapes(shapes: Iterable[Mapping], labels: Mapping[int, Label], f
     return found
 
 
-def _object(label: Label, group: int, by_frame: Mapping[int, list[Mapping]]) -> JobObject:
+def _object(label: Label, group: int, by_frame: Mapping[int, list[Mapping[str, Any]]]) -> JobObject:
     parts = {frame: sorted(own, key=lambda part: (part["type"], part["points"])) for frame, own in by_frame.items()}
     seeds = {frame: _seed(parts[frame], {}) for frame in sorted(parts)}
     return JobObject(label.name, label, group, parts[min(parts)][0]["type"], seeds)
 
 
-def _outlines_something(shape: Mapping) -> bool:
+def _outlines_something(shape: Mapping[str, Any]) -> bool:
     return shape["type"] in SHAPE_TYPES and not shape.get("outside", False)
 
 
-def _seed(shapes: Sequence[Mapping], attributes: Mapping[int, str]) -> Seed:
-    return Seed(tuple(map(_shape, shapes)), shapes[0]["z_order"], {**attributes, **_attributes(shapes[0])})
+def _seed(shapes: Sequence[Mapping[str, Any]], attributes: Mapping[int, str]) -> SeedShapes:
+    return SeedShapes(tuple(map(_shape, shapes)), shapes[0]["z_order"], {**attributes, **_attributes(shapes[0])})
 
 
-def _attributes(annotation: Mapping) -> dict[int, str]:
+def _attributes(annotation: Mapping[str, Any]) -> dict[int, str]:
     return {attribute["spec_id"]: attribute["value"] for attribute in annotation["attributes"]}
 
 
-def _shape(shape: Mapping) -> Shape:
-    points = tuple(shape["points"])
-    rotation = shape.get("rotation", 0.0)
-    return _rotated(shape["type"], points, rotation) if rotation else Shape(shape["type"], points)
-
-
-def _rotated(type: str, points: tuple[float, ...], degrees: float) -> Shape:
-    """The polygon of a rectangle or an ellipse that CVAT shows turned clockwise about its centre."""
-    if type == "rectangle":
-        x0, y0, x1, y1 = points
-        centre = np.array([x0 + x1, y0 + y1]) / 2
-        corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]) - centre
-    elif type == "ellipse":
-        x, y, right, top = points
-        centre = np.array([x, y])
-        angles = np.linspace(0, 2 * np.pi, ELLIPSE_CORNERS, endpoint=False)
-        corners = np.stack([np.cos(angles) * (right - x), np.sin(angles) * (y - top)], axis=1)
-    else:
-        return Shape(type, points)
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    turned = corners @ np.array([[cos, sin], [-sin, cos]]) + centre  # y points down: this is clockwise
-    return Shape("polygon", tuple(turned.ravel().tolist()))
+def _shape(shape: Mapping[str, Any]) -> Shape:
+    return unrotated(Shape(shape["type"], tuple(shape["points"])), shape.get("rotation", 0.0))

@@ -6,16 +6,18 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from maskbank.errors import RequestError
 from maskbank.evaluation.measures import jaccard
-from maskbank.images import decode_image
+from maskbank.files.images import decode_image
 from maskbank.jobs.function import Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
-from maskbank.jobs.results import Answer, SweepLog
-from maskbank.shapes import decode_rle, encode_rle, shape_to_mask
+from maskbank.jobs.run_folder import SweepLog, SweepPrediction
+from maskbank.shapes.conversion import shape_to_mask
+from maskbank.shapes.rle import decode_rle, encode_rle
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
 BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
@@ -87,11 +89,11 @@ def _next_request(frames: Sequence[int], objects: Sequence[JobObject], image_of:
     return frames[: max(1, sum(size <= BYTES_PER_REQUEST for size in sizes))]
 
 
-def _without_states_of_seeds(states: list | None, objects: Sequence[JobObject], frame: int) -> list | None:
+def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObject], frame: int) -> list[Any] | None:
     return states and [None if frame in each.seeds else state for each, state in zip(objects, states, strict=True)]
 
 
-def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> dict:
+def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> dict[str, Any]:
     sent = {"image": base64.b64encode(image).decode()}
     if any(frame in each.seeds for each in objects):
         try:
@@ -102,7 +104,7 @@ def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> di
     return sent
 
 
-def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray) -> dict | None:
+def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray) -> dict[str, Any] | None:
     """A mask, whatever was drawn: it says most, and the results may be of any type."""
     if frame not in drawn.seeds:
         return None
@@ -122,9 +124,9 @@ def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence
 def fuse(
     frames: Sequence[int],
     objects: Sequence[JobObject],
-    forward: Mapping[int, Sequence[Answer | None]],
-    backward: Mapping[int, Sequence[Answer | None]],
-) -> list[dict[int, Answer]]:
+    forward: Mapping[int, Sequence[SweepPrediction | None]],
+    backward: Mapping[int, Sequence[SweepPrediction | None]],
+) -> list[dict[int, SweepPrediction]]:
     """For each object the answers that count, by frame; none where a person said what is to be seen.
 
     Before an object's first seed that is the backward sweep, after its last one the forward sweep. Between two seeds
@@ -139,7 +141,7 @@ def fuse(
     for slot, drawn in enumerate(objects):
         ahead = {frame: answers[slot] for frame, answers in forward.items()}
         back = {frame: answers[slot] for frame, answers in backward.items()}
-        found: dict[int, Answer] = {}
+        found: dict[int, SweepPrediction] = {}
         ends = [-1, *(frames.index(seeded) for seeded in drawn.seeds), len(frames)]
         for start, stop in itertools.pairwise(ends):
             between = frames[start + 1 : stop]
@@ -155,7 +157,7 @@ def fuse(
     return results
 
 
-def _best_agreement(pairs: Sequence[tuple[Answer, Answer]]) -> int:
+def _best_agreement(pairs: Sequence[tuple[SweepPrediction, SweepPrediction]]) -> int:
     """Where the two answers of a frame agree best; of several such frames the one nearest to the middle."""
     middle = (len(pairs) - 1) / 2
     agreements = [_agreement(ahead.mask, back.mask) for ahead, back in pairs]

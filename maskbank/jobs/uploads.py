@@ -2,19 +2,22 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from maskbank.jobs.objects import AUTO, JobObject, Seed
-from maskbank.jobs.results import Answer
-from maskbank.shapes import SHAPE_TYPES, decode_rle, mask_to_shape
+from maskbank.jobs.objects import AUTO, JobObject, SeedShapes
+from maskbank.jobs.run_folder import SweepPrediction
+from maskbank.shapes.conversion import mask_to_shape
+from maskbank.shapes.rle import decode_rle
+from maskbank.shapes.shape import SHAPE_TYPES
 
 FORMS = ("mask", "polygon", "track")  # what results can be made into; without a choice: what was drawn
 DECIMALS = 2  # of a pixel; enough for an annotator, and CVAT gives them back as they are
 SHAPES_PER_REQUEST = 500
 NUMBERS_PER_REQUEST = 500_000  # coordinates and run lengths; some 3 MB
 
-Annotations = dict[str, list[dict]]  # "shapes" and "tracks", as CVAT takes and gives them
+Annotations = dict[str, list[dict[str, Any]]]  # "shapes" and "tracks", as CVAT takes and gives them
 
 
 def result_type(drawn: JobObject, form: str | None) -> str:
@@ -35,7 +38,10 @@ def result_type(drawn: JobObject, form: str | None) -> str:
 
 
 def annotations_of(
-    objects: Sequence[JobObject], results: Sequence[Mapping[int, Answer]], form: str | None, frames: Sequence[int]
+    objects: Sequence[JobObject],
+    results: Sequence[Mapping[int, SweepPrediction]],
+    form: str | None,
+    frames: Sequence[int],
 ) -> Annotations:
     """What CVAT is to have of the results, which are masks by frame for each object."""
     made: Annotations = {"shapes": [], "tracks": []}
@@ -49,7 +55,7 @@ def annotations_of(
     return made
 
 
-def _points(answer: Answer, kind: str) -> list[float] | None:
+def _points(answer: SweepPrediction, kind: str) -> list[float] | None:
     if answer.mask is None or kind == "mask":
         return answer.mask if answer.mask is None else answer.mask.tolist()
     right, bottom = answer.mask[-2:]
@@ -57,7 +63,7 @@ def _points(answer: Answer, kind: str) -> list[float] | None:
     return [round(float(number), DECIMALS) for number in shape.points]
 
 
-def _shape(drawn: JobObject, kind: str, frame: int, points: list[float], confidence: float) -> dict:
+def _shape(drawn: JobObject, kind: str, frame: int, points: list[float], confidence: float) -> dict[str, Any]:
     seed = drawn.nearest_seed(frame)
     return {
         "label_id": drawn.label.id,
@@ -69,7 +75,7 @@ def _shape(drawn: JobObject, kind: str, frame: int, points: list[float], confide
     }
 
 
-def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames: Sequence[int]) -> dict:
+def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames: Sequence[int]) -> dict[str, Any]:
     """A track with a keyframe wherever the object was found, and one that ends it where it is not found any more.
 
     CVAT keeps some attributes for the whole track and some for each keyframe.
@@ -93,18 +99,18 @@ def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames
     }
 
 
-def _drawing(kind: str, frame: int, points: list[float], seed: Seed) -> dict:
+def _drawing(kind: str, frame: int, points: list[float], seed: SeedShapes) -> dict[str, Any]:
     return {"type": kind, "frame": frame, "points": points, "z_order": seed.z_order, "occluded": False, "rotation": 0.0}
 
 
-def _attributes(seed: Seed, ids: Collection[int]) -> list[dict]:
+def _attributes(seed: SeedShapes, ids: Collection[int]) -> list[dict[str, Any]]:
     return [{"spec_id": id, "value": seed.attributes[id]} for id in sorted(ids)]
 
 
-def earlier_results(annotations: Mapping, label_ids: Collection[int]) -> Annotations:
+def earlier_results(annotations: Mapping[str, Any], label_ids: Collection[int]) -> Annotations:
     """What of a job's annotations can be the results of a run: automatic ones of these labels, of a type we make."""
 
-    def ours(each: Mapping, types: set[str]) -> bool:
+    def ours(each: Mapping[str, Any], types: set[str]) -> bool:
         return each["source"] == AUTO and each["label_id"] in label_ids and types <= set(SHAPE_TYPES)
 
     return {
@@ -127,12 +133,12 @@ def without(these: Annotations, those: Annotations) -> Annotations:
     return left
 
 
-def _shape_identity(shape: Mapping) -> tuple:
+def _shape_identity(shape: Mapping[str, Any]) -> tuple[Any, ...]:
     points = tuple(np.round(shape["points"], DECIMALS).tolist())
     return shape["label_id"], shape["group"] or 0, shape["frame"], shape["type"], points
 
 
-def _track_identity(track: Mapping) -> tuple:
+def _track_identity(track: Mapping[str, Any]) -> tuple[Any, ...]:
     keyframes = [(each["frame"], each["outside"], each["type"], *each["points"]) for each in track["shapes"]]
     return track["label_id"], track["group"] or 0, *keyframes
 

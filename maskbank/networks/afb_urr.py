@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from maskbank.bank import FeatureBank
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.readout import read
 
 # The authors' values.
 KEY_CHANNELS = 128
@@ -29,7 +28,6 @@ LOCAL_WINDOW = 7  # pixels at 1/2 resolution: the neighbourhood of the local ref
 EPSILON = 1e-8  # keeps the refinement's quotients finite
 SCORE_MARGIN = 1e-7  # class scores stay this far from 0 and 1, so that logits stay finite
 
-READ_ELEMENTS = 1 << 24  # weights (entries × queries) held at once while reading: 64 MiB in float32
 CLASSES_AT_ONCE = 4  # classes per batch: bounds the peak memory, about 0.2 GB per class at 480p
 
 
@@ -128,7 +126,8 @@ class AfbUrr(nn.Module):
 
         Returns:
             Logits (K, H, W), whose softmax over the classes are the class probabilities; and per class the
-            increments (N,) of its entries' use counters, in the order of the bank's parts.
+            increments (N,) of its entries' usage counters, in the order of the bank's parts: log(1 + number of queries
+            that give the entry a weight above 1e-3).
 
         Raises:
             ValueError: fewer than two classes, or a bank without an entry to read.
@@ -137,15 +136,15 @@ class AfbUrr(nn.Module):
             raise ValueError("Segmenting takes the background's bank and at least one more.")
         height, width = (side // STRIDE for side in features.image.shape[-2:])
         queried = features.value.unflatten(1, (height, width))
-        matches, use = [], []
+        matches, usage = [], []
         for bank in banks:
-            readout, increments = read(bank, features)
-            matches.append(torch.cat([readout.unflatten(1, (height, width)), queried]))
-            use.append(increments)
+            readout = read(bank, features.key[None], similarity, count_queries)
+            matches.append(torch.cat([readout.values[0].unflatten(1, (height, width)), queried]))
+            usage.append(torch.log1p(readout.usage))
         scores = self.decoder(torch.stack(matches), features).clamp(SCORE_MARGIN, 1 - SCORE_MARGIN)
         logits = torch.log(scores / (1 - scores))
         left, right, top, bottom = features.padding
-        return logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right], use
+        return logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right], usage
 
 
 def padding_for(height: int, width: int) -> tuple[int, int, int, int]:
@@ -154,37 +153,14 @@ def padding_for(height: int, width: int) -> tuple[int, int, int, int]:
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
-def read(bank: FeatureBank, features: Features) -> tuple[Tensor, Tensor]:
-    """Match an image's query keys with a bank of one class and read its values (the paper's section 3.2).
+def similarity(keys: Tensor, query: Tensor) -> Tensor:
+    """Scaled dot products: (1, C, N), (1, C, M) → (1, M, N) (the paper's section 3.2)."""
+    return query.transpose(1, 2) @ keys / math.sqrt(KEY_CHANNELS)
 
-    Args:
-        bank: of its parts the tensors `keys` (128, n), `values` (1, 512, n), `valid` (1, n) are read.
-        features: the image, from `encode`.
 
-    Returns:
-        The read-out (512, h·w), and what each entry's use counter grows by, (N,) in the order of the parts:
-        log(1 + number of queries that give the entry a weight above 1e-3).
-
-    Raises:
-        ValueError: the bank has no entry to read.
-    """
-    parts = bank.parts
-    if not any(part.valid.any() for part in parts):
-        raise ValueError("The bank has no entry to read.")
-    sizes = [len(part) for part in parts]
-    hidden = ~torch.cat([part.valid[0] for part in parts])  # (N,)
-    queries_at_once = max(1, READ_ELEMENTS // sum(sizes))
-    # Every query has a softmax of its own, so queries can go in groups; entries cannot. The parts of a bank
-    # are never joined, for that would copy the whole bank for every image.
-    readouts, used = [], torch.zeros(sum(sizes), device=features.key.device)
-    for queries in features.key.split(queries_at_once, dim=1):
-        similarity = torch.cat([part.keys.T @ queries for part in parts])  # (N, queries)
-        similarity /= math.sqrt(KEY_CHANNELS)
-        weights = similarity.masked_fill_(hidden.unsqueeze(1), -math.inf).softmax(dim=0)
-        used += (weights > USED_ABOVE).sum(dim=1)
-        shares = weights.split(sizes)
-        readouts.append(sum(part.values[0] @ share for part, share in zip(parts, shares, strict=True)))
-    return torch.cat(readouts, dim=1), torch.log1p(used)
+def count_queries(weights: Tensor) -> Tensor:
+    """How many of M queries use each of N entries: (M, N) → (N,)."""
+    return (weights > USED_ABOVE).sum(0)
 
 
 class Bottleneck(nn.Module):
@@ -320,25 +296,25 @@ class Decoder(nn.Module):
     def forward(self, matches: Tensor, features: Features) -> Tensor:
         """Matches (K, 1024, h, w) to class scores (K, 16h, 16w) in [0, 1], each class judged by itself."""
         logits = torch.cat([self.decode(some, features) for some in matches.split(CLASSES_AT_ONCE)])
-        rough = logits.softmax(dim=1)[:, 1:].softmax(dim=0)  # (K, 1, 8h, 8w)
-        first, second = rough.topk(2, dim=0).values
+        coarse = logits.softmax(dim=1)[:, 1:].softmax(dim=0)  # (K, 1, 8h, 8w)
+        first, second = coarse.topk(2, dim=0).values
         uncertainty = torch.exp(1 - first / (second + EPSILON))  # (1, 8h, 8w), 1 at a tie
-        local = torch.cat([self.refine(some, features.r1) for some in rough.split(CLASSES_AT_ONCE)])
+        local = torch.cat([self.refine(some, features.r1) for some in coarse.split(CLASSES_AT_ONCE)])
         return upsample(logits + uncertainty * local).softmax(dim=1)[:, 1]
 
     def decode(self, matches: Tensor, features: Features) -> Tensor:
-        """Matches (k, 1024, h, w) to rough logits (k, 2, 8h, 8w): not the class, the class."""
+        """Matches (k, 1024, h, w) to coarse logits (k, 2, 8h, 8w): not the class, the class."""
         p = self.ResMM(self.convFM(matches))
         p = self.RF3(features.skip3, p)
         p = self.RF2(features.skip2, p)
         return upsample(self.pred2(F.relu(p)))
 
-    def refine(self, rough: Tensor, r1: Tensor) -> Tensor:
+    def refine(self, coarse: Tensor, r1: Tensor) -> Tensor:
         """Rough masks (k, 1, 8h, 8w) to corrections (k, 2, 8h, 8w) from what the class looks like nearby."""
-        weighted = local_mean(rough * r1) / (local_mean(rough) + EPSILON)  # (k, 64, 8h, 8w)
+        weighted = local_mean(coarse * r1) / (local_mean(coarse) + EPSILON)  # (k, 64, 8h, 8w)
         q = self.local_convFM(torch.cat([r1.expand_as(weighted), weighted], dim=1))
         q = self.local_pred2(F.relu(self.local_ResMM(q)))
-        return q * F.max_pool2d(rough, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
+        return q * F.max_pool2d(coarse, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
 
 
 def upsample(x: Tensor) -> Tensor:

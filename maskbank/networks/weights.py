@@ -3,13 +3,16 @@
 import hashlib
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from maskbank.files.atomic import atomic_write
 
 # Training loops like to save their loss as a NumPy scalar beside the model. These constructors make numbers
 # and nothing else; NumPy 1 wrote the first of them under another name.
@@ -21,12 +24,22 @@ NUMPY_SCALARS = [
 ]
 
 
+# Parameters of `Lite` as weights files before version 0.2 call them: the start of a name, and what replaces it.
+FORMER_NAMES = {
+    "decoder.hint16.": "decoder.prev_mask16.",
+    "decoder.hint4.": "decoder.prev_mask4.",
+    "decoder.rough.": "decoder.coarse.",
+    "decoder.judge.": "decoder.quality_head.",
+}
+FORMER_THRESHOLD = "strange"  # the same as `novelty_threshold` with the other sign
+
+
 class WeightsError(ValueError):
     """A weights file that cannot be used; the text is one sentence that says why."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a weights file, on the CPU; nothing that a file contains is ever executed.
+    """Read the tensors of a weights file, on the CPU, by the names of today; nothing in a file is ever executed.
 
     Args:
         path: a `.pth` or `.pt` checkpoint, either a bare state dict or one under the key `model` as in
@@ -41,7 +54,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(f"There is no weights file {path}.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return with_current_names(load_file(path))
         except SafetensorError as error:
             raise WeightsError(f"The weights file {path} is damaged or not a safetensors file.") from error
     if path.suffix not in (".pth", ".pt"):
@@ -62,7 +75,26 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"The weights file {path} holds no state dict, neither bare nor under 'model'.")
-    return dict(state)
+    return with_current_names(state)
+
+
+def with_current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors; where `FORMER_NAMES` has a name's start, under the name of today."""
+    renamed = dict(state)
+    if FORMER_THRESHOLD in renamed:
+        renamed["novelty_threshold"] = -renamed.pop(FORMER_THRESHOLD)
+    for name in state:
+        for former, current in FORMER_NAMES.items():
+            if name.startswith(former):
+                renamed[current + name.removeprefix(former)] = renamed.pop(name)
+    return renamed
+
+
+def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as a .safetensors file; nobody ever finds half of it."""
+    with atomic_write(path) as draft:
+        save_file(dict(state), draft)
+        draft.chmod(0o644)  # safetensors makes files for their owner only
 
 
 def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:
@@ -76,18 +108,18 @@ def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> No
     Raises:
         WeightsError: names or shapes differ from the network's, or values are not finite.
     """
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
+    own = network.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
     problems = []
     if missing:
-        problems.append(f"{len(missing)} of its {len(wanted)} tensors are missing ({first(missing)})")
+        problems.append(f"{len(missing)} of its {len(own)} tensors are missing ({first(missing)})")
     if unexpected:
         problems.append(f"{len(unexpected)} tensors are not its own ({first(unexpected)})")
     misfit = f"The weights {source} are not for {type(network).__name__}"
     if problems:
         raise WeightsError(f"{misfit}: {' and '.join(problems)}.")
-    for name, tensor in wanted.items():
+    for name, tensor in own.items():
         got = state[name]
         if got.shape != tensor.shape:
             shapes = f"{tuple(got.shape)} instead of {tuple(tensor.shape)}"

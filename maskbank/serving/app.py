@@ -8,14 +8,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from maskbank.serving.function import Function
+from maskbank.function.spec import FunctionSpec
 from maskbank.serving.workers import Event, Reply, Workers
 
 BODY_WITHIN_S = 60.0  # a request has to arrive
 REPORT_GOOD_FOR_S = 60.0  # longer than any request takes: workers that hang are noticed
 
 
-def build_app(function: Function, workers: Workers, port: int) -> Starlette:
+def build_app(function: FunctionSpec, workers: Workers, port: int) -> Starlette:
     """The ASGI application that answers for the function on `port`."""
     endpoints = Endpoints(function, workers, port)
     return Starlette(
@@ -32,19 +32,19 @@ def build_app(function: Function, workers: Workers, port: int) -> Starlette:
 class Endpoints:
     """See `build_app`."""
 
-    def __init__(self, function: Function, workers: Workers, port: int):
+    def __init__(self, function: FunctionSpec, workers: Workers, port: int):
         self._function = function
-        self._card = function.card(port)
+        self._dashboard_entry = function.dashboard_entry(port)
         self._workers = workers
         self._reports: dict[str, tuple[float, Reply]] = {}  # by path: when, and what a worker said of itself
 
     async def functions(self, request: Request) -> Response:
-        return JSONResponse({self._function.name: self._card})
+        return JSONResponse({self._function.name: self._dashboard_entry})
 
     async def function(self, request: Request) -> Response:
         if request.path_params["name"] != self._function.name:
             return refusal_of_nuclio(404, "Function not found")
-        return JSONResponse(self._card)
+        return JSONResponse(self._dashboard_entry)
 
     async def invoke_by_name(self, request: Request) -> Response:
         name = request.headers.get("x-nuclio-function-name")

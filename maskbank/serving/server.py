@@ -3,29 +3,27 @@
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from contextlib import closing, suppress
 
 import uvicorn
 
+from maskbank.function.spec import read_function_spec
 from maskbank.serving.app import build_app
-from maskbank.serving.function import read_function
 from maskbank.serving.workers import Workers
 
 
-def serve(host: str, port: int, count: int) -> None:
+def serve(host: str, port: int, count: int, environment: Mapping[str, str]) -> None:
     """Serves the function with `count` workers until SIGINT or SIGTERM; then what runs is finished.
 
-    Port 0 takes a free one. Raises ValueError with one sentence when it cannot start.
+    Port 0 takes a free one; environment: the settings. Raises ValueError with one sentence when it cannot start.
     """
-    function = read_function()
-    for name, value in function.environment.items():
-        os.environ.setdefault(name, value)
-    if count > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // count)))
+    function = read_function_spec()
+    share = {"OMP_NUM_THREADS": str(max(1, cores() // count))} if count > 1 else {}
     # Both signals raise KeyboardInterrupt (see `cli.main`): at once, or when uvicorn is done.
     with suppress(KeyboardInterrupt), listen(host, port) as listener:
         port = listener.getsockname()[1]
-        with closing(Workers(count, function.patience_s)) as workers:
+        with closing(Workers(count, function.worker_wait_s, function.environment | share | environment)) as workers:
             about = workers.wait_until_ready()
             if count > 1 and about["store"] == "memory://":
                 raise ValueError(

@@ -5,14 +5,14 @@ import logging
 import multiprocessing
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, contextmanager
 from threading import Thread
 from typing import Any, NamedTuple
 
-from maskbank.local_function import invoke, start_worker
+from maskbank.function.local import invoke, start_worker
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +40,12 @@ class Worker:
     When it dies, the event is given to its successor: the same request gets the same answer, so nothing is done twice.
     """
 
-    def __init__(self) -> None:
-        self._process, self._started = _new_process()
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._process, self._started = _new_process(environment)
 
     def wait_until_ready(self) -> dict[str, object]:
-        """What its model handler says of itself. Raises StartError."""
+        """The description by its model handler. Raises StartError."""
         try:
             return self._started.result()
         except BrokenProcessPool:
@@ -57,7 +58,7 @@ class Worker:
         except (BrokenProcessPool, StartError) as error:
             log.warning("A worker process is replaced: %s", error)
             self._process.shutdown(wait=False)
-            self._process, self._started = _new_process()
+            self._process, self._started = _new_process(self._environment)
             return await self._ask(event)
 
     def close(self) -> None:
@@ -74,12 +75,13 @@ class Workers:
 
     Args:
         count: how many.
-        patience_s: how long a borrower waits.
+        wait_s: how long a borrower waits.
+        environment: of their processes, with their settings.
     """
 
-    def __init__(self, count: int, patience_s: float):
-        self.patience_s = patience_s
-        self._all = [Worker() for _ in range(count)]
+    def __init__(self, count: int, wait_s: float, environment: Mapping[str, str]):
+        self.wait_s = wait_s
+        self._all = [Worker(environment) for _ in range(count)]
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()  # last in, first out: its cache knows the job
         for worker in self._all:
             self._idle.put_nowait(worker)
@@ -89,13 +91,13 @@ class Workers:
         return self._idle.empty()
 
     def wait_until_ready(self) -> dict[str, object]:
-        """What one of them says of itself. Raises StartError."""
+        """The description by one of them. Raises StartError."""
         return [worker.wait_until_ready() for worker in self._all][0]
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Worker]:
         """An idle worker, for who has waited longest. Raises TimeoutError when patience is in vain."""
-        async with asyncio.timeout(self.patience_s):
+        async with asyncio.timeout(self.wait_s):
             worker = await self._idle.get()
         try:
             yield worker
@@ -107,10 +109,10 @@ class Workers:
             worker.close()
 
 
-def _new_process() -> tuple[ProcessPoolExecutor, Future[dict[str, object]]]:
-    """A pool of one process, and what its model handler will say of itself."""
+def _new_process(environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, Future[dict[str, object]]]:
+    """A pool of one process, and the description that its model handler will give."""
     process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-    with _stop_signals_held():
+    with _stop_signals_held(), _inherited(environment):
         return process, process.submit(_start_here)
 
 
@@ -127,6 +129,18 @@ def _stop_signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
+    """A process that is started meanwhile has this environment: multiprocessing has no other way to give it one."""
+    before = dict(os.environ)
+    try:
+        os.environ.update(environment)
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 # ---- in the worker's process ----
 
 _function: tuple[Any, Any]  # its handler and context
@@ -136,7 +150,7 @@ def _start_here() -> dict[str, object]:
     global _function
     Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _function = start_worker(logging.INFO)
+        _function = start_worker(log_level=logging.INFO)
     except (ValueError, OSError) as error:
         raise StartError(str(error)) from None
     _, context = _function

@@ -1,4 +1,4 @@
-"""A shelf in a directory: a folder per bank, a file per piece; for the workers of one machine, or a shared volume."""
+"""A backend in a directory: a folder per bank, a file per blob; for the workers of one machine, or a shared volume."""
 
 import os
 import re
@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from maskbank.store.shelf import BANK, BankUsage, ShelfError
+from maskbank.store.backend import BANK_ID, BackendError, BankUsage
 
 SWEEP_EVERY_S = 600  # expired banks are looked for so often, by whoever writes
 UNFINISHED = ".unfinished-"
-PIECE = re.compile(r"r\d+|p[0-9a-f]{40}|" + re.escape(UNFINISHED) + r"\w+", re.ASCII)
+BLOB = re.compile(r"r\d+|p[0-9a-f]{40}|" + re.escape(UNFINISHED) + r"\w+", re.ASCII)
 
 
-class DirectoryShelf:
-    """A piece is written beside its place and then linked into it, so that it is there as a whole or not at all.
+class DirectoryBackend:
+    """A blob is written beside its place and then linked into it, so that it is there as a whole or not at all.
 
     That holds when a process is killed. After a power cut a file may be torn; its checksum tells. What else lies in
     the directory is left alone.
@@ -32,80 +32,80 @@ class DirectoryShelf:
         self._swept = -float("inf")
 
     def check(self) -> None:
-        with _told(self.root):
+        with _translated_errors(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.root, prefix=UNFINISHED) as folder:
                 self._write(Path(folder) / "trial", b"")
 
-    def names(self, bank: str) -> list[str]:
-        folder = self._folder(bank)
+    def names(self, bank_id: str) -> list[str]:
+        folder = self._folder(bank_id)
         if folder is None:
             return []
-        with _told(self.root), suppress(FileNotFoundError):
-            return [name for name in os.listdir(folder) if PIECE.fullmatch(name) and not name.startswith(UNFINISHED)]
+        with _translated_errors(self.root), suppress(FileNotFoundError):
+            return [name for name in os.listdir(folder) if BLOB.fullmatch(name) and not name.startswith(UNFINISHED)]
         return []
 
-    def get(self, bank: str, names: Collection[str]) -> list[bytes | None]:
-        folder = self._folder(bank)
+    def get(self, bank_id: str, names: Collection[str]) -> list[bytes | None]:
+        folder = self._folder(bank_id)
         return [None if folder is None else self._read(folder / name) for name in names]
 
-    def add(self, bank: str, pieces: Mapping[str, bytes], name: str, data: bytes) -> bool:
+    def add(self, bank_id: str, blobs: Mapping[str, bytes], name: str, data: bytes) -> bool:
         self._sweep()
-        folder = self.root / bank
-        with _told(self.root):
+        folder = self.root / bank_id
+        with _translated_errors(self.root):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for piece, content in pieces.items():
-                self._write(folder / piece, content)
+            for blob, content in blobs.items():
+                self._write(folder / blob, content)
             added = self._write(folder / name, data)
-        self.touch(bank)
+        self.touch(bank_id)
         return added
 
-    def touch(self, bank: str) -> None:
-        with _told(self.root), suppress(FileNotFoundError):
-            os.utime(self.root / bank)
+    def touch(self, bank_id: str) -> None:
+        with _translated_errors(self.root), suppress(FileNotFoundError):
+            os.utime(self.root / bank_id)
 
-    def delete(self, bank: str, names: Collection[str]) -> None:
-        with _told(self.root):
+    def delete(self, bank_id: str, names: Collection[str]) -> None:
+        with _translated_errors(self.root):
             for name in names:
-                (self.root / bank / name).unlink(missing_ok=True)
+                (self.root / bank_id / name).unlink(missing_ok=True)
 
-    def drop(self, bank: str) -> None:
-        folder = self.root / bank
-        with _told(self.root), suppress(FileNotFoundError):
-            # Revisions first: whoever finds one must find its pieces.
-            for name in sorted(filter(PIECE.fullmatch, os.listdir(folder)), reverse=True):
+    def drop(self, bank_id: str) -> None:
+        folder = self.root / bank_id
+        with _translated_errors(self.root), suppress(FileNotFoundError):
+            # Revisions first: whoever finds one must find its blobs.
+            for name in sorted(filter(BLOB.fullmatch, os.listdir(folder)), reverse=True):
                 (folder / name).unlink(missing_ok=True)
             if not os.listdir(folder):
                 folder.rmdir()
 
     def usage(self) -> Iterator[BankUsage]:
-        with _told(self.root):
-            for bank, idle_s in self._banks():
+        with _translated_errors(self.root):
+            for bank_id, idle_s in self._banks():
                 with suppress(FileNotFoundError):  # another worker drops banks meanwhile
-                    sizes = [file.stat().st_size for file in (self.root / bank).iterdir()]
-                    yield BankUsage(bank, len(sizes), sum(sizes), idle_s)
+                    sizes = [file.stat().st_size for file in (self.root / bank_id).iterdir()]
+                    yield BankUsage(bank_id, len(sizes), sum(sizes), idle_s)
 
     def _banks(self) -> Iterator[tuple[str, float]]:
-        """The banks, and for how many seconds each was not touched."""
+        """The identifiers of the banks, and for how many seconds each was not touched."""
         with os.scandir(self.root) as items:
             for item in sorted(items, key=lambda item: item.name):
-                if BANK.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
+                if BANK_ID.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with suppress(FileNotFoundError):
                         yield item.name, time.time() - item.stat().st_mtime
 
-    def _folder(self, bank: str) -> Path | None:
+    def _folder(self, bank_id: str) -> Path | None:
         """The bank's folder if it is there and has not expired."""
-        with _told(self.root):
+        with _translated_errors(self.root):
             try:
-                expired = time.time() - (self.root / bank).stat().st_mtime > self.ttl_s
+                expired = time.time() - (self.root / bank_id).stat().st_mtime > self.ttl_s
             except FileNotFoundError:
                 return None
         if expired:
-            self.drop(bank)
-        return None if expired else self.root / bank
+            self.drop(bank_id)
+        return None if expired else self.root / bank_id
 
     def _read(self, path: Path) -> bytes | None:
-        with _told(self.root), suppress(FileNotFoundError):
+        with _translated_errors(self.root), suppress(FileNotFoundError):
             return path.read_bytes()
         return None
 
@@ -126,18 +126,20 @@ class DirectoryShelf:
         if time.monotonic() - self._swept < SWEEP_EVERY_S:
             return
         self._swept = time.monotonic()
-        with _told(self.root):
-            expired = [bank for bank, idle_s in self._banks() if idle_s > self.ttl_s] if self.root.exists() else []
-        for bank in expired:
-            self.drop(bank)
+        with _translated_errors(self.root):
+            expired = (
+                [bank_id for bank_id, idle_s in self._banks() if idle_s > self.ttl_s] if self.root.exists() else []
+            )
+        for bank_id in expired:
+            self.drop(bank_id)
 
 
 @contextmanager
-def _told(root: Path) -> Iterator[None]:
-    """Says what the system refused; the file's own name would tell the bank's."""
+def _translated_errors(root: Path) -> Iterator[None]:
+    """Raises BackendError with what the system refused; the file's own name would tell the bank's."""
     try:
         yield
-    except ShelfError:
+    except BackendError:
         raise
     except OSError as error:
-        raise ShelfError(f"{root}: {error.strerror or type(error).__name__}", passing=False) from error
+        raise BackendError(f"{root}: {error.strerror or type(error).__name__}", transient=False) from error

@@ -1,4 +1,4 @@
-"""Banks in the memory of this process: gone with it, and unknown to other workers."""
+"""A store in the memory of this process: gone with it, and unknown to other workers."""
 
 import time
 from collections import Counter, OrderedDict
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
-from maskbank.store import HISTORY, Revision
+from maskbank.store.store import HISTORY, Revision
 
 NUMBER_BYTES = 36  # of a number in a tuple: 28 of the object, 8 of the reference to it
 
@@ -32,38 +32,38 @@ class MemoryStore:
         self._used: dict[str, float] = {}
         self._holders: Counter[int] = Counter()  # by address of a tensor's memory: how many revisions share it
 
-    def load(self, bank: str, number: int) -> Revision | None:
+    def load(self, bank_id: str, number: int) -> Revision | None:
         self._expire()
-        revision = self._banks.get(bank, {}).get(number)
+        revision = self._banks.get(bank_id, {}).get(number)
         if revision is not None:
-            self._touch(bank)
+            self._touch(bank_id)
         return revision
 
     def save(self, revision: Revision) -> Revision:
         self._expire()
-        revisions = self._banks.setdefault(revision.bank, {})
+        revisions = self._banks.setdefault(revision.bank_id, {})
         kept = revisions.setdefault(revision.number, revision)
         if kept is revision:
             self._hold(revision)
             for number in [n for n in revisions if n <= max(revisions) - HISTORY]:
                 self._release(revisions.pop(number))
-        self._touch(revision.bank)
+        self._touch(revision.bank_id)
         self._make_room()
         return kept
 
-    def keep_here(self, revision: Revision) -> None:
+    def save_locally(self, revision: Revision) -> None:
         self.save(revision)
 
-    def usage(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, int]:
         return {"cached_banks": len(self._banks), "cached_bytes": self.bytes}
 
     def __len__(self) -> int:
         """How many banks there are."""
         return len(self._banks)
 
-    def _touch(self, bank: str) -> None:
-        self._banks.move_to_end(bank)
-        self._used[bank] = self.clock()
+    def _touch(self, bank_id: str) -> None:
+        self._banks.move_to_end(bank_id)
+        self._used[bank_id] = self.clock()
 
     def _expire(self) -> None:
         oldest = self.clock() - self.ttl_s
@@ -71,8 +71,7 @@ class MemoryStore:
             self._drop_bank(next(iter(self._banks)))
 
     def _make_room(self) -> None:
-        for bank in list(self._banks):
-            revisions = self._banks[bank]
+        for revisions in list(self._banks.values()):
             for number in sorted(revisions)[:-1]:
                 if self.bytes <= self.max_bytes:
                     return
@@ -80,10 +79,10 @@ class MemoryStore:
         while self.bytes > self.max_bytes and len(self._banks) > 1:
             self._drop_bank(next(iter(self._banks)))
 
-    def _drop_bank(self, bank: str) -> None:
-        for revision in self._banks.pop(bank).values():
+    def _drop_bank(self, bank_id: str) -> None:
+        for revision in self._banks.pop(bank_id).values():
             self._release(revision)
-        del self._used[bank]
+        del self._used[bank_id]
 
     def _hold(self, revision: Revision) -> None:
         self.bytes += _mask_bytes(revision)
@@ -103,16 +102,19 @@ class MemoryStore:
 
 def _mask_bytes(revision: Revision) -> int:
     """Of the masks' numbers in a revision: the masks of a 4K frame can weigh as much as its tensors."""
-    return NUMBER_BYTES * sum(len(known.answer.mask or ()) for known in revision.objects)
+    return NUMBER_BYTES * sum(len(known.rle or ()) for known in revision.objects)
 
 
 def _storages(revision: Revision) -> dict[int, int]:
     """The memory blocks of a revision's tensors: address → bytes."""
     memory = revision.memory
-    tensors = [memory.hint, *(tensor for bank in memory.banks for part in bank.parts for _, tensor in part.tensors())]
+    tensors = [
+        memory.prev_mask,
+        *(tensor for bank in memory.banks for part in bank.parts for _, tensor in part.tensors()),
+    ]
     sizes = _block_sizes(tensors)
-    if memory.adaptation:  # the network keeps as much again with them: the decoder that they stand for
-        sizes |= {address: 2 * size for address, size in _block_sizes(memory.adaptation.weights.values()).items()}
+    if memory.tuned_decoder:  # the network keeps as much again for it: the decoder that it stands for
+        sizes |= {address: 2 * size for address, size in _block_sizes(memory.tuned_decoder.weights.values()).items()}
     return sizes
 
 

@@ -7,12 +7,12 @@ from urllib.parse import quote, urlsplit
 
 import torch
 
-from maskbank.store import Store
-from maskbank.store.directory import DirectoryShelf
+from maskbank.store.backend import Backend, BackendError
+from maskbank.store.directory import DirectoryBackend
 from maskbank.store.memory import MemoryStore
-from maskbank.store.redis import RedisShelf
+from maskbank.store.redis import RedisBackend
 from maskbank.store.shared import SharedStore
-from maskbank.store.shelf import Shelf, ShelfError
+from maskbank.store.store import Store
 
 ENCODED = "/ # ? @ in a password must be percent-encoded"
 FORMS = "memory://, file:///a/folder, redis://[[user]:password@]host[:port][/database] or, with TLS, rediss://…"
@@ -51,8 +51,8 @@ def store_url(environment: Mapping[str, str]) -> str:
     return f"file://{folder}/maskbank"
 
 
-def open_shelf(url: str, ttl_s: float) -> Shelf | None:
-    """The shelf at an address, None for memory://. It is not reached for yet.
+def open_backend(url: str, ttl_s: float) -> Backend | None:
+    """The backend at an address, None for memory://. It is not reached for yet.
 
     Raises StoreUrlError with the end of a sentence: "must be …".
     """
@@ -64,30 +64,30 @@ def open_shelf(url: str, ttl_s: float) -> Shelf | None:
     except ValueError as error:  # its text may show a part of a password
         raise StoreUrlError(f"must be {FORMS}; the port must be a number, and {ENCODED}") from error
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        return DirectoryShelf(Path(parts.path), ttl_s)
+        return DirectoryBackend(Path(parts.path), ttl_s)
     if parts.scheme in ("redis", "rediss") and parts.hostname and port != 0:
         if parts.query or parts.fragment or not re.fullmatch(r"(/\d*)?", parts.path):
             raise StoreUrlError(f"must be {FORMS}; nothing follows the database's number, and {ENCODED}")
-        return RedisShelf(url, ttl_s)
+        return RedisBackend(url, ttl_s)
     raise StoreUrlError(f"must be {FORMS}")
 
 
-def open_store(url: str, ttl_s: float, maker: str, cache_bytes: int, device: torch.device) -> Store:
+def open_store(url: str, ttl_s: float, model_id: str, cache_bytes: int, device: torch.device) -> Store:
     """The store at an address, see `SharedStore`.
 
-    Raises StoreUrlError, and ShelfError when the store cannot be reached.
+    Raises StoreUrlError, and BackendError when the store cannot be reached.
     """
     cache = MemoryStore(ttl_s, cache_bytes)
-    shelf = open_shelf(url, ttl_s)
-    if shelf is None:
+    backend = open_backend(url, ttl_s)
+    if backend is None:
         return cache
     try:
-        shelf.check()
-    except (ShelfError, UnicodeError) as error:  # a host's name that cannot be
-        raise ShelfError(f"The store {shown(url)} cannot be used: {error}", passing=False) from error
-    return SharedStore(shelf, maker, cache, device)
+        backend.check()
+    except (BackendError, UnicodeError) as error:  # a host's name that cannot be
+        raise BackendError(f"The store {redacted(url)} cannot be used: {error}", transient=False) from error
+    return SharedStore(backend, model_id, cache, device)
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The address without user and password, however it is written."""
     return re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", url))

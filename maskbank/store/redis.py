@@ -1,4 +1,4 @@
-"""A shelf in Redis, or in what speaks its protocol (Kvrocks, Valkey): a hash per bank, a field per piece."""
+"""A backend in Redis, or in what speaks its protocol (Kvrocks, Valkey): a hash per bank, a field per blob."""
 
 import re
 import time
@@ -10,15 +10,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from maskbank.store.shelf import BankUsage, ShelfError
+from maskbank.store.backend import BackendError, BankUsage
 
 PREFIX = "maskbank:"
 USED = "used"  # the field that says when a bank was last used, in seconds of Unix time
 TIMEOUT_S = 2.0  # for an answer; an annotator is waiting
-FETCH_AT_ONCE = 16  # pieces, of megabytes at most
+FETCH_AT_ONCE = 16  # blobs, of megabytes at most
 
 
-class RedisShelf:
+class RedisBackend:
     """Needs Redis's oldest commands only: hashes, expiry, transactions.
 
     Args:
@@ -37,49 +37,49 @@ class RedisShelf:
         )
 
     def check(self) -> None:
-        with _told():
+        with _translated_errors():
             self._redis.ping()
 
-    def names(self, bank: str) -> list[str]:
-        with _told():
-            return [name.decode() for name in self._redis.hkeys(PREFIX + bank) if name != USED.encode()]
+    def names(self, bank_id: str) -> list[str]:
+        with _translated_errors():
+            return [name.decode() for name in self._redis.hkeys(PREFIX + bank_id) if name != USED.encode()]
 
-    def get(self, bank: str, names: Collection[str]) -> list[bytes | None]:
+    def get(self, bank_id: str, names: Collection[str]) -> list[bytes | None]:
         found: list[bytes | None] = []
-        with _told():
+        with _translated_errors():
             left = iter(names)
             while some := list(islice(left, FETCH_AT_ONCE)):
-                found += self._redis.hmget(PREFIX + bank, some)
+                found += self._redis.hmget(PREFIX + bank_id, some)
         return found
 
-    def add(self, bank: str, pieces: Mapping[str, bytes], name: str, data: bytes) -> bool:
-        key = PREFIX + bank
-        with _told():
-            for piece, content in pieces.items():
-                with self._redis.pipeline() as pipeline:  # no piece without an expiry, wherever this process dies
-                    pipeline.hset(key, piece, content).pexpire(key, self.ttl_ms).execute()
+    def add(self, bank_id: str, blobs: Mapping[str, bytes], name: str, data: bytes) -> bool:
+        key = PREFIX + bank_id
+        with _translated_errors():
+            for blob, content in blobs.items():
+                with self._redis.pipeline() as pipeline:  # no blob without an expiry, wherever this process dies
+                    pipeline.hset(key, blob, content).pexpire(key, self.ttl_ms).execute()
             with self._redis.pipeline() as pipeline:
                 pipeline.hsetnx(key, name, data).hset(key, USED, _now()).pexpire(key, self.ttl_ms)
                 return bool(pipeline.execute()[0])
 
-    def touch(self, bank: str) -> None:
-        key = PREFIX + bank
-        with _told():
+    def touch(self, bank_id: str) -> None:
+        key = PREFIX + bank_id
+        with _translated_errors():
             if self._redis.pexpire(key, self.ttl_ms):
                 with self._redis.pipeline() as pipeline:
                     pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
 
-    def delete(self, bank: str, names: Collection[str]) -> None:
+    def delete(self, bank_id: str, names: Collection[str]) -> None:
         if names:
-            with _told():
-                self._redis.hdel(PREFIX + bank, *names)
+            with _translated_errors():
+                self._redis.hdel(PREFIX + bank_id, *names)
 
-    def drop(self, bank: str) -> None:
-        with _told():
-            self._redis.delete(PREFIX + bank)
+    def drop(self, bank_id: str) -> None:
+        with _translated_errors():
+            self._redis.delete(PREFIX + bank_id)
 
     def usage(self) -> Iterator[BankUsage]:
-        with _told():
+        with _translated_errors():
             for key in sorted(self._redis.scan_iter(match=PREFIX + "*", count=1000)):
                 names = [name for name in self._redis.hkeys(key) if name != USED.encode()]
                 with self._redis.pipeline(transaction=False) as pipeline:
@@ -96,12 +96,13 @@ def _now() -> str:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
+    """Raises BackendError for what Redis refused."""
     try:
         yield
     except redis.RedisError as error:
         # redis-py repeats the commands of a pipeline, which name the bank.
         reason = re.sub(r"Command # .* of pipeline caused error: ", "", str(error), flags=re.DOTALL)
         reason = re.sub(re.escape(PREFIX) + r"\S*", PREFIX + "…", reason)
-        passing = isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.BusyLoadingError)
-        raise ShelfError(f"Redis: {reason}", passing) from error
+        transient = isinstance(error, redis.ConnectionError | redis.TimeoutError | redis.BusyLoadingError)
+        raise BackendError(f"Redis: {reason}", transient) from error

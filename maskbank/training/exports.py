@@ -15,14 +15,18 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from maskbank.errors import RequestError
-from maskbank.images import decode_image
-from maskbank.shapes import Shape, shape_to_mask
-from maskbank.training.data import Sample, Source, load_sources, shrunk
+from maskbank.files.images import decode_image
+from maskbank.shapes.conversion import shape_to_mask
+from maskbank.shapes.rotation import unrotated
+from maskbank.shapes.shape import Shape
+from maskbank.training.sources import Source, load_sources
+from maskbank.tuning.samples import Sample, shrunk
 
 MAX_OBJECTS = 254  # of an image; 255 is void
 MAX_PIXELS = 100_000_000  # of an image
@@ -173,32 +177,21 @@ def _in_order(nodes: list[tuple[int, ElementTree.Element]]) -> list[Outline]:
 def _shape(node: ElementTree.Element) -> Shape:
     """An XML element's shape in the numbers that CVAT sends to functions; a rotated one as a polygon."""
 
-    def number(name: str) -> float:
-        return float(node.get(name))
+    def numbers(*names: str) -> tuple[float, ...]:
+        return tuple(float(node.attrib[name]) for name in names)
 
     if node.tag == "mask":
-        runs = [int(run) for run in node.get("rle").split(",")]
-        left, top = int(node.get("left")), int(node.get("top"))
-        box = (left, top, left + int(node.get("width")) - 1, top + int(node.get("height")) - 1)
-        return Shape("mask", (*runs, *box))
+        left, top, width, height = (int(node.attrib[name]) for name in ("left", "top", "width", "height"))
+        runs = map(int, node.attrib["rle"].split(","))
+        return Shape("mask", (*runs, left, top, left + width - 1, top + height - 1))
     if node.tag == "polygon":
-        return Shape("polygon", tuple(float(x) for x in re.split("[,;]", node.get("points"))))
-    degrees = float(node.get("rotation") or 0)
+        return Shape("polygon", tuple(float(x) for x in re.split("[,;]", node.attrib["points"])))
     if node.tag == "ellipse":
-        x, y, rx, ry = (number(name) for name in ("cx", "cy", "rx", "ry"))
-        if not degrees:
-            return Shape("ellipse", (x, y, x + rx, y - ry))
-        around = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-        corners = np.stack([x + rx * np.cos(around), y + ry * np.sin(around)], 1)
+        x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
+        shape = Shape("ellipse", (x, y, x + rx, y - ry))
     else:
-        left, top, right, bottom = (number(name) for name in ("xtl", "ytl", "xbr", "ybr"))
-        if not degrees:
-            return Shape("rectangle", (left, top, right, bottom))
-        x, y = (left + right) / 2, (top + bottom) / 2
-        corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
-    cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    turned = (corners - (x, y)) @ np.array([[cosine, sine], [-sine, cosine]]) + (x, y)  # clockwise, as y points down
-    return Shape("polygon", tuple(turned.ravel().tolist()))
+        shape = Shape("rectangle", numbers("xtl", "ytl", "xbr", "ybr"))
+    return unrotated(shape, float(node.get("rotation") or 0))
 
 
 def _sample(file: Folder, outlines: list[Outline]) -> Sample:
@@ -217,12 +210,12 @@ def _pixels(file: Folder) -> np.ndarray:
         raise ValueError(f"{file.name}: {error}") from error
 
 
-def _coco(file: Folder) -> Iterator[tuple[str, list[dict]]]:
+def _coco(file: Folder) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The images of a COCO file by name, with their annotations."""
     try:
         document = json.loads(file.read_bytes())
         names = {image["id"]: image["file_name"] for image in document["images"]}
-        found: dict[int, list[dict]] = {number: [] for number in names}
+        found: dict[int, list[dict[str, Any]]] = {number: [] for number in names}
         for annotation in document["annotations"]:
             if annotation.get("segmentation") or annotation.get("bbox"):
                 found[annotation["image_id"]].append(annotation)
@@ -231,7 +224,7 @@ def _coco(file: Folder) -> Iterator[tuple[str, list[dict]]]:
     return ((names[number], annotations) for number, annotations in found.items() if annotations)
 
 
-def _coco_sample(file: Folder, annotations: list[dict]) -> Sample:
+def _coco_sample(file: Folder, annotations: list[dict[str, Any]]) -> Sample:
     image = _pixels(file)
     ids = np.zeros(image.shape[:2], np.uint8)
     for object_id, annotation in enumerate(annotations[:MAX_OBJECTS], 1):
@@ -245,7 +238,7 @@ def _coco_sample(file: Folder, annotations: list[dict]) -> Sample:
     return shrunk(Sample(image, ids))
 
 
-def _coco_mask(annotation: dict, image: np.ndarray) -> np.ndarray:
+def _coco_mask(annotation: dict[str, Any], image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     segmentation = annotation.get("segmentation")
     if not segmentation:

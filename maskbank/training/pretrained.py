@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from maskbank.networks.lite import Encoder
+from maskbank.networks.efficientnet_lite import Encoder
 
 NORM_EPSILON = 1e-3  # of the published network's batch norms
 

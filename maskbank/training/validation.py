@@ -7,11 +7,11 @@ from PIL import Image
 from torch import Tensor
 
 from maskbank.evaluation.sequences import read_sequences, score
-from maskbank.networks import MODELS
 from maskbank.networks.lite import Lite
-from maskbank.networks.segmenter import LiteSegmenter
-from maskbank.propagation import propagate
-from maskbank.tracker import Tracker
+from maskbank.networks.lite_segmenter import LiteSegmenter
+from maskbank.networks.models import MODELS
+from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.video import track_video
 
 
 def validate(weights: dict[str, Tensor], data: Path) -> float:
@@ -26,6 +26,7 @@ def validate(weights: dict[str, Tensor], data: Path) -> float:
     found = []
     for sequence in read_sequences(data):
         images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-        steps = propagate(tracker, images, {0: sequence.truths[0]})
-        found.append(score(sequence, "validation", sequence.objects, ((step.ids, []) for step in steps)).mean.j_and_f)
+        tracked = track_video(tracker, images, {0: sequence.truths[0]})
+        masks = ((frame.ids, []) for frame in tracked)
+        found.append(score(sequence, "validation", sequence.objects, masks).mean.j_and_f)
     return 100 * float(np.mean(found))

@@ -174,14 +174,46 @@ describe('which objects', () => {
         await expect(run(5, 7)).rejects.toThrow('There is no mask, polygon, ellipse or box on this frame');
     });
 
-    test('a rotated box is sent as the upright one around it', async () => {
+    test('a rotated box or ellipse is sent as a polygon, and stays what it is, upright', async () => {
         job.draw({ frame: 0, type: 'rectangle', points: [10, 20, 30, 30], rotation: 90 });
         job.draw({ frame: 0, type: 'ellipse', points: [50, 50, 60, 45], rotation: 90 });
         await run(0, 1);
         const [box, ellipse] = server.requests[0]?.shapes ?? [];
-        box?.points.forEach((number, index) => expect(number).toBeCloseTo([15, 15, 25, 35][index]!));
-        ellipse?.points.forEach((number, index) => expect(number).toBeCloseTo([50, 50, 55, 40][index]!));
+        expect([box?.type, ellipse?.type]).toEqual(['polygon', 'polygon']);
+        box?.points.forEach((number, index) => expect(number).toBeCloseTo([25, 15, 25, 35, 15, 35, 15, 15][index]!));
+        expect(ellipse?.points).toHaveLength(128);
+        pointsOf('rectangle')[1]?.[0]?.forEach((number, index) => {
+            expect(number).toBeCloseTo([16, 15, 26, 35][index]!);
+        });
+        pointsOf('ellipse')[1]?.[0]?.forEach((number, index) => {
+            expect(number).toBeCloseTo([51, 50, 56, 40][index]!, 1);
+        });
         expect(job.shapes.filter(({ frame }) => frame === 1).map(({ rotation }) => rotation)).toEqual([0, 0]);
+    });
+
+    test.each([
+        ['stays one, rotated where a person drew it so', false],
+        ['also does where the server drops seeds', true],
+    ])('a rotated track of boxes %s', async (_, dropsSeeds) => {
+        server.dropsSeeds = dropsSeeds;
+        const rotated = { points: [10, 20, 30, 30], rotation: 90 };
+        job.drawTrack('rectangle', [
+            { frame: 0, ...rotated },
+            { frame: 2, points: BOX },
+            { frame: 4, ...rotated },
+        ]);
+        server.isGone = (_, frame) => frame === 6;
+        await run(0, 7);
+        const shapes = job.tracks[0]?.shapes ?? [];
+        expect(shapes.map(({ type, rotation }) => [type, rotation])).toEqual(
+            [90, 0, 0, 0, 90, 0, 0, 0].map((rotation) => ['rectangle', rotation]),
+        );
+        const { 0: first, 1: tracked, 2: corrected, 3: after, 4: last, 6: gone } = keyframes(job.tracks[0]);
+        expect([first, corrected, last]).toEqual([rotated.points, BOX, rotated.points]);
+        expect(tracked).toEqual([16, 15, 26, 35]);
+        expect(after).toEqual([11, 20, 31, 40]);
+        expect(gone).toBe('outside');
+        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 2, 4] : [0]);
     });
 
     test('label, attributes, group and z-order stay', async () => {
@@ -342,10 +374,49 @@ describe('later annotated frames', () => {
         job.draw({ frame: 0, type: 'mask', points: MASK, group: 5 });
         job.draw({ frame: 3, type: 'mask', points: SEED, group: 6 });
         job.draw({ frame: 3, type: 'mask', points: SEED, group: 5, label_id: 2 });
-        job.draw({ frame: 3, type: 'polygon', points: POLYGON, group: 5 });
+        job.draw({ frame: 3, type: 'polyline', points: POLYGON, group: 5 });
         await run(0, 5);
         expect(pointsOf('mask')[3]).toEqual([SEED, SEED, moved({ type: 'mask', points: MASK }, 3).points]);
         expect(pointsOf('mask')[5]).toEqual([moved({ type: 'mask', points: MASK }, 5).points]);
+    });
+
+    test.each([
+        ['join what is known, and it keeps its type', false],
+        ['start the object anew where the server drops them', true],
+    ])('of another type %s', async (_, dropsSeeds) => {
+        server.dropsSeeds = dropsSeeds;
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON });
+        job.draw({ frame: 3, type: 'rectangle', points: BOX });
+        job.draw({ frame: 5, type: 'mask', points: MASK, source: 'auto' }); // replaced
+        await run(0, 5);
+        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 3] : [0]);
+        expect(pointsOf('rectangle')).toEqual({ 3: [BOX] });
+        expect(pointsOf('mask')).toEqual({});
+        expect(pointsOf('polygon')).toEqual({
+            ...shifted('polygon', POLYGON, range(0, 2), 0),
+            ...shifted('polygon', [10, 20, 30, 20, 30, 40, 10, 40], [4, 5], 3),
+        });
+    });
+
+    test('that are masks of what started as another type: it goes on as a mask only if it had to start anew', async () => {
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(0, 4);
+        expect(Object.keys(pointsOf('polygon'))).toEqual(['0', '1', '2', '4']);
+        expect(pointsOf('mask')).toEqual({ 3: [SEED] });
+
+        server.dropsSeeds = true;
+        await run(0, 4);
+        expect(Object.keys(pointsOf('polygon'))).toEqual(['0', '1', '2']);
+        expect(pointsOf('mask')).toEqual(shifted('mask', SEED, [3, 4], 3));
+    });
+
+    test('of another type count as joined where CVAT hides the states', async () => {
+        server.sign = (state) => `gAAAA-${state.bank}-${state.object}-${state.revision}`;
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(0, 4);
+        expect(server.frames('init_tracking')).toEqual([0]);
     });
 
     test('are no seeds if a program made them: they are replaced', async () => {
@@ -551,6 +622,21 @@ describe('shapes as a track', () => {
             ...{ 0: BOX, 1: [11, 20, 31, 40], 2: [70, 20, 90, 40], 3: [71, 20, 91, 40], 4: [72, 20, 92, 40] },
             5: 'outside',
         });
+    });
+
+    test('later shapes of another type become keyframes of its type, but masks stay', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        job.draw({ frame: 2, type: 'polygon', points: POLYGON });
+        job.draw({ frame: 3, type: 'rectangle', points: [10, 20, 30, 30], rotation: 90 });
+        job.draw({ frame: 4, type: 'mask', points: MASK });
+        job.draw({ frame: 5, type: 'mask', points: MASK, source: 'auto' });
+        await run(0, 5, convert);
+        expect(job.shapes.map(({ frame, type }) => [frame, type])).toEqual([[4, 'mask']]);
+        const shapes = job.tracks[0]?.shapes ?? [];
+        expect(shapes.every(({ type }) => type === 'rectangle')).toBe(true);
+        expect(shapes.map(({ rotation }) => rotation)).toEqual([0, 0, 0, 90, 0, 0, 0]);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 2: [5, 5, 15, 15], 3: [10, 20, 30, 30], 6: 'outside' });
+        expect(server.requests.find(({ frame }) => frame === 4)?.shapes).toBeUndefined();
     });
 
     test('tracked on: its end moves', async () => {

@@ -1,6 +1,7 @@
 /** A CVAT server with a tracker behind it, whose objects move one pixel to the right with every frame number. */
 import type { Model } from '../src/ts/cvat-types';
 import type { Outline } from '../src/ts/outlines';
+import { asType } from '../src/ts/outlines';
 import type { Call } from './cvat';
 
 export const MASKBANK: Model = {
@@ -32,6 +33,7 @@ export interface State {
 
 interface Bank {
     revision: number;
+    types: string[]; // of the first outline of each object, in which it is answered
     seeds: { frame: number; outline: Outline }[]; // the last one of each object
 }
 
@@ -40,7 +42,7 @@ export class Server {
     readonly models: string[] = []; // that were asked, one for each request
     dropsSeeds = false;
     isGone: (object: number, frame: number) => boolean = () => false;
-    confidence: (object: number, frame: number) => number = () => 0.9;
+    confidence: (object: number, frame: number, seeded: boolean) => number = (_, __, seeded) => (seeded ? 1 : 0.9);
     before: (request: Request) => void = () => {}; // may throw, or change the job
     sign: (state: State) => unknown = signed;
     private readonly banks: Bank[] = [];
@@ -57,7 +59,8 @@ export class Server {
         const { frame, shapes = [] } = request;
         if (request.type === 'init_tracking') {
             const seeds = (shapes as Outline[]).map((outline) => ({ frame, outline }));
-            const bank = this.banks.push({ revision: 1, seeds }) - 1;
+            const types = seeds.map(({ outline }) => outline.type);
+            const bank = this.banks.push({ revision: 1, types, seeds }) - 1;
             return { shapes, states: seeds.map((_, object) => this.stateOf(bank, object, frame)) };
         }
         return this.track(frame, request.states ?? [], this.dropsSeeds ? [] : shapes);
@@ -81,11 +84,11 @@ export class Server {
             const seed = seeds[index];
             if (seed) {
                 seeded[object] = { frame, outline: seed };
-                return seed;
+                return inType(seed, type);
             }
             const last = seeded[object]!;
             const answered = type === 'rectangle' || !this.isGone(object, frame); // a box is answered always
-            return answered ? moved(last.outline, frame - last.frame) : null;
+            return answered ? inType(moved(last.outline, frame - last.frame), type) : null;
         });
         new Set(known.map(({ bank }) => Number(bank))).forEach((bank) => {
             this.banks[bank]!.revision += 1;
@@ -94,10 +97,10 @@ export class Server {
     }
 
     private stateOf(bank: number, object: number, frame: number): unknown {
-        const { revision, seeds } = this.banks[bank]!;
+        const { revision, types, seeds } = this.banks[bank]!;
         const visible = !this.isGone(object, frame);
-        const confidence = this.confidence(object, frame);
-        const { type } = seeds[object]!.outline;
+        const confidence = this.confidence(object, frame, seeds[object]!.frame === frame);
+        const type = types[object]!;
         const state: State = {
             ...{ v: 1, bank: String(bank), object, revision, type, box: [0, 0, 9, 9], visible, confidence },
         };
@@ -110,6 +113,22 @@ export class Server {
 /** As CVAT signs states. */
 export function signed(state: State): string {
     return `${JSON.stringify(state)}:1wXyZ0:Sgn-${state.bank}_${state.object}`;
+}
+
+/** An outline as one of another type: the function does it by way of a mask, this stand-in by way of a box. */
+function inType(outline: Outline, type: string): Outline {
+    if (outline.type === type) {
+        return outline;
+    }
+    const isMask = outline.type === 'mask';
+    const corners = isMask ? outline.points.slice(-4) : asType(outline, 'rectangle').points;
+    const [left, top, right, bottom] = corners as [number, number, number, number];
+    const [columns, rows] = [right - left, bottom - top];
+    if (type === 'mask') {
+        return { type, points: [0, columns * rows, left, top, right - 1, bottom - 1] };
+    }
+    const far = isMask ? [right + 1, bottom + 1] : [right, bottom];
+    return asType({ type: 'rectangle', points: [left, top, ...far] }, type);
 }
 
 /** An outline some pixels further to the right. */

@@ -1,5 +1,5 @@
 import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { outlineOf } from './outlines';
+import { OUTLINE_TYPES, outlineOf } from './outlines';
 import type { Target } from './tracking';
 
 /** One object that the annotator wants to be tracked, as CVAT has it. */
@@ -37,9 +37,13 @@ export interface Followed {
 /**
  * The objects of a collection, with what else the job knows of them.
  *
- * Shapes with the same label, type and group are one object if there is at most one of them on each frame: a label
- * whose objects are not grouped has one object, then. Otherwise it is unclear which is which, and each shape is an
- * object for itself; without a group it gets one of its own, so that it will be clear the next time.
+ * Shapes with the same label and group, of whatever type, are one object if there is at most one of them on each frame:
+ * a label whose objects are not grouped has one object, then. Otherwise it is unclear which is which, and each shape is
+ * an object for itself; without a group it gets one of its own, so that it will be clear the next time. `maskbank job`
+ * has the same rule (tests/cases/same_object.json), but takes several shapes of a group on one frame as the parts of
+ * one object, which cannot be joined here, as nothing here turns shapes into pixels.
+ *
+ * A shape that becomes a track leaves the masks that persons made of its object alone: CVAT has no tracks of masks.
  */
 export function followedObjects(collection: Collection, around: Surroundings): Followed {
     const { from, frames, everything } = around;
@@ -53,13 +57,19 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         const becomesTrack = around.convert && source.type !== 'mask';
         const alike = everything.shapes.filter(
             ({ frame, label_id, type, group }) =>
-                visited.has(frame) && label_id === source.label_id && type === source.type && group === source.group,
+                visited.has(frame) &&
+                OUTLINE_TYPES.includes(type) &&
+                label_id === source.label_id &&
+                group === source.group,
         );
         const elsewhere = alike.filter(({ frame }) => frame !== from);
         const clear = new Set(alike.map(({ frame }) => frame)).size === alike.length;
         unclear ||= !clear && elsewhere.length > 0;
-        const others = clear ? elsewhere : [];
-        const byPersons = others.filter((shape) => !around.isMachineMade(shape, shape));
+        const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
+        const others = clear
+            ? elsewhere.filter((shape) => !(becomesTrack && shape.type === 'mask' && isByPerson(shape)))
+            : [];
+        const byPersons = others.filter(isByPerson);
         return {
             kind: 'shape',
             source,

@@ -1,6 +1,7 @@
 import type { Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { FollowedObject, FollowedShape } from './objects';
 import type { Outline } from './outlines';
+import { asType, outlineOf } from './outlines';
 import type { Target, Tracked } from './tracking';
 
 export interface Results extends CollectionActionOutput {
@@ -83,9 +84,10 @@ function changesOf(
 function shapesOf({ source, group }: FollowedShape, found: Found): Shape[] {
     const { label_id, occluded, z_order, attributes } = source;
     const always = { label_id, group, occluded, z_order, rotation: 0, outside: false, source: 'auto', elements: [] };
-    return [...found].flatMap(([frame, outline]) =>
-        outline ? [{ ...always, frame, ...outline, attributes: attributes.map((each) => ({ ...each })) }] : [],
-    );
+    return [...found].flatMap(([frame, outline]) => {
+        const own = attributes.map((each) => ({ ...each }));
+        return outline ? [{ ...always, frame, ...asType(outline, source.type), attributes: own }] : [];
+    });
 }
 
 /**
@@ -105,11 +107,12 @@ function keyframesOf(
     const { occluded, z_order } = before.findLast(({ frame }) => frame <= from) ?? before[0]!;
     const after = new Map(before.map((keyframe) => [keyframe.frame, keyframe]));
     const own = new Set<Keyframe>();
-    let { points } = start;
+    const { type } = before[0]!; // a track has one type
+    let { points } = asType(start, type);
     const set = (frame: number, outline: Outline | null): void => {
-        points = outline?.points ?? points;
+        points = outline ? asType(outline, type).points : points;
         const attributes = after.get(frame)?.attributes ?? [];
-        const keyframe = { frame, ...start, points, rotation: 0, occluded, z_order, outside: !outline, attributes };
+        const keyframe = { frame, type, points, rotation: 0, occluded, z_order, outside: !outline, attributes };
         after.set(frame, keyframe);
         own.add(keyframe);
     };
@@ -145,11 +148,18 @@ function convertedTrack(source: Shape, absorbed: readonly Shape[], labels: Job['
         frame: source.frame,
         elements: [],
         attributes: source.attributes.filter(({ spec_id }) => !mutable.has(spec_id)),
-        shapes: [source, ...absorbed].map(({ frame, type, points, rotation, occluded, z_order, attributes }) => ({
-            ...{ frame, type, points, rotation, occluded, z_order, outside: false },
-            attributes: attributes.filter(({ spec_id }) => mutable.has(spec_id)),
+        shapes: [source, ...absorbed].map((shape) => ({
+            ...drawnAs(shape, source.type),
+            ...{ frame: shape.frame, occluded: shape.occluded, z_order: shape.z_order, outside: false },
+            attributes: shape.attributes.filter(({ spec_id }) => mutable.has(spec_id)),
         })),
     };
+}
+
+/** What is drawn of a shape, as one of another type; without a change of type it stays rotated. */
+function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
+    const { points, rotation } = shape;
+    return shape.type === type ? { type, points, rotation } : { ...asType(outlineOf(shape), type), rotation: 0 };
 }
 
 /** The same track with other keyframes; partly a program's work, unless all of it was so before. */

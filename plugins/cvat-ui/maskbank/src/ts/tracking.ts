@@ -115,9 +115,9 @@ async function nextFrame(
         return answerFor(states.length, await call({ type: 'track', frame, states }));
     }
     const answer = answerFor(states.length, await call({ type: 'track', frame, states, shapes: seeds }));
-    // The function answers a seed with the seed. Where it does not, the server has dropped it on the way.
+    const certainties = await Promise.all(answer.states.map((state) => readState(state)));
     const dropped = seeds.flatMap((seed, index) =>
-        seed && !sameOutline(seed, answer.shapes[index] ?? null) ? [{ seed, index }] : [],
+        seed && isDropped(seed, answer.shapes[index] ?? null, certainties[index] ?? null) ? [{ seed, index }] : [],
     );
     if (dropped.length) {
         const request = { type: 'init_tracking', frame, shapes: dropped.map(({ seed }) => seed) } as const;
@@ -127,6 +127,17 @@ async function nextFrame(
         });
     }
     return answer;
+}
+
+/**
+ * Whether the server has dropped a seed on the way to the function, which else answers it with the seed; or, where the
+ * object started with an outline of another type, with one of that type, and is sure of it.
+ */
+function isDropped(seed: Outline, answer: Outline | null, certainty: Certainty | null): boolean {
+    if (answer && answer.type !== seed.type) {
+        return certainty !== null && certainty.confidence < 1;
+    }
+    return !sameOutline(seed, answer);
 }
 
 /** The reply to `track`, checked: an outline or null, and a state, for each object in the order of the request. */

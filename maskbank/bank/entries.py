@@ -1,0 +1,108 @@
+"""Entries of a feature bank: keys, values, and what the bank's policy needs to know of them.
+
+An entry is one key (what a place of a frame looks like) and one value per object that shares the key (what the network
+wants to know of the object there). Everything is immutable: operations return new entries that share unchanged tensors
+with the old ones. Notation: N entries, K objects, Ck and Cv channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Entries of a bank, side by side in plain tensors.
+
+    Attributes:
+        keys: (Ck, N) float.
+        values: (K, Cv, N) float; K objects share the keys.
+        valid: (K, N) bool; whether object k may read the entry. False e.g. where the object joined later.
+        frame: (N,) int64; the index of the frame an entry comes from.
+        usage: (N,) float32; grows whenever a query reads the entry.
+
+    Raises:
+        ValueError: the tensors do not fit together.
+    """
+
+    keys: Tensor
+    values: Tensor
+    valid: Tensor
+    frame: Tensor
+    usage: Tensor
+
+    def __post_init__(self) -> None:
+        n = self.keys.shape[-1] if self.keys.ndim == 2 else -1
+        fits = self.values.ndim == 3 and self.values.shape[2] == n
+        fits = fits and self.valid.shape == (self.values.shape[0], n)
+        if not fits or self.frame.shape != (n,) or self.usage.shape != (n,):
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in self.tensors())
+            raise ValueError(f"The tensors of bank entries do not fit together: {shapes}.")
+        if (self.valid.dtype, self.frame.dtype, self.usage.dtype) != (torch.bool, torch.int64, torch.float32):
+            dtypes = f"{self.valid.dtype}, {self.frame.dtype}, {self.usage.dtype}"
+            raise ValueError(f"Valid, frame and usage must be bool, int64 and float32, not {dtypes}.")
+
+    @classmethod
+    def of_frame(cls, keys: Tensor, values: Tensor, frame: int, valid: Tensor | None = None) -> Entries:
+        """Fresh entries of one frame, from what a network memorized.
+
+        Args:
+            keys: (Ck, N).
+            values: (K, Cv, N).
+            frame: index of the frame.
+            valid: (K,) bool, which objects may read this frame; by default all.
+        """
+        objects, n = values.shape[0], keys.shape[1]
+        if valid is None:
+            valid = torch.ones(objects, dtype=torch.bool)
+        return cls(
+            keys=keys,
+            values=values,
+            valid=valid.to(keys.device).unsqueeze(1).repeat(1, n),
+            frame=torch.full((n,), frame, dtype=torch.int64, device=keys.device),
+            usage=torch.zeros(n, device=keys.device),
+        )
+
+    def __len__(self) -> int:
+        return self.keys.shape[1]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The names and tensors, in the order of the attributes."""
+        return ((field.name, getattr(self, field.name)) for field in fields(self))
+
+    def in_half_precision(self) -> Entries:
+        """Keys and values as a store keeps them, so that a bank that was stored goes on exactly as one that was not.
+
+        They are rounded to half precision, and contiguous: sums depend on the layout in their last bits.
+        """
+        keys, values = (t.half().to(t.dtype).contiguous() for t in (self.keys, self.values))
+        return replace(self, keys=keys, values=values)
+
+    def select(self, index: Tensor) -> Entries:
+        """The entries at an index, (n,) int64 positions or (N,) bool."""
+        return Entries(**{name: tensor[..., index] for name, tensor in self.tensors()})
+
+    def concat(self, other: Entries) -> Entries:
+        """These entries, then the other's.
+
+        Raises:
+            ValueError: the two differ in channels or in the number of objects.
+        """
+        if self.keys.shape[0] != other.keys.shape[0] or self.values.shape[:2] != other.values.shape[:2]:
+            ours = f"keys {tuple(self.keys.shape)}, values {tuple(self.values.shape)}"
+            theirs = f"keys {tuple(other.keys.shape)}, values {tuple(other.values.shape)}"
+            raise ValueError(f"Entries of different kinds cannot be joined: {ours} with {theirs}.")
+        joined = {name: torch.cat([tensor, getattr(other, name)], -1) for name, tensor in self.tensors()}
+        return Entries(**joined)
+
+    def add_objects(self, count: int) -> Entries:
+        """The same entries with `count` more objects, which may read none of them."""
+        return replace(
+            self,
+            values=torch.cat([self.values, self.values.new_zeros(count, *self.values.shape[1:])]),
+            valid=torch.cat([self.valid, self.valid.new_zeros(count, len(self))]),
+        )

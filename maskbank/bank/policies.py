@@ -1,0 +1,149 @@
+"""How a bank learns a frame and stays small: the default policy, and the paper's.
+
+Both return new banks; see Liang, Li, Jafari, Chen, NeurIPS 2020 (arXiv 2010.07958), section 3.2.
+"""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import BankFullError, FeatureBank
+from maskbank.bank.merging import MERGE_THRESHOLD, UPDATE_RATE, merge
+
+PAPER_TOTAL = 300_000  # entries of all classes together (the authors' default)
+PAPER_TWO_CLASS_SHARE = 0.8  # of a class's budget, where there are only two classes (the authors' default)
+
+# Ours. A 480p frame has 1620 entries, so there is room for 18 seed frames.
+DEFAULT_BUDGET = 30_000  # entries
+DEFAULT_RECENT_FRAMES = 3  # memorized frames
+DEFAULT_OLDER = 3_000  # entries; what is read at every frame costs time at every frame
+
+
+def paper_budget(total: int, classes: int) -> int:
+    """The authors' budget of one class, in entries; `total` is shared by all classes, background included."""
+    budget = total // classes
+    return int(PAPER_TWO_CLASS_SHARE * budget) if classes == 2 else budget
+
+
+@dataclass(frozen=True)
+class PaperPolicy:
+    """The authors' policy: every frame is merged into one pool at once; what is little used goes.
+
+    Everything lives in the bank's `older` part. As in the authors' implementation the budget can be exceeded
+    in two cases: by the first frame, and where a single frame has more new entries than the budget.
+
+    Attributes:
+        budget_per_class: entries of one bank, see `paper_budget`.
+        update_rate: share of the new direction in a merge.
+        merge_threshold: cosine similarity of keys above which entries merge.
+    """
+
+    budget_per_class: int
+    update_rate: float = UPDATE_RATE
+    merge_threshold: float = MERGE_THRESHOLD
+
+    def __post_init__(self) -> None:
+        check_merging(self.budget_per_class, self.update_rate, self.merge_threshold)
+
+    def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+        """A bank that has learnt an outlined frame; after the first it is a frame like any other."""
+        return self.memorize(bank, entries)
+
+    def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+        """A bank that has learnt one frame: `entries` of that frame only, at least one."""
+        if bank.older is None:
+            return replace(bank, older=entries)
+        # Not renormalised: merged vectors get a little shorter every time, as in the authors' implementation.
+        older, fresh = merge(bank.older, entries, self.update_rate, self.merge_threshold, renormalise=False)
+        now = int(entries.frame[0])
+        while len(older) and len(older) + len(fresh) > self.budget_per_class:
+            scores = usage_per_age(older, now)
+            older = older.select(scores > int(scores.min()) + 1)
+        return replace(bank, older=older.concat(fresh))
+
+
+@dataclass(frozen=True)
+class AdaptivePolicy:
+    """The default policy: seeds for ever, recent frames whole, older ones merged and thinned, a hard budget.
+
+    Keys and values are kept as half-precision numbers. `len(bank) <= budget` holds after every call. Keeping recent
+    frames whole avoids what XMem (arXiv 2207.07115) found to be AFB-URR's weakness: features compressed as soon as
+    they are made lose detail.
+
+    Attributes:
+        budget: entries of one bank.
+        recent_frames: memorized frames that are kept whole; fewer where the budget does not hold them.
+        older: entries that are kept of all other frames together; fewer where the budget does not hold them.
+        merge_threshold: cosine similarity of keys above which entries merge.
+        update_rate: share of the new direction in a merge.
+    """
+
+    budget: int = DEFAULT_BUDGET
+    recent_frames: int = DEFAULT_RECENT_FRAMES
+    older: int = DEFAULT_OLDER
+    merge_threshold: float = MERGE_THRESHOLD
+    update_rate: float = UPDATE_RATE
+
+    def __post_init__(self) -> None:
+        check_merging(self.budget, self.update_rate, self.merge_threshold)
+        if self.recent_frames < 0 or self.older < 0:
+            raise ValueError(
+                f"Recent frames and older entries must be 0 or more, not {self.recent_frames}, {self.older}."
+            )
+
+    def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+        """A bank that has learnt an outlined frame for ever: `entries` of that frame only, at least one.
+
+        Raises:
+            BankFullError: the outlined frames together would exceed the budget.
+        """
+        outlined = 0 if bank.seeds is None else len(bank.seeds)
+        if outlined + len(entries) > self.budget:
+            raise BankFullError(
+                f"The feature bank has a budget of {self.budget} entries, of which outlined frames hold "
+                f"{outlined} for ever: one more outlined frame of {len(entries)} does not fit."
+            )
+        entries = entries.in_half_precision()
+        seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
+        return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
+
+    def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+        """A bank that has learnt one frame: `entries` of that frame only, at least one."""
+        return self._fitted(replace(bank, recent=(*bank.recent, entries.in_half_precision())), int(entries.frame[0]))
+
+    def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
+        """The bank within its limits: recent frames become older entries, and the least used of these go."""
+        room = self.budget - (0 if bank.seeds is None else len(bank.seeds))
+        older, recent = bank.older, bank.recent
+        while len(recent) > self.recent_frames or sum(len(frame) for frame in recent) > room:
+            leaving, *staying = recent
+            older, recent = self._compressed(older, leaving), tuple(staying)
+        limit = min(self.older, room - sum(len(frame) for frame in recent))
+        if older is not None and len(older) > limit:
+            worst_first = usage_per_age(older, now).argsort(stable=True)  # of equals, the oldest goes first
+            older = older.select(worst_first[len(older) - limit :].sort().values)
+        return replace(bank, older=older, recent=recent)
+
+    def _compressed(self, older: Entries | None, leaving: Entries) -> Entries:
+        """The older entries with a frame that leaves the recent ones."""
+        if older is None:
+            return leaving
+        # Renormalised: else entries that are merged at every frame would fade away in a video of thousands.
+        older, fresh = merge(older, leaving, self.update_rate, self.merge_threshold, renormalise=True)
+        return older.in_half_precision().concat(fresh)
+
+
+def check_merging(budget: int, update_rate: float, merge_threshold: float) -> None:
+    """Refuse settings without meaning with a `ValueError`."""
+    if budget < 1:
+        raise ValueError(f"The budget of a bank must be at least 1 entry, not {budget}.")
+    if not 0 <= update_rate <= 1:
+        raise ValueError(f"The update rate must be between 0 and 1, not {update_rate}.")
+    if not -1 <= merge_threshold <= 1:
+        raise ValueError(f"The merge threshold must be a cosine, between -1 and 1, not {merge_threshold}.")
+
+
+def usage_per_age(entries: Entries, now: int) -> Tensor:
+    """How much entries were used per frame of distance from frame `now`, (N,); tracking may go backwards."""
+    return entries.usage / (entries.frame - now).abs().clamp(min=1)

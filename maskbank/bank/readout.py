@@ -1,0 +1,92 @@
+"""Reading a feature bank: every place of a frame takes the values of the entries that its query resembles.
+
+The one read-out of all networks. They differ in how a key resembles a query (`Similarity`) and in what counts as use of
+an entry (`CountUsage`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from maskbank.bank.feature_bank import FeatureBank
+
+# Queries that read a bank at once on a CPU: their similarities, up to some 10 MB, are worked on while in its cache.
+# All queries of a frame at once take two to three times as long, and several times the memory.
+QUERIES_AT_ONCE = 256
+READ_ELEMENTS = 1 << 24  # similarities (entries × queries) held at once anywhere: 64 MiB in float32
+
+Similarity = Callable[[Tensor, Tensor], Tensor]
+"""Keys (1, Ck, N) and queries (1, Ck, M) → (1, M, N), whose softmax over the entries are the weights of the read-out."""
+CountUsage = Callable[[Tensor], Tensor]
+"""Weights (M, N) of the queries of a frame → what the usage counters of the entries grow by, (N,)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What a bank with N entries and K objects answers to the M queries of a frame.
+
+    Attributes:
+        values: (K, Cv, M).
+        best_similarity: (K, M), to the entry that resembles the query most, among those that the object may read.
+        usage: (N,), in the order of the bank's parts; objects that share their keys count by their share.
+    """
+
+    values: Tensor
+    best_similarity: Tensor
+    usage: Tensor
+
+
+def read(
+    bank: FeatureBank,
+    query: Tensor,
+    similarity: Similarity,
+    count_usage: CountUsage,
+    precision: torch.dtype = torch.float32,
+) -> Readout:
+    """Reads a bank (Liang et al. 2020, section 3.2); objects that may read the same entries share one softmax.
+
+    Args:
+        bank: with at least one entry.
+        query: (1, Ck, M) query keys of a frame.
+        similarity, count_usage: see their types.
+        precision: of values and weights as they are multiplied, not of what the weights come from.
+
+    Raises:
+        ValueError: there is an object that may read no entry.
+    """
+    parts = bank.parts
+    valid = _joined([part.valid for part in parts]) if parts else None
+    if valid is None or not valid.any(1).all():
+        raise ValueError("The bank has no entry to read.")
+    keys = _joined([part.keys for part in parts])[None]
+    values = _joined([part.values.to(precision) for part in parts])
+    patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
+    groups = []  # of objects that may read the same: which ones, what is hidden from them if anything, their values
+    for number, readable in enumerate(patterns):
+        readers = (pattern_of == number).nonzero()[:, 0]
+        own = values if len(readers) == len(values) else values[readers]
+        groups.append((readers, None if readable.all() else ~readable, own.flatten(0, 1)))
+
+    queries = query.shape[2]
+    readout = values.new_empty(*values.shape[:2], queries)
+    best = query.new_empty(len(values), queries)
+    usage = query.new_zeros(keys.shape[2])
+    limit = QUERIES_AT_ONCE if query.device.type == "cpu" else queries
+    at_once = max(min(limit, READ_ELEMENTS // keys.shape[2]), 1)
+    for start in range(0, queries, at_once):
+        here = slice(start, start + at_once)
+        scores = similarity(keys, query[..., here])
+        for readers, hidden, own in groups:
+            masked = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
+            weights = masked[0].softmax(1)
+            usage += count_usage(weights) * (len(readers) / len(values))
+            best[readers, here] = masked.amax(2)
+            readout[readers, :, here] = (own @ weights.to(precision).T).unflatten(0, (len(readers), -1))
+    return Readout(readout, best, usage)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """All of them along their last dimension; a single one, which may be large, is not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, -1)

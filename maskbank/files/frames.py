@@ -1,0 +1,151 @@
+"""Frames of a folder of images or of a video file, in one interface."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from maskbank.files.images import decode_image
+from maskbank.files.video import silent_stderr
+
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+MAX_PIXELS = 64_000_000  # per frame; enough for 8K video and 60-megapixel photos
+FOLDER_FPS = 25.0  # images carry no frame rate
+
+
+class FrameSource(ABC):
+    """A sequence of frames on disk; iterate for (H, W, 3) uint8 RGB arrays, as often as needed.
+
+    fps: frames per second, for playing them again.
+    """
+
+    fps: float
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """File name of frame `index`, unique also without its ending, so a mask can be named after it."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The frames, one at a time. Raises ValueError at one that cannot be read."""
+
+
+class ImageFolder(FrameSource):
+    """The images of a folder in natural order of their names (frame2 before frame10)."""
+
+    fps = FOLDER_FPS
+
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+        self.path, self.max_pixels = path, max_pixels
+        names = (entry.name for entry in path.iterdir() if entry.suffix.lower() in IMAGE_ENDINGS)
+        self._names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
+        if not self._names:
+            raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
+        stem, count = Counter(Path(name).stem for name in self._names).most_common(1)[0]
+        if count > 1:  # often images and masks in one folder: which is the frame?
+            raise ValueError(f"{path} holds {count} images named {stem}; frames need a folder of their own.")
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for name in self._names:
+            path = self.path / name
+            try:
+                yield decode_image(path.read_bytes(), self.max_pixels)
+            except (OSError, ValueError) as error:
+                raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+class VideoFile(FrameSource):
+    """A video file. Frames are turned upright as its header says; names follow CVAT's (frame_000000.png)."""
+
+    def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
+        self.path, self.max_pixels = path, max_pixels
+        capture = self._open()
+        fps = capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
+        self.fps = fps if 0 < fps < 1000 else FOLDER_FPS
+
+    @cached_property
+    def _count(self) -> int:
+        """Frames that can be decoded; counted, since headers are often wrong (cut or streamed files)."""
+        capture, count = self._open(), 0
+        while capture.grab():
+            count += 1
+        capture.release()
+        return count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def name(self, index: int) -> str:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.path} has {len(self)} frames, there is none with index {index}.")
+        return f"frame_{index:06d}.png"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        capture = self._open()
+        try:
+            while True:
+                readable, frame = capture.read()
+                if not readable:
+                    return
+                yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        finally:
+            capture.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        # FFmpeg by name: OpenCV's guessing would read "frame2.jpg" as a pattern for a sequence of images
+        with silent_stderr():
+            capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise ValueError(f"{self.path} is not a video that can be read.")
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        width, height = (capture.get(p) for p in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > self.max_pixels:
+            size = f"{width:.0f} x {height:.0f}"
+            raise ValueError(f"{self.path} has frames of {size}, more than {self.max_pixels} pixels.")
+        return capture
+
+
+def open_frames(path: str | Path, max_pixels: int = MAX_PIXELS) -> FrameSource:
+    """The frames at `path`: a folder of images or a video file.
+
+    Raises ValueError, one sentence, when there is nothing there, no image in the folder, no frame in the
+    video, or a frame has more than `max_pixels` pixels. A broken image raises when iteration reaches it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path} does not exist.")
+    if path.is_dir():
+        return ImageFolder(path, max_pixels)
+    video = VideoFile(path, max_pixels)
+    if next(iter(video), None) is None:
+        raise ValueError(f"{path} is a video without a readable frame.")
+    return video
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key that compares runs of digits as numbers: frame2 < frame10 < frame10b.
+
+    >>> sorted(["f10.png", "f9.png", "F1.png"], key=natural_key)
+    ['F1.png', 'f9.png', 'f10.png']
+    """
+    parts = re.split(r"([0-9]+)", name.lower())
+    # text at even places, digits at odd ones; the name itself at last, so that f1 and f01 have an order too
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)] + [(-1, name)]

@@ -1,0 +1,71 @@
+"""What tracking leaves in a folder: masks, a COCO JSON, an overlay video."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from maskbank.files.coco import CocoWriter
+from maskbank.files.masks import write_id_mask
+from maskbank.files.rendering import overlay
+from maskbank.files.video import VideoWriter
+
+
+class ResultFolder:
+    """Writes masks/NAME.png, annotations.json and overlay.* as frames come; whole up to the last frame added.
+
+    An interruption comes before or after a frame, never in the middle of one. Without any frame there is no
+    annotations.json, and one of an earlier run stays.
+
+    Args:
+        out: the folder; made if needed.
+        video: the ending of the overlay video; None for none.
+        fps: of that video.
+        labels: names of objects by id.
+    """
+
+    def __init__(self, out: Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
+        self.out = out
+        (out / "masks").mkdir(parents=True, exist_ok=True)
+        self._coco = CocoWriter(labels)
+        self._labels = labels or {}
+        self._closing = ExitStack()
+        self._video = self._closing.enter_context(VideoWriter(out / f"overlay.{video}", fps)) if video else None
+
+    def add(self, name: str, image: np.ndarray, ids: np.ndarray, confidence: Mapping[int, float]) -> np.ndarray:
+        """Writes the result of the frame file `name`; returns the overlay, (H, W, 3) uint8 RGB."""
+        labels = {i: f"{self._labels.get(i, i)} {value:.2f}" for i, value in confidence.items()}
+        drawn = overlay(image, ids, labels)
+        with interruptions_held_back():
+            if self._video:
+                self._video.write(drawn)
+            write_id_mask(self.out / "masks" / f"{Path(name).stem}.png", ids)
+            self._coco.add(name, ids)
+        return drawn
+
+    def __enter__(self) -> "ResultFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with interruptions_held_back():
+            self._closing.close()
+            if len(self._coco):
+                self._coco.save(self.out / "annotations.json")
+
+
+@contextmanager
+def interruptions_held_back() -> Iterator[None]:
+    """Lets a block finish before Ctrl-C or SIGTERM has its effect; for the main thread."""
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            signal.raise_signal(held[0])

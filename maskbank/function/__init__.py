@@ -1,0 +1,1 @@
+"""The Nuclio function: its handler, its health, and the same handler without Nuclio."""

@@ -1,0 +1,61 @@
+"""CVAT's side of the tracker protocol: what its server sends to the function, frame by frame."""
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib import error, request
+
+import numpy as np
+
+from maskbank.shapes.rle import decode_rle, encode_rle
+from maskbank.shapes.shape import Shape
+
+Call = Callable[[dict[str, Any]], dict[str, Any]]  # a request's body → the reply; raises FunctionError
+
+
+class FunctionError(RuntimeError):
+    """The function refused a request or failed; the text is the status and what the annotator would see."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(f"{status}: {sentence}")
+        self.status, self.sentence = status, sentence
+
+
+def http_call(url: str, timeout: float = 120.0) -> Call:
+    """A call to a function at `url`; CVAT waits 120 s."""
+
+    def call(body: dict[str, Any]) -> dict[str, Any]:
+        message = request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with request.urlopen(message, timeout=timeout) as response:
+                return json.load(response)
+        except error.HTTPError as refused:
+            raise FunctionError(refused.code, refused.read().decode(errors="replace")) from None
+
+    return call
+
+
+class TrackingSession:
+    """Tracks mask objects as CVAT does: it keeps the states and knows nothing else of the function."""
+
+    def __init__(self, call: Call):
+        self.call = call
+        self.states: list[dict[str, Any]] = []
+
+    def start(self, image: bytes, masks: Sequence[np.ndarray]) -> None:
+        """Outlines objects, (H, W) bool each, on an encoded image."""
+        shapes = [{"type": "mask", "points": encode_rle(mask)} for mask in masks]
+        self.states = self.call(self._body(image, shapes, []))["states"]
+
+    def track(self, image: bytes, size: tuple[int, int]) -> list[np.ndarray]:
+        """The masks, (H, W) bool each, on the next image, whose height and width are `size`; empty: not visible."""
+        reply = self.call(self._body(image, [None] * len(self.states), self.states))
+        self.states = reply["states"]
+        return [
+            decode_rle(Shape(**shape).points, *size) if shape else np.zeros(size, bool) for shape in reply["shapes"]
+        ]
+
+    @staticmethod
+    def _body(image: bytes, shapes: list[Any], states: list[Any]) -> dict[str, Any]:
+        return {"image": base64.b64encode(image).decode(), "shapes": shapes, "states": states}

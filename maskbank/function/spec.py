@@ -1,0 +1,45 @@
+"""The function's specification, function.yaml, for servers other than Nuclio."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskbank.resources import FUNCTION_YAML
+
+
+@dataclass(frozen=True)
+class FunctionSpec:
+    """The part of function.yaml that a server needs."""
+
+    metadata: dict[str, Any]
+    description: str
+    environment: dict[str, str]  # of its workers
+    max_body_bytes: int  # of a request
+    worker_wait_s: float  # for which a request waits for a worker
+
+    @property
+    def name(self) -> str:
+        return self.metadata["name"]
+
+    def dashboard_entry(self, port: int) -> dict[str, dict[str, Any]]:
+        """What Nuclio's dashboard says of the function when it runs on `port`, as far as CVAT reads it."""
+        return {
+            "metadata": self.metadata,
+            "spec": {"description": self.description},
+            "status": {"state": "ready", "httpPort": port},
+        }
+
+
+def read_function_spec(path: Path = FUNCTION_YAML) -> FunctionSpec:
+    content = yaml.safe_load(path.read_text())
+    spec = content["spec"]
+    [trigger] = spec["triggers"].values()
+    return FunctionSpec(
+        metadata=content["metadata"],
+        description=spec["description"],
+        environment={variable["name"]: variable["value"] for variable in spec["env"]},
+        max_body_bytes=trigger["attributes"]["maxRequestBodySize"],
+        worker_wait_s=trigger["workerAvailabilityTimeoutMilliseconds"] / 1000,
+    )

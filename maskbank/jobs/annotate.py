@@ -1,0 +1,254 @@
+"""`maskbank job`: the outlines in a CVAT job become annotations on all its frames."""
+
+import hashlib
+import itertools
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from maskbank import __version__
+from maskbank.jobs.cvat import Cvat, CvatJob
+from maskbank.jobs.function import Propagate
+from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
+from maskbank.jobs.retrying import retried
+from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
+from maskbank.jobs.sweeps import backward_order, forward_order, fuse, sweep
+from maskbank.jobs.uploads import (
+    Annotations,
+    annotations_of,
+    count,
+    earlier_results,
+    in_requests,
+    result_type,
+    without,
+)
+
+UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
+
+
+@dataclass(frozen=True)
+class AnnotateOptions:
+    """How jobs are annotated.
+
+    form: what the results are made into, one of `uploads.FORMS`; None: each object's as it was drawn.
+    labels: the names of the labels to track; empty: all.
+    dry_run: upload nothing.
+    replace: delete the results of earlier runs.
+    work: the folder where what was tracked is kept.
+    tracker: names the function and its settings; what another one tracked is not gone on with.
+    retry_s: for so long a server that does not answer is waited for.
+    """
+
+    form: str | None
+    labels: Sequence[str]
+    dry_run: bool
+    replace: bool
+    work: Path
+    tracker: str
+    retry_s: float = 120.0
+
+
+@dataclass(frozen=True)
+class JobToTrack:
+    """A job, and what of it is asked for."""
+
+    job: CvatJob
+    annotations: Mapping[str, Any]  # all
+    objects: list[JobObject]
+    label_ids: set[int]  # of the results
+
+    def folder(self, host: str, options: AnnotateOptions) -> Path:
+        key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        server = re.sub(r"[^\w.-]+", "_", host.partition("://")[2])
+        return options.work / server / f"job-{self.job.id}" / digest[:16]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What there is to do in CVAT."""
+
+    results: list[dict[int, SweepPrediction]]  # by object and frame
+    made: Annotations
+    missing: Annotations  # what of it is not in CVAT yet
+    outdated: Annotations  # results of earlier runs that are there
+
+
+def annotate(cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, options: AnnotateOptions) -> None:
+    """Tracks what is outlined in jobs through all their frames, uploads it, and prints a report for each.
+
+    All jobs are checked before the first is tracked. A run that is stopped goes on from where it was when it is run
+    again.
+
+    Raises ValueError where somebody has to do something about it, ConnectionError where a server does not answer;
+    with one sentence.
+    """
+    jobs = [load_job(cvat, job_id, options) for job_id in job_ids]
+    if not any(each.objects for each in jobs):
+        raise ValueError(
+            "There is nothing to track: outline each object on a frame, as a mask, a polygon, a box or an ellipse."
+        )
+    for each in jobs:
+        if not each.objects:
+            print(f"Job {each.job.id}: nothing is outlined in it.")
+            continue
+        try:
+            print(annotate_job(cvat, each, propagate, options))
+        except ConnectionError as error:
+            reason = str(error).rstrip(".")
+            raise ConnectionError(f"{reason}; what was done is kept, so run this again later.") from error
+
+
+def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
+    """Raises ValueError for labels that are not there, outlines that cannot be told apart, and results that CVAT would
+    not take."""
+    job = cvat.job(job_id)
+    by_name = {label.name: label for label in job.labels}
+    for name in options.labels:
+        if name not in by_name:
+            raise ValueError(f"Job {job_id} has no label {name}; it has {', '.join(by_name) or 'none'}.")
+    labels = {by_name[name].id: by_name[name] for name in options.labels or by_name}
+    annotations = cvat.annotations(job_id)
+    try:
+        objects = find_objects(annotations, labels, job.frames)
+        for drawn in objects:
+            result_type(drawn, options.form)
+    except ValueError as error:
+        raise ValueError(f"Job {job_id}: {error}") from error
+    return JobToTrack(job, annotations, objects, set(labels) if options.labels else {o.label.id for o in objects})
+
+
+def annotate_job(cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options: AnnotateOptions) -> str:
+    """Tracks and uploads; returns the report."""
+    job = outlined.job
+    folder = RunFolder(outlined.folder(cvat.host, options))
+    form = options.form or "as drawn"
+    with folder.alone():
+        if folder.noted("uploaded") == form and not (options.replace or options.dry_run):
+            return f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do."
+        if folder.noted("uploading") != form:
+            _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
+        forward, backward = _track(cvat, outlined, propagate, options, folder)
+        if not options.dry_run:
+            folder.note("uploaded", "")
+            folder.note("uploading", form)
+
+        def upload() -> Upload:
+            found = plan_upload(cvat, outlined, forward, backward, options)
+            if not options.dry_run:
+                _refuse_outdated(job, found.outdated, options)
+                for portion in in_requests(found.outdated):
+                    cvat.delete(job.id, portion)
+                for portion in in_requests(found.missing):
+                    cvat.create(job.id, portion)
+            return found
+
+        found = retried(upload, options.retry_s, _say)
+        if not options.dry_run:
+            folder.note("uploaded", form)
+    return report(outlined, found, options)
+
+
+def _track(
+    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options: AnnotateOptions, folder: RunFolder
+) -> tuple[dict[int, list[SweepPrediction | None]], dict[int, list[SweepPrediction | None]]]:
+    """The objects' answers by frame of the forward and of the backward sweep."""
+    job, objects = outlined.job, outlined.objects
+    logs = [
+        folder.log("forward", forward_order(job.frames, objects)),
+        folder.log("backward", backward_order(job.frames, objects)),
+    ]
+
+    def image_of(frame: int) -> bytes:
+        return retried(partial(cvat.image, job.id, frame), options.retry_s, _say)
+
+    def ask(body: dict[str, Any]) -> dict[str, Any]:
+        return retried(partial(propagate, body), options.retry_s, _say)
+
+    total = sum(len(log.order) for log in logs)
+    with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
+        for log in logs:
+            if len(log.order) > 1:  # one frame has a seed, and nothing to find
+                for _ in sweep(log, objects, image_of, ask):
+                    bar.update(_answered(logs) - bar.n)
+        bar.update(total - bar.n)
+    return tuple(dict(zip(log.order, log.answers, strict=False)) for log in logs)
+
+
+def _answered(logs: Iterable[SweepLog]) -> int:
+    return sum(len(log.answers) for log in logs)
+
+
+def _say(reason: str) -> None:
+    tqdm.write(f"{reason} Trying again.", file=sys.stderr)
+
+
+def plan_upload(
+    cvat: Cvat,
+    outlined: JobToTrack,
+    forward: Mapping[int, list[SweepPrediction | None]],
+    backward: Mapping[int, list[SweepPrediction | None]],
+    options: AnnotateOptions,
+) -> Upload:
+    """What to upload into the job as it is now.
+
+    Raises ValueError when other objects are outlined in it than those that were tracked.
+    """
+    now = load_job(cvat, outlined.job.id, options)
+    if seeds_digest(now.objects) != seeds_digest(outlined.objects):
+        raise ValueError(
+            f"The outlines in job {now.job.id} were changed while they were tracked, so nothing was uploaded; "
+            "run this again to track the new ones."
+        )
+    frames = sorted(set(now.job.frames) & set(outlined.job.frames))
+    results = fuse(frames, now.objects, forward, backward)
+    made = annotations_of(now.objects, results, options.form, frames)
+    there = earlier_results(now.annotations, now.label_ids)
+    return Upload(results, made, missing=without(made, there), outdated=without(there, made))
+
+
+def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptions) -> None:
+    if count(outdated) and not (options.replace or options.dry_run):
+        raise ValueError(
+            f"Job {job.id} already has {count(outdated)} automatic annotations of these labels, of an earlier run or "
+            "another program; give --replace to delete them first."
+        )
+
+
+def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> str:
+    """What was done, and what an annotator should look at."""
+    made, there = count(upload.made), count(upload.made) - count(upload.missing)
+    frames = len({frame for found in upload.results for frame in found})
+    kind = "track" if options.form == "track" else "shape"
+    done = "would be uploaded" if options.dry_run else "uploaded"
+    lines = [
+        f"Job {outlined.job.id}: {_counted(len(outlined.objects), 'object')} tracked on {_counted(frames, 'frame')}, "
+        f"{_counted(made, kind)} made, {count(upload.missing)} {done}" + (f", {there} there already." if there else ".")
+    ]
+    if count(upload.outdated):
+        done = "would have to be deleted first (--replace)" if options.dry_run else "deleted"
+        lines.append(f"  {_counted(count(upload.outdated), 'automatic annotation')} of earlier runs {done}.")
+    for drawn, found in zip(outlined.objects, upload.results, strict=True):
+        unsure = [frame for frame, answer in found.items() if answer.confidence < UNSURE_BELOW]
+        gone = [frame for frame, answer in found.items() if answer.mask is None]
+        remarks = [f"{what} on {ranges(which)}" for what, which in (("unsure", unsure), ("gone", gone)) if which]
+        lines.append(f"  {drawn.name}: {'; '.join(remarks) or 'sure on all frames'}")
+    return "\n".join(lines)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def ranges(frames: Sequence[int]) -> str:
+    """Frame numbers in few words: 3-5, 9."""
+    runs = itertools.groupby(enumerate(sorted(frames)), key=lambda numbered: numbered[1] - numbered[0])
+    ends = [[frame for _, frame in run] for _, run in runs]
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in ends)

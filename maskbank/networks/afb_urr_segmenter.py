@@ -1,0 +1,53 @@
+"""`AfbUrr` as the tracker uses it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import BankRequest
+from maskbank.networks.afb_urr import AfbUrr, Features
+from maskbank.networks.aggregation import aggregate
+from maskbank.networks.segmenter import Segmentation
+
+
+class AfbUrrSegmenter:
+    """`AfbUrr` behind the interface `Segmenter`: the background has the first bank, then each object its own."""
+
+    def __init__(self, network: AfbUrr, device: torch.device):
+        self.network = network.eval().to(device)
+
+    def encode(self, image: Tensor) -> Features:
+        return self.network.encode(image)
+
+    def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
+        return (*(banks or (FeatureBank(),)), *(FeatureBank() for _ in range(count)))
+
+    def memorize(
+        self, features: Features, probabilities: Tensor, valid: Tensor, frame: int
+    ) -> tuple[Entries | None, ...]:
+        background = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
+        encoded = self.network.memorize(features, torch.cat([background, probabilities]))
+        may_memorize = [bool(valid.all()), *valid.tolist()]  # the background is what no object is: sure where all are
+        return tuple(
+            Entries.of_frame(keys, values, frame) if may else None
+            for (keys, values), may in zip(encoded, may_memorize, strict=True)
+        )
+
+    def prev_mask(self, probabilities: Tensor) -> Tensor:
+        """The network takes none."""
+        return probabilities.new_empty(len(probabilities), 0, 0)
+
+    def segment(self, features: Features, requests: Sequence[BankRequest]) -> list[Segmentation]:
+        """The network has no heads for presence and quality: presence is 1, quality how sure the mask's pixels are."""
+        found = []
+        for request in requests:
+            logits, usage = self.network.segment(features, request.memory.banks)
+            logits = logits[1:] - logits[:1]
+            probability = aggregate(logits[None])[0]
+            mask = probability > 0.5
+            sure = (probability * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
+            found.append(Segmentation(logits, torch.ones_like(sure), sure, tuple(usage)))
+        return found

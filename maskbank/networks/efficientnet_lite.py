@@ -1,0 +1,70 @@
+"""The encoder of `Lite`: EfficientNet-Lite0 down to stride 16."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """EfficientNet-Lite0 (Tan and Le 2019, in Google's variant for small devices) down to stride 16.
+
+    Its modules come in the order of the published weights, which `maskbank.training.pretrained` relies on.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU6(inplace=True))
+        self.to2 = InvertedResidual(32, 16, 1, 3, 1)
+        self.to4 = nn.Sequential(InvertedResidual(16, 24, 6, 3, 2), InvertedResidual(24, 24, 6, 3, 1))
+        self.to8 = nn.Sequential(InvertedResidual(24, 40, 6, 5, 2), InvertedResidual(40, 40, 6, 5, 1))
+        self.to16 = nn.Sequential(
+            InvertedResidual(40, 80, 6, 3, 2),
+            InvertedResidual(80, 80, 6, 3, 1),
+            InvertedResidual(80, 80, 6, 3, 1),
+            InvertedResidual(80, 112, 6, 5, 1),
+            InvertedResidual(112, 112, 6, 5, 1),
+            InvertedResidual(112, 112, 6, 5, 1),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        f2 = self.to2(self.stem(same_padding(images, 3)))
+        f4 = self.to4(f2)
+        f8 = self.to8(f4)
+        return f2, f4, f8, self.to16(f8)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter each channel, project (MobileNetV2, Sandler et al. 2018)."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        hidden = inputs * expansion
+        self.kernel, self.stride = kernel, stride
+        self.expand = (
+            nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.ReLU6(inplace=True)) if expansion > 1 else nn.Identity()
+        )
+        padding = kernel // 2 if stride == 1 else 0
+        self.filter = nn.Sequential(
+            nn.Conv2d(hidden, hidden, kernel, stride, padding, groups=hidden), nn.ReLU6(inplace=True)
+        )
+        self.project = nn.Conv2d(hidden, outputs, 1)
+        self.shortcut = inputs == outputs and stride == 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.expand(x)
+        if self.stride == 2:
+            hidden = same_padding(hidden, self.kernel)
+        y = self.project(self._filtered(hidden))
+        return x + y if self.shortcut else y
+
+    def _filtered(self, hidden: Tensor) -> Tensor:
+        if not (hidden.requires_grad and hidden.device.type == "cpu"):
+            return self.filter(hidden)
+        with torch.autocast("cpu", enabled=False):  # in full precision the gradient is two to four times as fast there
+            return self.filter(hidden.float())
+
+
+def same_padding(x: Tensor, kernel: int) -> Tensor:
+    """Zeros around x for a convolution of stride 2, more at the right and bottom, as in TensorFlow (even sizes)."""
+    before = (kernel - 2) // 2
+    return F.pad(x, (before, kernel - 2 - before) * 2)

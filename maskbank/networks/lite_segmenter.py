@@ -1,0 +1,125 @@
+"""`Lite` as the tracker uses it."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.bank.entries import Entries
+from maskbank.bank.feature_bank import FeatureBank
+from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
+from maskbank.bank.readout import read
+from maskbank.networks.lite import Decoder, Lite, LiteFeatures, full_size, similarity, to_prev_mask
+from maskbank.networks.novelty import familiar, key_novelty, object_novelty
+from maskbank.networks.segmenter import Segmentation
+
+
+class LiteSegmenter:
+    """`Lite` behind the interface `Segmenter`: one bank per memory, whose keys all objects share.
+
+    Attributes:
+        network: as it segments, its batch norms merged into convolutions.
+        trained_decoder: as it was trained, with batch norms: what tuning to a job starts from.
+    """
+
+    def __init__(self, network: Lite, device: torch.device):
+        self.trained_decoder = copy.deepcopy(network.decoder).eval().requires_grad_(False).to(device)
+        self._tuned: WeakKeyDictionary[TunedDecoder, Decoder] = WeakKeyDictionary()
+        network = fold_batch_norm(network.eval()).requires_grad_(False)
+        self.network = network.to(device, memory_format=torch.channels_last)
+        self.device = device
+        self.autocast = fast_bfloat16(device)
+
+    def _fast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+    def encode(self, image: Tensor) -> LiteFeatures:
+        with self._fast():
+            return self.network.encode(image.contiguous(memory_format=torch.channels_last))
+
+    def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
+        return (banks[0].add_objects(count),) if banks else (FeatureBank(),)
+
+    def memorize(
+        self, features: LiteFeatures, probabilities: Tensor, valid: Tensor, frame: int
+    ) -> tuple[Entries | None, ...]:
+        if not valid.any():
+            return (None,)
+        with self._fast():
+            values = self.network.value(features, probabilities[None])[0]
+        return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid),)
+
+    def prev_mask(self, probabilities: Tensor) -> Tensor:
+        return (to_prev_mask(probabilities) * 255).round() / 255  # a store keeps a byte each
+
+    def segment(self, features: LiteFeatures, requests: Sequence[BankRequest]) -> list[Segmentation]:
+        """Memories share a pass of the decoder, which lets their objects compete.
+
+        By itself goes one with a tuned decoder, or with objects that are not requested: others must not yield to them.
+        """
+        batches: dict[tuple[int, int], list[int]] = {}
+        for i, request in enumerate(requests):
+            passed_alone = i if request.has_unrequested else -1
+            batches.setdefault((id(request.memory.tuned_decoder), passed_alone), []).append(i)
+        found: dict[int, Segmentation] = {}
+        for batch in batches.values():
+            found |= zip(batch, self._segment(features, [requests[i].memory for i in batch]), strict=True)
+        return [found[i] for i in range(len(requests))]
+
+    def _segment(self, features: LiteFeatures, memories: Sequence[Memory]) -> Iterator[Segmentation]:
+        """Of memories with the same decoder."""
+        query, threshold = features.key.float(), self.network.novelty_threshold
+        precision = torch.bfloat16 if self.autocast else torch.float32
+        readouts = [read(memory.banks[0], query, similarity, total_weight, precision) for memory in memories]
+        grid = features.f4.shape[-2:]
+        # The images of a job may differ in size.
+        prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, grid) for memory in memories])
+        with self._fast():
+            values = torch.cat([readout.values for readout in readouts])
+            decoded = self.network.decode(features, values[None], prev_mask[None], self._decoder(memories[0]))
+        logits = full_size(decoded.logits.float(), features.size)[0]
+        novelty = key_novelty(torch.cat([readout.best_similarity for readout in readouts]), query)
+        score = object_novelty(novelty[None], decoded.coarse.float())[0]
+        presence = decoded.presence[0].sigmoid() * familiar(score, threshold)
+        parts = (logits, presence, decoded.quality[0].sigmoid())
+        split = (part.split([memory.objects for memory in memories]) for part in parts)
+        for *own, readout in zip(*split, readouts, strict=True):
+            yield Segmentation(*own, (readout.usage,))
+
+    def _decoder(self, memory: Memory) -> Decoder:
+        tuned = memory.tuned_decoder
+        if tuned is None:
+            return self.network.decoder
+        if tuned not in self._tuned:
+            decoder = copy.deepcopy(self.trained_decoder)
+            decoder.load_state_dict(dict(tuned.weights), strict=False)  # the rest was not tuned
+            self._tuned[tuned] = fold_batch_norm(decoder).to(memory_format=torch.channels_last)
+        return self._tuned[tuned]
+
+
+def total_weight(weights: Tensor) -> Tensor:
+    """What all queries together take of each entry: (M, N) → (N,)."""
+    return weights.sum(0)
+
+
+def fold_batch_norm(module: torch.nn.Module) -> torch.nn.Module:
+    """Merges each batch norm into the convolution before it, in place: the same function, fewer passes."""
+    for child in module.children():
+        fold_batch_norm(child)
+    if isinstance(module, torch.nn.Sequential):
+        for i in range(len(module) - 1):
+            if isinstance(module[i], torch.nn.Conv2d) and isinstance(module[i + 1], torch.nn.BatchNorm2d):
+                module[i] = torch.nn.utils.fuse_conv_bn_eval(module[i], module[i + 1])
+                module[i + 1] = torch.nn.Identity()
+    return module
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is native there; without such instructions a CPU is faster in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capability = torch.cpu.get_capabilities()
+    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))

@@ -1,0 +1,104 @@
+"""The networks that MaskBank can track with, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from maskbank.bank.policies import PAPER_TOTAL, AdaptivePolicy, PaperPolicy, paper_budget
+from maskbank.networks.afb_urr import AfbUrr
+from maskbank.networks.afb_urr_segmenter import AfbUrrSegmenter
+from maskbank.networks.lite import Lite
+from maskbank.networks.lite_segmenter import LiteSegmenter
+from maskbank.networks.segmenter import Segmenter
+from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
+from maskbank.resources import WEIGHTS_FOLDER
+
+BUNDLED_WEIGHTS = {name: WEIGHTS_FOLDER / f"{name}.safetensors" for name in ("lite", "lite-open")}  # for `lite`
+
+Policy = AdaptivePolicy | PaperPolicy
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and the way it tracks.
+
+    Attributes:
+        network, segmenter: the two classes that make it.
+        policy: from the budget in entries (None: the model's own) and the number of classes, background included,
+            to the policy of each bank.
+        memorize_every: frames from one memorized frame to the next.
+        confident_only: whether frames are memorized only for the objects that the network is sure of.
+        short_side: of the working image in pixels, unless the user sets another.
+        max_scale: how much a small image may be enlarged to reach it.
+        weights: the bundled file; None where the user has to bring one.
+    """
+
+    network: Callable[[], nn.Module]
+    segmenter: Callable[[nn.Module, torch.device], Segmenter]
+    policy: Callable[[int | None, int], Policy]
+    memorize_every: int
+    confident_only: bool
+    short_side: int
+    max_scale: float
+    weights: Path | None = None
+
+
+def adaptive(budget: int | None, classes: int) -> AdaptivePolicy:
+    return AdaptivePolicy() if budget is None else AdaptivePolicy(budget)
+
+
+def paper(budget: int | None, classes: int) -> PaperPolicy:
+    return PaperPolicy(paper_budget(PAPER_TOTAL if budget is None else budget, classes))
+
+
+MODELS = {
+    "lite": Model(
+        network=Lite,
+        segmenter=LiteSegmenter,
+        policy=adaptive,
+        memorize_every=3,
+        confident_only=True,
+        short_side=480,
+        max_scale=2.0,
+        weights=BUNDLED_WEIGHTS["lite"],
+    ),
+    "afb-urr": Model(
+        network=AfbUrr,
+        segmenter=AfbUrrSegmenter,
+        policy=adaptive,
+        memorize_every=5,
+        confident_only=True,
+        short_side=480,
+        max_scale=1.0,
+    ),
+    # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
+    "afb-urr-paper": Model(
+        network=AfbUrr,
+        segmenter=AfbUrrSegmenter,
+        policy=paper,
+        memorize_every=1,
+        confident_only=False,
+        short_side=480,
+        max_scale=1.0,
+    ),
+}
+
+
+def load_segmenter(name: str, weights: Path | None, device: torch.device) -> tuple[Segmenter, str]:
+    """The named model's network with its weights, and their fingerprint.
+
+    weights: None takes the bundled file. Raises WeightsError with one sentence.
+    """
+    model = MODELS[name]
+    weights = weights or model.weights
+    if weights is None:
+        raise WeightsError(
+            f"The model {name} brings no weights: set MASKBANK_WEIGHTS to a checkpoint that AFB-URR's authors released."
+        )
+    network = model.network()
+    fit_weights(network, load_state_dict(weights), str(weights))
+    identity = fingerprint(network)
+    return model.segmenter(network, device), identity

@@ -1,0 +1,98 @@
+"""From a request's objects to what is asked of each bank."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.errors import RequestError
+from maskbank.service.requests import Entry, in_object
+from maskbank.shapes.conversion import shape_to_mask
+from maskbank.store.store import Revision
+
+NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
+
+Place = tuple[str, int]  # of a revision: bank_id and number
+
+
+@dataclass(frozen=True)
+class BankPlan:
+    """The part of a request that concerns one revision of one bank."""
+
+    revision: Revision
+    request: BankRequest  # of its memory
+    types: Mapping[int, str]  # of the shapes that were outlined, by object
+
+    @property
+    def place(self) -> Place:
+        """Where the revision is."""
+        return self.revision.bank_id, self.revision.number
+
+
+def outlined_masks(entries: Sequence[Entry], image: np.ndarray) -> dict[int, np.ndarray]:
+    """The masks of the shapes in a request, by position of the entry: (H, W) bool, made disjoint.
+
+    Where shapes overlap, the smaller one has the pixels: it is more likely in front, and would be lost otherwise.
+
+    Raises:
+        RequestError: a shape does not fit the image, or lies wholly under others.
+    """
+    masks: dict[int, np.ndarray] = {}
+    for index, entry in enumerate(entries):
+        if entry.shape is None:
+            continue
+        try:
+            masks[index] = shape_to_mask(entry.shape, image)
+        except RequestError as error:
+            raise in_object(entry.number, error) from None
+    free = np.ones(image.shape[:2], bool)
+    for index in sorted(masks, key=lambda i: (masks[i].sum(), i)):
+        masks[index] = masks[index] & free
+        if not masks[index].any():
+            error = RequestError("It lies wholly under other objects; track them one after the other.")
+            raise in_object(entries[index].number, error)
+        free &= ~masks[index]
+    return masks
+
+
+def plan(
+    entries: Sequence[Entry], revisions: Mapping[Place, Revision], masks: Mapping[int, np.ndarray]
+) -> tuple[list[tuple[Place, int]], list[list[BankPlan]]]:
+    """Groups a request's objects by bank.
+
+    Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
+    of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
+    """
+    new_place = (NEW_BANK.bank_id, NEW_BANK.number)
+    seeds: dict[Place, dict[int, Seed]] = {place: {} for place in revisions}
+    types: dict[Place, dict[int, str]] = {place: {} for place in revisions}
+    requested: dict[Place, set[int]] = {}
+    objects = []
+    for index, entry in enumerate(entries):
+        if entry.state is not None:
+            place, number = (entry.state.bank_id, entry.state.revision), entry.state.object
+        else:
+            place = new_place
+            number = len(seeds.setdefault(place, {}))
+        if entry.shape is not None:
+            seeds[place][number] = Seed(masks[index], from_box=entry.shape.type == "rectangle")
+            types.setdefault(place, {})[number] = entry.shape.type
+        requested.setdefault(place, set()).add(number)
+        objects.append((place, number))
+    rounds: list[list[BankPlan]] = []
+    for place, own_seeds in seeds.items():
+        revision = revisions.get(place, NEW_BANK)
+        request = BankRequest(revision.memory, own_seeds, frozenset(requested[place]))
+        new = BankPlan(revision, request, types[place])
+        free = next((each for each in rounds if not any(_share_an_object(new, other) for other in each)), None)
+        if free is None:
+            rounds.append([new])
+        else:
+            free.append(new)
+    return objects, rounds
+
+
+def _share_an_object(one: BankPlan, other: BankPlan) -> bool:
+    same_bank = one.revision.bank_id == other.revision.bank_id
+    return same_bank and not one.request.competitors.isdisjoint(other.request.competitors)

@@ -1,0 +1,53 @@
+"""The revision that follows another, and how both are told apart from all others."""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+from maskbank.bank.memory import Memory
+from maskbank.service.planning import BankPlan
+from maskbank.service.requests import Entry, State
+from maskbank.shapes.rle import encode_rle, mask_box
+from maskbank.store.store import ObjectRecord, Revision
+from maskbank.tracking.tracker import Prediction
+
+
+def next_revision(plan: BankPlan, memory: Memory, predictions: Sequence[Prediction], digest: str) -> Revision:
+    """What follows the revision of a plan, now that it was tracked for the request with that digest."""
+    old = plan.revision
+    records = tuple(_record(plan, number, prediction) for number, prediction in enumerate(predictions))
+    return Revision(old.bank_id or secrets.token_urlsafe(16), old.number + 1, digest, memory, records)
+
+
+def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord:
+    box = mask_box(prediction.mask)
+    rle = tuple(encode_rle(prediction.mask)) if box else None
+    confidence = round(prediction.confidence, 3)
+    if number < len(plan.revision.objects):
+        known = plan.revision.objects[number]
+        return ObjectRecord(known.type, box or known.box, rle, confidence)
+    assert box, "a seed covers at least one pixel"
+    return ObjectRecord(plan.types[number], box, rle, confidence)
+
+
+def request_digest(image: bytes, entries: Sequence[Entry]) -> str:
+    """Names what a request does to banks: two with the same digest lead from one revision to the same next.
+
+    A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
+    of other banks.
+    """
+    digest = hashlib.sha256(hashlib.sha256(image).digest())
+    states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0) for entry in entries]
+    revisions = {(state.bank_id, state.revision) for state in states}
+    objects = {(state.bank_id, state.revision, state.object) for state in states} if len(revisions) > 1 else set()
+    seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]
+    digest.update(repr((sorted(revisions), sorted(objects), seeds)).encode())
+    return digest.hexdigest()
+
+
+def branch_id(revision: Revision, digest: str) -> str:
+    """The bank of a second future of a revision; as hard to guess as the first, and the same for the same request."""
+    text = f"{revision.bank_id} {revision.number} {digest}"
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")

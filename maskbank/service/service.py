@@ -1,0 +1,188 @@
+"""The service: CVAT's request for a frame, or one for several frames, to its reply."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from maskbank.bank.feature_bank import BankFullError
+from maskbank.errors import START_AGAIN, ExpiredError, RequestError, UnavailableError
+from maskbank.files.images import decode_image
+from maskbank.service.planning import BankPlan, Place, outlined_masks, plan
+from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of
+from maskbank.service.requests import (
+    Entry,
+    State,
+    in_frame,
+    in_object,
+    parse_frame_request,
+    parse_propagate_request,
+)
+from maskbank.service.revisions import branch_id, next_revision, request_digest
+from maskbank.service.timing import Timings
+from maskbank.store.store import Revision, Store
+from maskbank.tracking.tracker import EncodedFrame, Tracker
+
+REPLY_WITHIN_S = 20.0  # with what is done by then; Nuclio and CVAT do not wait much longer
+
+
+class Service:
+    """Replies to requests; one at a time.
+
+    Args:
+        tracker: finds objects in frames.
+        store: keeps banks between requests.
+        max_pixels: of an image.
+        max_objects: of a request.
+    """
+
+    def __init__(self, tracker: Tracker, store: Store, max_pixels: int, max_objects: int):
+        self.tracker = tracker
+        self.store = store
+        self.max_pixels = max_pixels
+        self.max_objects = max_objects
+
+    def handle(self, body: object, timings: Timings | None = None) -> dict[str, list[Any]]:
+        """The reply `{"shapes": [...], "states": [...]}` to a request's body; `timings` gets the time of each stage.
+
+        Raises RequestError with a status and one sentence for the annotator; nothing is changed then.
+        """
+        timings = Timings() if timings is None else timings
+        with timings.stage("decode"):
+            request = parse_frame_request(body, self.max_objects)
+        replies = self._track_frame(request.image, request.entries, timings)
+        with timings.stage("encode"):
+            return {
+                "shapes": [shape_for_cvat(each) for each in replies],
+                "states": [state_of(each) for each in replies],
+            }
+
+    def propagate(self, body: object, timings: Timings | None = None) -> dict[str, list[Any]]:
+        """The reply to a request that tracks objects through several frames.
+
+        The body is `{"frames": [{"image": ..., "shapes": [shape or null, ...]}, ...], "states": [state or null, ...]}`
+        with one place per object in all lists; lists of nothing but null may be left out. A shape without a state
+        starts that object; every later shape is one more seed for it. The frames are tracked in the order they come.
+
+        The reply is `{"frames": [{"shapes": [...], "confidences": [...]}, ...], "states": [...]}`. What is not visible
+        is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that are not begun
+        after `REPLY_WITHIN_S` seconds are left out: the caller sends them again with the states of the reply.
+
+        Raises RequestError as `handle` does; the states in the request stay good.
+        """
+        started = time.monotonic()
+        timings = Timings() if timings is None else timings
+        with timings.stage("decode"):
+            request = parse_propagate_request(body, self.max_objects)
+        states = list(request.states)
+        latest: list[ObjectReply | None] = [None] * len(states)
+        frames = []
+        for number, (image, shapes) in enumerate(zip(request.images, request.shapes, strict=True), 1):
+            slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
+            entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
+            try:
+                replies = self._track_frame(image, entries, timings) if slots else []
+            except RequestError as error:
+                raise in_frame(number, error) from None
+            for slot, each in zip(slots, replies, strict=True):
+                latest[slot] = each
+                states[slot] = State(each.revision.bank_id, each.object, each.revision.number, each.revision.shared)
+            with timings.stage("encode"):
+                frames.append(frame_reply(latest))
+            if time.monotonic() - started > REPLY_WITHIN_S:
+                break
+        return {"frames": frames, "states": [each and state_of(each) for each in latest]}
+
+    def _track_frame(self, encoded: bytes, entries: tuple[Entry, ...], timings: Timings) -> list[ObjectReply]:
+        """What becomes of each object in an image."""
+        with timings.stage("store"):
+            revisions = self._load(entries)
+        with timings.stage("decode"):
+            image = decode_image(encoded, self.max_pixels)
+            masks = outlined_masks(entries, image)
+            digest = request_digest(encoded, entries)
+
+        objects, rounds = plan(entries, revisions, masks)
+        frame: EncodedFrame | None = None
+        done: dict[Place, Revision] = {}
+        for plans in rounds:
+            with timings.stage("store"):
+                followers = self._replied_before(plans, digest)
+            if followers is None:
+                with timings.stage("track"):
+                    frame = frame or self.tracker.encode(image)
+                    tracked = self._track(frame, plans, digest)
+                with timings.stage("store"):
+                    followers = [self._save(each.revision, new) for each, new in zip(plans, tracked, strict=True)]
+            done |= {each.place: follower for each, follower in zip(plans, followers, strict=True)}
+        height, width = image.shape[:2]
+        return [
+            ObjectReply(entry, done[place], number, (height, width))
+            for entry, (place, number) in zip(entries, objects, strict=True)
+        ]
+
+    def _load(self, entries: tuple[Entry, ...]) -> dict[Place, Revision]:
+        """The revisions that the request's states name."""
+        revisions: dict[Place, Revision] = {}
+        for entry in entries:
+            if entry.state is None:
+                continue
+            place = (entry.state.bank_id, entry.state.revision)
+            revision = revisions.get(place) or self.store.load(*place)
+            if revision is None and not entry.state.shared:
+                text = "The tracker's memory was unreachable on the frame before, and only another worker kept it"
+                raise in_object(entry.number, UnavailableError(f"{text}; try again, or {START_AGAIN}."))
+            if revision is None:
+                text = f"The tracker no longer remembers it: it restarted, or ran out of time or room; {START_AGAIN}."
+                raise in_object(entry.number, ExpiredError(text))
+            if entry.state.object >= len(revision.objects):
+                raise in_object(entry.number, RequestError(f"The state is damaged; {START_AGAIN}."))
+            revisions[place] = revision
+        return revisions
+
+    def _replied_before(self, plans: Sequence[BankPlan], digest: str) -> list[Revision] | None:
+        """What this very request led to when it came before; None if it did not, or not all of it is left."""
+        found = []
+        for each in plans:
+            if not each.revision.bank_id:
+                return None
+            bank_ids = (each.revision.bank_id, branch_id(each.revision, digest))
+            try:
+                revisions = [self.store.load(bank_id, each.revision.number + 1) for bank_id in bank_ids]
+            except UnavailableError:  # then it is tracked again
+                return None
+            follower = next((r for r in revisions if r is not None and r.digest == digest), None)
+            if follower is None:
+                return None
+            found.append(follower)
+        return found
+
+    def _track(self, frame: EncodedFrame, plans: Sequence[BankPlan], digest: str) -> list[Revision]:
+        """The revisions that follow those of the plans."""
+        try:
+            results = self.tracker.track(frame, [each.request for each in plans])
+        except BankFullError:
+            raise RequestError(
+                "These objects already have as many corrected frames as the tracker can remember; "
+                "start tracking again from this frame."
+            ) from None
+        return [next_revision(each, *result, digest) for each, result in zip(plans, results, strict=True)]
+
+    def _save(self, old: Revision, revision: Revision) -> Revision:
+        """Stores what follows `old`; returns it as it is stored.
+
+        Another request may have gone on from `old` first: then this is the first revision of a branch. The same
+        request may have: then its reply counts. Where the store is unreachable, this worker goes on by itself, in a
+        branch, as another worker may give the name away meanwhile.
+        """
+        branch = replace(revision, bank_id=branch_id(old, revision.digest)) if old.bank_id else revision
+        try:
+            for place in (revision, branch):
+                kept = self.store.save(place)
+                if kept is not None and kept.digest == revision.digest:
+                    return kept
+        except UnavailableError:
+            pass  # the state that is sent to CVAT says so
+        branch = replace(branch, shared=False)
+        self.store.save_locally(branch)
+        return branch

@@ -1,0 +1,85 @@
+"""Soft aggregation of the objects of several memories in one frame: each pixel goes to one object or the background."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.bank.memory import BankRequest
+from maskbank.files.images import resize_mask
+from maskbank.networks.aggregation import HIDDEN_LOGIT, aggregate
+
+Object = tuple[int, int]  # the position of its request, and its number there
+
+
+class Aggregation:
+    """Who gets which pixel; where a person outlined an object there is no doubt.
+
+    Args:
+        size: height and width of the image.
+        requests: whose objects compete: with all that are requested, and those that are not within their own memory.
+        logits: for each request those of its memory's objects, (n, h, w), against the background.
+    """
+
+    def __init__(self, size: tuple[int, int], requests: Sequence[BankRequest], logits: Sequence[Tensor]):
+        self._size = size
+        self._requests = requests
+        self._seeds = {(i, k): seed.mask for i, request in enumerate(requests) for k, seed in request.seeds.items()}
+        hidden = logits[0].new_full(logits[0].shape[1:], HIDDEN_LOGIT)
+        self._logits = {
+            (i, k): hidden if (i, k) in self._seeds else logits[i][k]
+            for i, request in enumerate(requests)
+            for k in range(request.objects)
+        }
+        self._outcomes: dict[tuple[Object, ...], tuple[Tensor, np.ndarray]] = {}  # mostly one for all requests
+
+    def of(self, i: int) -> tuple[Tensor, list[np.ndarray]]:
+        """The probabilities, (n, h, w), and the masks, (H, W) bool, of all objects of request `i`."""
+        own = [(i, number) for number in range(self._requests[i].objects)]
+        requested = {(j, number) for j, request in enumerate(self._requests) for number in request.competitors}
+        rivals = tuple(sorted(requested.union(own)))
+        if rivals not in self._outcomes:
+            logits = torch.stack([self._logits[each] for each in rivals])
+            seeds = {position: self._seeds[each] for position, each in enumerate(rivals) if each in self._seeds}
+            self._outcomes[rivals] = probabilities_of(logits, seeds), object_map(self._size, logits, seeds)
+        probabilities, objects = self._outcomes[rivals]
+        positions = [rivals.index(each) for each in own]
+        return probabilities[positions], [objects == position for position in positions]
+
+
+def probabilities_of(logits: Tensor, seeds: Mapping[int, np.ndarray]) -> Tensor:
+    """Class probabilities of n objects, (n, h, w), of which some were outlined: masks (H, W) bool by object."""
+    probabilities = aggregate(logits[None])[0]
+    if seeds:
+        height, width = logits.shape[1:]
+        given = {k: torch.from_numpy(resize_mask(mask, height, width)).to(logits.device) for k, mask in seeds.items()}
+        outlined = torch.zeros_like(logits[0])
+        for coverage in given.values():
+            outlined += coverage
+        probabilities = probabilities * (1 - outlined).clamp(min=0)
+        for k, coverage in given.items():
+            probabilities[k] = coverage
+    return probabilities
+
+
+def object_map(size: tuple[int, int], logits: Tensor, seeds: Mapping[int, np.ndarray]) -> np.ndarray:
+    """(H, W) int32, whose each pixel is: the number of the best of n objects, -1 where it is the background.
+
+    One object at a time, so that a 4K frame with many objects does not take gigabytes.
+    """
+    best = torch.zeros(size, device=logits.device)  # the background's logit
+    ids = torch.full(size, -1, dtype=torch.int32, device=logits.device)
+    for k, logit in enumerate(logits):
+        if k in seeds or float(logit.max()) <= 0:
+            continue
+        full = logit
+        if tuple(logit.shape) != tuple(size):
+            full = F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
+        wins = full > best
+        best, ids = torch.where(wins, full, best), ids.masked_fill(wins, k)
+    objects: np.ndarray = ids.cpu().numpy()
+    for k, mask in seeds.items():
+        objects[mask] = k
+    return objects

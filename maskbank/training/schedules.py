@@ -1,0 +1,79 @@
+"""How training goes on: stages with clips that grow, and the clock that says how far a run is."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from maskbank.training.clips import ClipRecipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run."""
+
+    until: float  # share of the training time
+    recipe: ClipRecipe
+    batch: int
+
+
+SCHEDULES = {
+    "small": (
+        Stage(0.50, ClipRecipe(crop_size=224, frames=3, objects=2, video=0.40, max_gap=5), 6),
+        Stage(1.00, ClipRecipe(crop_size=288, frames=4, objects=2, video=0.60, max_gap=6), 3),
+    ),
+    # To go on from trained weights (`--init`), for half an hour or so on a CPU.
+    "short": (Stage(1.00, ClipRecipe(crop_size=256, frames=3, objects=2, video=0.40, max_gap=6), 5),),
+    # The same for an hour or more.
+    "long": (
+        Stage(0.60, ClipRecipe(crop_size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
+        Stage(1.00, ClipRecipe(crop_size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
+    ),
+    "large": (
+        Stage(0.35, ClipRecipe(crop_size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
+        Stage(0.75, ClipRecipe(crop_size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
+        Stage(1.00, ClipRecipe(crop_size=384, frames=6, objects=3, video=0.65, max_gap=8), 12),
+    ),
+}
+
+
+def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
+    """The stage that a run has reached; `progress`: 0 to 1."""
+    return next(stage for stage in stages if progress < stage.until or stage is stages[-1])
+
+
+@dataclass
+class Clock:
+    """How far a run is: by the minutes that were spent on it, or, to be repeatable, by its steps.
+
+    In a distributed run the first process's clock counts.
+    """
+
+    minutes: float | None
+    steps: int | None
+    spent_s: float = 0.0  # in earlier calls
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken."""
+        return self.spent_s + time.monotonic() - self._started
+
+    def pause(self, seconds: float) -> None:
+        """Leaves out time that was not spent on training."""
+        self._started += seconds
+
+    def progress(self) -> float:
+        """The share of the run that is done, from 0 to 1."""
+        progress = self.step / self.steps if self.steps else self.seconds / (60 * (self.minutes or 0.0))
+        if dist.is_initialized():
+            shared = torch.tensor(progress, dtype=torch.float64)
+            dist.broadcast(shared, 0)
+            progress = shared.item()
+        return progress

@@ -1,0 +1,66 @@
+"""What training reads: still images and video sequences with indexed PNG masks, in the folder layout of DAVIS.
+
+    DATA/static/<source>/<name>.jpg + <name>.png
+    DATA/video/<source>/<sequence>/<frame>.jpg + <frame>.png
+
+In a mask 0 is background, 255 is void (scored as background) and every other index is one object; a grey mask shows
+one object.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from maskbank.files.masks import read_id_mask
+from maskbank.tuning.samples import Sample, shrunk
+
+
+def read_sample(image_path: Path) -> Sample:
+    """Reads `image_path` and the mask beside it, shrunk to the size that training uses.
+
+    Raises ValueError with one sentence when one of them cannot be used.
+    """
+    try:
+        image = np.asarray(Image.open(image_path).convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"{image_path} is not an image that can be read.") from error
+    ids = read_id_mask(image_path.with_suffix(".png"))
+    if ids.shape != image.shape[:2]:
+        raise ValueError(f"The mask of {image_path} has another size than the image.")
+    return shrunk(Sample(image, ids))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images or sequences of one origin; each item is a list of samples in time order (one for a still)."""
+
+    name: str
+    items: list[list[Sample]]
+
+
+def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source], list[Source]]:
+    """All stills and all sequences below `data`, decoded into memory (about 1 MB an image).
+
+    Raises ValueError with one sentence when the folder holds none.
+    """
+    stills, videos = [], []
+    for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
+        items = [[read_sample(p)] for p in sorted(folder.glob("*.jpg")) if p.with_suffix(".png").exists()]
+        items = [item for item in items if item[0].objects()]
+        if items:
+            stills.append(Source(folder.name, items))
+    for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
+        items = []
+        for sequence in sorted(p for p in folder.iterdir() if p.is_dir()):
+            frames = [read_sample(p) for p in sorted(sequence.glob("*.jpg")) if p.with_suffix(".png").exists()]
+            if len(frames) >= 2:
+                items.append(frames)
+        if items:
+            videos.append(Source(folder.name, items))
+    if not stills and not videos:
+        raise ValueError(
+            f"{data} holds neither static/<source>/*.jpg nor video/<source>/<sequence>/*.jpg with .png masks beside."
+        )
+    return stills, videos

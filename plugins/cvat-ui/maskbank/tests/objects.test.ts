@@ -1,0 +1,50 @@
+import { expect, test } from 'vitest';
+import type { Shape } from '../src/ts/cvat-types';
+import type { Followed } from '../src/ts/objects';
+import { followedObjects } from '../src/ts/objects';
+import { OUTLINE_TYPES } from '../src/ts/outlines';
+import { sharedCases } from './cases';
+
+interface Case {
+    name: string;
+    shapes: Pick<Shape, 'frame' | 'label_id' | 'type' | 'group'>[];
+    objects: number[][] | 'unclear';
+}
+
+/** What is found from a frame on which something is drawn; the shapes have their index as id. */
+function followed(shapes: readonly Shape[], from: number): Followed {
+    return followedObjects(
+        {
+            shapes: shapes.filter(({ frame, type }) => frame === from && OUTLINE_TYPES.includes(type)),
+            tags: [],
+            tracks: [],
+        },
+        {
+            from,
+            frames: [...new Set(shapes.map(({ frame }) => frame))].filter((frame) => frame !== from),
+            everything: { shapes: [...shapes], tags: [], tracks: [] },
+            states: [],
+            convert: false,
+            useSeeds: true,
+            isMachineMade: () => false,
+        },
+    );
+}
+
+test.each(sharedCases<Case>('same_object'))('$name', ({ shapes, objects }) => {
+    const rest = { rotation: 0, occluded: false, outside: false, z_order: 0, attributes: [], elements: [] };
+    const drawn = shapes.map((shape, id): Shape => ({ ...rest, id, points: [0, 0, 9, 9], source: 'manual', ...shape }));
+    const runs = [...new Set(drawn.map(({ frame }) => frame))].map((from) => followed(drawn, from));
+    const found = runs.flatMap((run) =>
+        run.objects.map((object) => {
+            const others = object.kind === 'shape' ? [...object.others.values()] : [];
+            return [object.source.id!, ...others.map(({ id }) => id!)].sort((one, other) => one - other).join();
+        }),
+    );
+    if (objects === 'unclear') {
+        expect(runs.some(({ unclear }) => unclear)).toBe(true);
+    } else {
+        expect(runs.some(({ unclear }) => unclear)).toBe(false);
+        expect([...new Set(found)].sort()).toEqual(objects.map((indices) => indices.join()).sort());
+    }
+});

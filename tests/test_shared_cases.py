@@ -1,0 +1,44 @@
+"""Rules that the package shares with the plugin for CVAT's user interface, whose tests read the same cases."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from maskbank.jobs.objects import Label, find_objects
+from maskbank.shapes.rotation import unrotated
+from maskbank.shapes.shape import Shape
+
+CASES = Path(__file__).parent / "cases"
+
+
+def cases(name: str) -> list[dict]:
+    return json.loads((CASES / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("case", cases("rotated_shapes"), ids=lambda case: f"{case['type']} by {case['rotation']}")
+def test_rotated_shapes(case: dict):
+    found = unrotated(Shape(case["type"], tuple(case["points"])), case["rotation"])
+    assert found.type == case["expected"]["type"]
+    assert found.points == pytest.approx(case["expected"]["points"], abs=1e-6)
+
+
+def drawn(index: int, shape: dict) -> dict:
+    """A shape as CVAT gives it, whose first coordinate tells which one it is."""
+    points = [index, 0.0, index + 9.0, 9.0]
+    known = {"points": points, "rotation": 0.0, "outside": False, "source": "manual", "z_order": 0, "attributes": []}
+    return known | shape
+
+
+@pytest.mark.parametrize("case", cases("same_object"), ids=lambda case: case["name"])
+def test_which_shapes_are_one_object(case: dict):
+    shapes = [drawn(index, shape) for index, shape in enumerate(case["shapes"])]
+    labels = {shape["label_id"]: Label(shape["label_id"], "a label", "any", frozenset()) for shape in shapes}
+    annotations = {"shapes": shapes, "tracks": []}
+    if case["objects"] == "unclear":
+        with pytest.raises(ValueError, match="cannot be told"):
+            find_objects(annotations, labels, range(10))
+    else:
+        objects = find_objects(annotations, labels, range(10))
+        found = [sorted(part.points[0] for seed in each.seeds.values() for part in seed.shapes) for each in objects]
+        assert sorted(found) == sorted(case["objects"])
