@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except ModuleNotFoundError as error:
-        package = error.name.partition(".")[0]
+        package = (error.name or "").partition(".")[0]
         print(f"maskbank: this command needs {package}: pip install -e '.[{options.extra}]'", file=sys.stderr)
         return 1
     except OSError as error:
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=_minutes, help="length of the whole run")
     length.add_argument("--steps", type=_steps, help="the same in steps, which is repeatable")
-    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="leave earlier, to be resumed")
+    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="stop early; repeat the command to resume")
     train.add_argument(
         "--schedule",
         choices=("small", "short", "long", "large"),
@@ -108,14 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--learning-rate", type=float, help="(default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
     train.add_argument(
-        "--take-over",
+        "--blend",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="with --init: of what was learnt; 1 is all of it, less forgets less (default: %(default)s)",
+        help="with --init: share of the newly trained weights in the result, from 0 to 1; the lower it is, the more of "
+        "what the initial weights knew is kept (default: %(default)s)",
     )
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
-    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="as for evaluate: to score J&F on meanwhile")
+    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="annotated sequences, laid out as for evaluate, to score J&F on during training")
     train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train, extra="train")
@@ -123,8 +124,8 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="answer CVAT without Nuclio and Docker",
-        description="Runs the function as a server that CVAT takes for Nuclio. It asks nobody for a password: whoever "
-        "reaches the port can use it, so it belongs in a private network.",
+        description="Runs the function as a server that CVAT takes for Nuclio. It has no authentication: anyone who "
+        "can reach the port can use it, so keep it on a private network.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=_port, default=8070, help="0 takes a free one (default: %(default)s)")

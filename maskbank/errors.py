@@ -16,7 +16,7 @@ class TooLargeError(RequestError):
 
 
 class ExpiredError(RequestError):
-    """The tracker no longer has the memory that a state names."""
+    """The tracker does not have the memory that a state names."""
 
     status = 410
 

@@ -1,9 +1,10 @@
 """All settings, from environment variables that begin with MASKBANK_; every one has a default."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,9 @@ from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
 from maskbank.networks.models import MODELS
 from maskbank.store.opening import StoreUrlError, open_backend, redacted, store_url
+
+Default = TypeVar("Default")
+Number = TypeVar("Number", int, float)
 
 
 class SettingsError(ValueError):
@@ -44,12 +48,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     def text(name: str, default: str) -> str:
         return environment.get(name, "").strip() or default
 
-    def number(name: str, default: float | None, low: float, high: float, kind: type = int) -> float | None:
+    def number(name: str, default: Default, low: float, high: float, kind: Callable[[str], Number]) -> Number | Default:
         value = text(name, "")
         if not value:
             return default
         try:
-            parsed = kind(value)
+            parsed: Number | None = kind(value)
         except ValueError:
             parsed = None
         if parsed is None or not low <= parsed <= high:
@@ -67,13 +71,13 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         model=model,
         weights=Path(weights) if weights else None,
         device=_device(text("MASKBANK_DEVICE", "auto")),
-        short_side=number("MASKBANK_SIZE", None, 64, 2160),
+        short_side=number("MASKBANK_SIZE", None, 64, 2160, int),
         store=_store(environment),
-        budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000),
+        budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000, int),
         ttl_hours=number("MASKBANK_TTL_HOURS", Settings.ttl_hours, 0.01, 10_000, float),
-        cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000),
-        max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000),
-        max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000),
+        cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000, int),
+        max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
+        max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
         adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
     )
     _check_budget(settings)

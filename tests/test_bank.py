@@ -223,7 +223,7 @@ def test_only_entries_that_the_same_objects_may_read_are_merged() -> None:
 def test_merging_in_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     older, new = frame_entries(30, 0, 1), frame_entries(50, 1, 1)
     whole = merge(older, new, 0.1, 0.9, renormalise=True)
-    monkeypatch.setattr("maskbank.bank.MATCH_ELEMENTS", 200)
+    monkeypatch.setattr("maskbank.bank.merging.MATCH_ELEMENTS", 200)
     chunked = merge(older, new, 0.1, 0.9, renormalise=True)
     assert 0 < len(whole[1]) < 50
     for one, other in zip(whole, chunked, strict=True):

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from support import CLIP
 
-from maskbank import cli, tracking
+from maskbank import cli
 from maskbank.evaluation.measures import jaccard
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
@@ -160,7 +160,7 @@ def test_interruption_comes_after_the_frame_that_is_being_written(tmp_path, monk
     def handler(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking, "write_id_mask", interrupted)
+    monkeypatch.setattr("maskbank.files.results.write_id_mask", interrupted)
     before = signal.signal(number, handler)
     try:
         with pytest.raises(KeyboardInterrupt), ResultFolder(tmp_path, "webm", 25) as results:

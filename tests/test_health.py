@@ -80,7 +80,7 @@ def test_the_log_names_what_was_done_and_shows_no_pixel(
     worker.context.logger.info_with = lambda message, **fields: lines.append((message, fields))
     _, states = worker.ask(frames[0], [mask_shape(true_mask(0, TURTLE))], [])
     worker.track(frames[1], states)
-    assert [message for message, _ in lines] == ["Prediction", "Prediction"]
+    assert [message for message, _ in lines] == ["Tracked", "Tracked"]
     fields = lines[1][1]
     assert set(fields) == {"request", "frames", "objects", "banks", "milliseconds"}
     assert fields["objects"] == 1 and fields["banks"] == [f"{states[0]['bank'][:6]}…@2"]

@@ -99,7 +99,7 @@ def run(cvat: CvatStandIn, propagate: Propagate, tmp_path: Path, capsys) -> Call
     """Annotates the job; returns what is printed: run(form="track", call=..., replace=True)."""
 
     def run(call: Propagate = propagate, jobs: tuple[int, ...] = (JOB,), **options: object) -> str:
-        known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "patience_s": 0.0}
+        known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "retry_s": 0.0}
         with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
             annotate(client, jobs, call, AnnotateOptions(**known | {"work": tmp_path / "work"} | options))
         return capsys.readouterr().out
@@ -488,7 +488,7 @@ def test_a_broken_upload_is_gone_on_with_at_once(cvat, run, monkeypatch, undistu
     cvat.add(JOB, shapes=seeds())
     cvat.once("PATCH", "annotations", drop, after=1, answered_first=True)
     cvat.once("PATCH", "annotations", refuse(502, "<html>Bad Gateway</html>"), after=2)
-    run(patience_s=5)
+    run(retry_s=5)
     assert results(cvat) == undisturbed
 
 
@@ -713,7 +713,7 @@ def test_a_function_that_is_busy_for_a_while(cvat, run, function_url, undisturbe
     cvat.add(JOB, shapes=seeds())
     with gateway(function_url) as (url, own):
         own += [(503, "The tracker's memory is unreachable; try again."), (502, "<html>Bad Gateway</html>")]
-        run(deployed(url), patience_s=5)
+        run(deployed(url), retry_s=5)
     assert results(cvat) == undisturbed
 
 
@@ -730,7 +730,7 @@ def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):
             return propagate(body)
 
         with pytest.raises(ConnectionError) as refused:
-            run(call, patience_s=0.05)
+            run(call, retry_s=0.05)
     assert "503: The tracker's memory is unreachable" in str(refused.value)
     assert "what was done is kept" in str(refused.value)
     with pytest.raises(ConnectionError, match="cannot be reached .*refused"):

@@ -383,8 +383,8 @@ def strict(serving: Callable[..., Server], tmp_path_factory: pytest.TempPathFact
     changed = tmp_path_factory.mktemp("strict") / "function.yaml"
     changed.write_text(yaml.safe_dump(described))
     prelude = (
-        "from pathlib import Path\nfrom maskbank.serving import app, function\n"
-        f"app.BODY_WITHIN_S = 2\nfunction.read_function.__defaults__ = (Path({str(changed)!r}),)"
+        "from pathlib import Path\nfrom maskbank.function import spec\nfrom maskbank.serving import app\n"
+        f"app.BODY_WITHIN_S = 2\nspec.read_function_spec.__defaults__ = (Path({str(changed)!r}),)"
     )
     return serving(prelude=prelude, MASKBANK_STORE=store).wait_until_served()
 

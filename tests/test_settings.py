@@ -156,7 +156,7 @@ def test_settings_reach_what_they_are_for(tmp_path: Path) -> None:
     assert (service.store.backend.ttl_s, service.store.backend.root) == (7200, tmp_path)
     assert (service.tracker.short_side, service.tracker.budget) == (96, 5000)
     assert service.tracker.device == torch.device("cpu")
-    assert service.tracker.adapt.seconds == 1.5
+    assert service.tracker.tune.seconds == 1.5
     assert {"model": "lite", "device": "cpu", "short_side": 96, "store": f"file://{tmp_path}"}.items() <= (
         handler.description.items()
     )

@@ -489,7 +489,7 @@ def test_a_full_disk_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptu
             store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert store.usage()["failures"] == 1 and f"{tmp_path}: File too large" in caplog.text
+    assert store.statistics()["failures"] == 1 and f"{tmp_path}: File too large" in caplog.text
     assert "aaaaaaaaaa" not in caplog.text
     assert not any(name.startswith("r") for name in os.listdir(tmp_path / ("a" * 22)))
     store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))

@@ -588,7 +588,7 @@ def test_a_wrong_folder_for_validation_is_found_out_at_once(data, tmp_path, tiny
 
 def test_training_needs_no_nuclio():
     """The extra `train` brings none."""
-    code = "import sys; sys.modules['nuclio_sdk'] = None; import maskbank.training.loop"
+    code = "import sys; sys.modules['nuclio_sdk'] = None; import maskbank.training.trainer"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

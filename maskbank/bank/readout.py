@@ -18,7 +18,7 @@ QUERIES_AT_ONCE = 256
 READ_ELEMENTS = 1 << 24  # similarities (entries × queries) held at once anywhere: 64 MiB in float32
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
-"""Keys (1, Ck, N) and queries (1, Ck, M) → (1, M, N), whose softmax over the entries are the weights of the read-out."""
+"""Keys (1, Ck, N), queries (1, Ck, M) → (1, M, N), whose softmax over the entries gives the weights of the read-out."""
 CountUsage = Callable[[Tensor], Tensor]
 """Weights (M, N) of the queries of a frame → what the usage counters of the entries grow by, (N,)."""
 

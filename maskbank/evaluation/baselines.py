@@ -26,7 +26,7 @@ def warp_with_flow(frames: Iterable[np.ndarray], seed: np.ndarray) -> Iterator[n
     The flow runs from the new frame back to the previous one, so every new pixel asks where it came from and
     the warped map has no holes; it takes the nearest id, and background where it came from outside the image.
     """
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     y, x = np.mgrid[: seed.shape[0], : seed.shape[1]].astype(np.float32)
     ids, previous = seed, None
     for frame in frames:
@@ -34,7 +34,7 @@ def warp_with_flow(frames: Iterable[np.ndarray], seed: np.ndarray) -> Iterator[n
             raise ValueError(f"a frame of {frame.shape[:2]} does not fit the seed mask of {seed.shape}.")
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         if previous is not None:
-            flow = dis.calc(grey, previous, None)  # (H, W, 2) pixels
+            flow = dis.calc(grey, previous, None)  # type: ignore[call-overload]  # (H, W, 2) pixels
             ids = cv2.remap(ids, x + flow[..., 0], y + flow[..., 1], cv2.INTER_NEAREST)
         previous = grey
         yield ids.copy()

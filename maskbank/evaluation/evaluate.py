@@ -28,7 +28,8 @@ def handler_call(environment: Mapping[str, str]) -> Call:
         status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json")
         if status != 200:
             raise FunctionError(status, reply.decode())
-        return json.loads(reply)
+        parsed: dict[str, Any] = json.loads(reply)
+        return parsed
 
     return call
 
@@ -41,7 +42,7 @@ def track_sequence(
     Raises ValueError with one sentence when the function refuses a frame or fails on it.
     """
     session = TrackingSession(call)
-    seed = sequence.truths[0]
+    seed = sequence.seed
     try:
         session.start(sequence.images[0].read_bytes(), [seed == i for i in objects])
         yield np.where(np.isin(seed, objects), seed, 0), session.states
@@ -71,7 +72,7 @@ def evaluate(data: Path, environment: Mapping[str, str]) -> Iterator[SequenceSco
             yield SequenceScore(sequence.name, ALONE, scores, seconds, samples)
         for way, baseline in BASELINES.items():
             images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-            yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.truths[0])))
+            yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.seed)))
 
 
 def report(results: list[SequenceScore]) -> str:

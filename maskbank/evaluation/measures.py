@@ -51,16 +51,16 @@ def boundary_f(mask: np.ndarray, truth: np.ndarray, tolerance: float = BOUNDARY_
     mask, truth: (H, W), non-zero is the object. Raises ValueError when the sizes differ.
     """
     mask, truth = _same_size(mask, truth)
-    found, wanted = contour(mask), contour(truth)
-    found_count, wanted_count = np.count_nonzero(found), np.count_nonzero(wanted)
-    if found_count == 0 or wanted_count == 0:
-        return 1.0 if found_count == wanted_count else 0.0
+    found, expected = contour(mask), contour(truth)
+    found_count, expected_count = np.count_nonzero(found), np.count_nonzero(expected)
+    if found_count == 0 or expected_count == 0:
+        return 1.0 if found_count == expected_count else 0.0
     # beyond both contours there is nothing to match: work inside their common box, which is often small
-    x, y, width, height = cv2.boundingRect(found | wanted)
-    found, wanted = (c[y : y + height, x : x + width] for c in (found, wanted))
+    x, y, width, height = cv2.boundingRect(found | expected)
+    found, expected = (c[y : y + height, x : x + width] for c in (found, expected))
     disk = _disk(ceil(tolerance * hypot(*mask.shape)))
-    precision = np.count_nonzero(found & cv2.dilate(wanted, disk)) / found_count
-    recall = np.count_nonzero(wanted & cv2.dilate(found, disk)) / wanted_count
+    precision = np.count_nonzero(found & cv2.dilate(expected, disk)) / found_count
+    recall = np.count_nonzero(expected & cv2.dilate(found, disk)) / expected_count
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 

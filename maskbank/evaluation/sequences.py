@@ -22,7 +22,14 @@ class AnnotatedSequence:
 
     @property
     def objects(self) -> list[int]:
-        return [int(i) for i in np.unique(self.truths[0]) if i]
+        """The ids of the objects in the first frame."""
+        return [int(i) for i in np.unique(self.seed) if i]
+
+    @property
+    def seed(self) -> np.ndarray:
+        """The ids in the first frame, (H, W) uint8."""
+        assert self.truths[0] is not None
+        return self.truths[0]
 
 
 def read_sequences(data: Path) -> list[AnnotatedSequence]:
@@ -35,9 +42,9 @@ def read_sequences(data: Path) -> list[AnnotatedSequence]:
         images = sorted(folder.glob("*.jpg"))
         masks = [image.with_suffix(".png") for image in images]
         truths = [read_id_mask(mask) if mask.exists() else None for mask in masks]
-        annotated = [i for i, truth in enumerate(truths) if truth is not None]
-        if len(annotated) >= 2 and truths[annotated[0]].any():
-            first = annotated[0]
+        annotated = [(i, truth) for i, truth in enumerate(truths) if truth is not None]
+        if len(annotated) >= 2 and annotated[0][1].any():
+            first = annotated[0][0]
             sequences.append(AnnotatedSequence(str(folder.relative_to(data)), images[first:], truths[first:]))
     if not sequences:
         raise ValueError(f"{data} holds no folder of .jpg frames with .png masks beside two or more of them.")
@@ -66,6 +73,7 @@ class SequenceScore:
 
     @property
     def mean(self) -> Score:
+        """The mean over the objects."""
         return Score(*(float(np.mean([getattr(s, k) for s in self.scores.values()])) for k in ("j", "f")))
 
 

@@ -35,13 +35,15 @@ class CocoWriter:
         self._images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for object_id in np.unique(ids[ids > 0]).tolist():
             mask = rle.encode(np.asfortranarray(ids == object_id, dtype=np.uint8))
+            counts = mask["counts"]
+            assert isinstance(counts, bytes)
             self._annotations.append(
                 {
                     "id": len(self._annotations) + 1,
                     "image_id": image_id,
                     "category_id": object_id,
                     "track_id": object_id,
-                    "segmentation": {"size": [height, width], "counts": mask["counts"].decode("ascii")},
+                    "segmentation": {"size": [height, width], "counts": counts.decode("ascii")},
                     "area": int(rle.area(mask)),
                     "bbox": rle.toBbox(mask).tolist(),  # x, y, width, height
                     "iscrowd": 0,

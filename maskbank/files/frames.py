@@ -60,6 +60,7 @@ class ImageFolder(FrameSource):
         return len(self._names)
 
     def name(self, index: int) -> str:
+        """See `FrameSource`."""
         return self._names[index]
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -94,6 +95,7 @@ class VideoFile(FrameSource):
         return self._count
 
     def name(self, index: int) -> str:
+        """As CVAT calls the frame; raises IndexError where there is none."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.path} has {len(self)} frames, there is none with index {index}.")
         return f"frame_{index:06d}.png"
@@ -110,7 +112,7 @@ class VideoFile(FrameSource):
             capture.release()
 
     def _open(self) -> cv2.VideoCapture:
-        # FFmpeg by name: OpenCV's guessing would read "frame2.jpg" as a pattern for a sequence of images
+        # FFmpeg by name: by itself OpenCV would read "frame2.jpg" as a pattern for a sequence of images
         with silent_stderr():
             capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
         if not capture.isOpened():

@@ -14,7 +14,7 @@ from maskbank.errors import RequestError, TooLargeError
 
 # Only these decoders of Pillow can be reached: others are of no use to CVAT and some start programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-# The long side of a working image is at most this many times the wanted short side, so that a strip of
+# The long side of a working image is at most this many times the requested short side, so that a strip of
 # 4000 x 10 pixels cannot cost more than an ordinary frame of a wide camera.
 MAX_ASPECT = 4
 

@@ -27,7 +27,7 @@ def read_id_mask(path: str | Path) -> np.ndarray:
     if mode == "P":
         return np.where(pixels == VOID, 0, pixels).astype(np.uint8)
     if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"):
-        return (pixels != 0).astype(np.uint8)
+        return np.where(pixels != 0, 1, 0).astype(np.uint8)
     raise ValueError(f"{path} is a colour image ({mode}); a mask is an indexed or a grey image.")
 
 

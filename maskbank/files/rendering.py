@@ -71,12 +71,13 @@ def _outline(ids: np.ndarray) -> np.ndarray:
     width = max(1, round(min(ids.shape) / 240))
     size = 2 * width + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    return cv2.dilate(ids, disk) != cv2.erode(ids, disk)
+    edge: np.ndarray = cv2.dilate(ids, disk) != cv2.erode(ids, disk)
+    return edge
 
 
 def _text_scale(image: np.ndarray) -> float:
     """Font scale for an image: about 1/25 of its short side high, never too small to read."""
-    return max(0.4, min(image.shape[:2]) / 800)
+    return float(max(0.4, min(image.shape[:2]) / 800))
 
 
 def _write_label(image: np.ndarray, mask: np.ndarray, text: str, colour: np.ndarray) -> None:

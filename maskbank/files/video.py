@@ -35,7 +35,7 @@ class VideoWriter:
             raise ValueError(f"{self.path}: a video must end in {' or '.join(CODECS)}.")
         if not 0 < self.fps < 1000:
             raise ValueError(f"{self.path}: the frame rate must be above 0 and below 1000, not {self.fps}.")
-        self._shape: tuple[int, ...] | None = None
+        self._shape: tuple[int, ...] = ()
         self._writer: cv2.VideoWriter | None = None
 
     def write(self, image: np.ndarray) -> None:
@@ -68,7 +68,7 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = CODECS[self.path.suffix.lower()]
         with silent_stderr():
-            fourcc = cv2.VideoWriter_fourcc(*codec)
+            fourcc = cv2.VideoWriter.fourcc(*codec)
             writer = cv2.VideoWriter(str(self.path), cv2.CAP_FFMPEG, fourcc, self.fps, (width, height))
         if not writer.isOpened():
             raise OSError(

@@ -29,7 +29,8 @@ def http_call(url: str, timeout: float = 120.0) -> Call:
         message = request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         try:
             with request.urlopen(message, timeout=timeout) as response:
-                return json.load(response)
+                reply: dict[str, Any] = json.load(response)
+            return reply
         except error.HTTPError as refused:
             raise FunctionError(refused.code, refused.read().decode(errors="replace")) from None
 

@@ -61,7 +61,7 @@ def _about(context: Any, path: str, health: Health) -> Any:
     elif path == "/metrics":
         body, content_type, status = health.metrics(), "text/plain; version=1.0.0; charset=utf-8", 200
     else:
-        body, content_type, status = "Only /, /healthz and /metrics answer a GET request.", "text/plain", 404
+        body, content_type, status = "There is / (or /healthz) and /metrics to get.", "text/plain", 404
     return context.Response(body=body, headers={}, content_type=content_type, status_code=status)
 
 

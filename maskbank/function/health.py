@@ -1,7 +1,9 @@
 """How a worker is: as JSON for people and probes, as Prometheus text for monitoring."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -11,6 +13,8 @@ from maskbank.store.store import Store
 
 LATENCIES = 1000  # of the last answered frames, for the percentiles
 BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
+
+Metric = TypeVar("Metric")
 
 
 class Health:
@@ -27,7 +31,9 @@ class Health:
         self.registry = CollectorRegistry()
         self.latencies_ms: deque[float] = deque(maxlen=LATENCIES)
 
-        def metric(kind: type, name: str, about: str, labels: tuple[str, ...] = (), **more: object):
+        def metric(
+            kind: Callable[..., Metric], name: str, about: str, labels: tuple[str, ...] = (), **more: Any
+        ) -> Metric:
             return kind(f"maskbank_{name}", about, labels, registry=self.registry, **more)
 
         self._requests = metric(Counter, "requests", "Requests by status of the answer", ("status",))
@@ -38,9 +44,12 @@ class Health:
         statistics = store.statistics()
         for name in statistics:
             gauge = metric(Gauge, f"store_{name}", f"{name.replace('_', ' ').capitalize()} of this worker's store")
-            gauge.set_function(lambda name=name: self.store.statistics()[name])
+            gauge.set_function(partial(self._statistic, name))
         about = {name: str(value) for name, value in self.description.items()}
         metric(Gauge, "info", "What runs here", tuple(about)).labels(*about.values()).set(1)
+
+    def _statistic(self, name: str) -> int:
+        return self.store.statistics()[name]
 
     def answered(self, frames: int, objects: int, timings: Timings) -> None:
         """Counts a request that was answered: so many frames, with so many objects in each."""
@@ -66,7 +75,7 @@ class Health:
             "status": "ok" if statistics.get("reachable", 1) else "store unreachable",
             **self.description,
             **{f"store_{name}": value for name, value in statistics.items()},
-            "frames": int(self.registry.get_sample_value("maskbank_frames_total")),
+            "frames": int(self.registry.get_sample_value("maskbank_frames_total") or 0),
             "p50_ms": p50,
             "p95_ms": p95,
         }

@@ -12,10 +12,11 @@ class NuclioHandler(logging.Handler):
         self.logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record as a warning or an error."""
         write = self.logger.error if record.levelno >= logging.ERROR else self.logger.warn
         write(record.getMessage())
 
 
 def log_to(logger: Any) -> None:
-    """From now on, Nuclio's `logger` gets what the stores have to say: a request may succeed in spite of it."""
+    """Sends the warnings of the stores to Nuclio's `logger`: a request may succeed in spite of them."""
     logging.getLogger("maskbank.store").handlers = [NuclioHandler(logger)]

@@ -21,7 +21,8 @@ class FunctionSpec:
 
     @property
     def name(self) -> str:
-        return self.metadata["name"]
+        """The function's name, by which Nuclio and CVAT know it."""
+        return str(self.metadata["name"])
 
     def dashboard_entry(self, port: int) -> dict[str, dict[str, Any]]:
         """What Nuclio's dashboard says of the function when it runs on `port`, as far as CVAT reads it."""
@@ -33,6 +34,7 @@ class FunctionSpec:
 
 
 def read_function_spec(path: Path = FUNCTION_YAML) -> FunctionSpec:
+    """The specification in a function.yaml."""
     content = yaml.safe_load(path.read_text())
     spec = content["spec"]
     [trigger] = spec["triggers"].values()

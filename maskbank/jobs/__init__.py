@@ -1,0 +1,1 @@
+"""Annotates whole jobs of a CVAT server."""

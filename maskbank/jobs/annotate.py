@@ -65,6 +65,7 @@ class JobToTrack:
     label_ids: set[int]  # of the results
 
     def folder(self, host: str, options: AnnotateOptions) -> Path:
+        """The folder of its run; another one for other outlines, another tracker or another version."""
         key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__]
         digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
         server = re.sub(r"[^\w.-]+", "_", host.partition("://")[2])
@@ -73,7 +74,7 @@ class JobToTrack:
 
 @dataclass(frozen=True)
 class Upload:
-    """What there is to do in CVAT."""
+    """The results of a job, and what CVAT lacks and has too much of them."""
 
     results: list[dict[int, SweepPrediction]]  # by object and frame
     made: Annotations
@@ -179,7 +180,8 @@ def _track(
                 for _ in sweep(log, objects, image_of, ask):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
-    return tuple(dict(zip(log.order, log.answers, strict=False)) for log in logs)
+    forward, backward = (dict(zip(log.order, log.answers, strict=False)) for log in logs)
+    return forward, backward
 
 
 def _answered(logs: Iterable[SweepLog]) -> int:
@@ -197,7 +199,7 @@ def plan_upload(
     backward: Mapping[int, list[SweepPrediction | None]],
     options: AnnotateOptions,
 ) -> Upload:
-    """What to upload into the job as it is now.
+    """What to upload into the job as it is at this moment.
 
     Raises ValueError when other objects are outlined in it than those that were tracked.
     """

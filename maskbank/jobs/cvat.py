@@ -66,6 +66,7 @@ class Cvat:
         return sorted(job["id"] for job in jobs if job.get("type", "annotation") == "annotation")
 
     def job(self, job_id: int) -> CvatJob:
+        """A job with its frames and labels; ValueError for one of 3D data."""
         api = self._client.api_client
         with _plainly(self.host, f"job {job_id}"):
             job = self._json(api.jobs_api.retrieve, job_id)
@@ -78,8 +79,10 @@ class Cvat:
         return CvatJob(job_id, tuple(frames), tuple(map(_label, labels)))
 
     def annotations(self, job_id: int) -> dict[str, list[Any]]:
+        """All annotations of a job, in lists by kind: shapes, tracks, tags."""
         with _plainly(self.host, f"job {job_id}"):
-            return self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
+            found: dict[str, list[Any]] = self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
+        return found
 
     def image(self, job_id: int, frame: int) -> bytes:
         """The encoded image of a frame, in its original quality."""
@@ -88,6 +91,7 @@ class Cvat:
             return self._answer(retrieve, job_id, type="frame", number=frame, quality="original")
 
     def create(self, job_id: int, annotations: Annotations) -> None:
+        """Adds annotations to a job."""
         self._patch(job_id, annotations, AnnotationUpdateAction.CREATE)
 
     def delete(self, job_id: int, annotations: Annotations) -> None:
@@ -105,12 +109,14 @@ class Cvat:
         return json.loads(self._answer(retrieve, id))
 
     def _answer(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> bytes:
-        return method(*args, **kwargs, _parse_response=False, _request_timeout=TIMEOUT_S)[1].data
+        data: bytes = method(*args, **kwargs, _parse_response=False, _request_timeout=TIMEOUT_S)[1].data
+        return data
 
     def _list(self, endpoint: Any, **filters: int) -> list[dict[str, Any]]:
-        return get_paginated_collection(
+        found: list[dict[str, Any]] = get_paginated_collection(
             endpoint, return_json=True, _parse_response=False, _request_timeout=TIMEOUT_S, **filters
         )
+        return found
 
 
 @contextmanager

@@ -17,7 +17,7 @@ RETRYABLE = (502, 503, 504)  # 503 is the function's own, the others come from w
 
 
 class StateExpired(Exception):
-    """The function no longer knows a state that it gave out."""
+    """The function does not know a state that it gave out."""
 
 
 def deployed(url: str) -> Propagate:
@@ -41,8 +41,8 @@ def deployed(url: str) -> Propagate:
     return propagate
 
 
-def in_this_process(environment: Mapping[str, str]) -> Propagate:
-    """The function with the settings of an environment; its network is loaded with the first request."""
+def in_this_process(environment: Mapping[str, str] | None = None) -> Propagate:
+    """The function with settings from `environment` (None: this process's); the first request loads its network."""
     worker = cache(lambda: start_worker(environment))
 
     def propagate(body: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def in_this_process(environment: Mapping[str, str]) -> Propagate:
         status, _, reply = invoke(handler, context, json.dumps(body).encode(), "application/json", "/propagate")
         if status != 200:
             raise _refusal(status, "The tracker", reply.decode())
-        return json.loads(reply)
+        parsed: dict[str, Any] = json.loads(reply)
+        return parsed
 
     return propagate
 
@@ -63,7 +64,7 @@ def _refusal(status: int, who: str, sentence: str) -> Exception:
 
 
 def _checked(reply: object, url: str) -> dict[str, Any]:
-    parts = [reply.get(name) for name in ("frames", "states")] if isinstance(reply, dict) else []
-    if not parts or not all(isinstance(part, list) and part for part in parts):
+    names = ("frames", "states")
+    if not isinstance(reply, dict) or not all(isinstance(reply.get(name), list) and reply[name] for name in names):
         raise ValueError(f"What answers at {url} is no MaskBank function that knows /propagate.")
     return reply

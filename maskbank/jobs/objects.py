@@ -15,6 +15,8 @@ AUTO = "auto"  # the source of what a program made; once a person edits it, CVAT
 
 @dataclass(frozen=True)
 class Label:
+    """A label of a job."""
+
     id: int
     name: str
     type: str  # the only type of shapes that CVAT lets it have, or "any"
@@ -49,6 +51,7 @@ class JobObject:
     absent: frozenset[int] = frozenset()
 
     def nearest_seed(self, frame: int) -> SeedShapes:
+        """The seed whose frame is nearest, the earlier one of two."""
         return self.seeds[min(self.seeds, key=lambda seeded: abs(seeded - frame))]
 
 
@@ -73,7 +76,8 @@ def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], fr
     tracks = [_track(track, labels[track["label_id"]], frames) for track in drawn]
     found = [track for track in tracks if track.seeds] + _objects_of_shapes(annotations["shapes"], labels, set(frames))
     found.sort(key=lambda each: (next(iter(each.seeds)), each.label.id, _outlines(each)))
-    total, count = Counter(each.label.id for each in found), Counter()
+    total = Counter(each.label.id for each in found)
+    count: Counter[int] = Counter()
     objects = []
     for each in found:
         count[each.label.id] += 1
@@ -114,7 +118,7 @@ def _track(track: Mapping[str, Any], label: Label, frames: Sequence[int]) -> Job
 def _objects_of_shapes(
     shapes: Iterable[Mapping[str, Any]], labels: Mapping[int, Label], frames: set[int]
 ) -> list[JobObject]:
-    drawn: dict[tuple[int, int], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list[Any]))
+    drawn: dict[tuple[int, int], dict[int, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for shape in shapes:
         relevant = shape["label_id"] in labels and shape["frame"] in frames and shape["source"] != AUTO
         if relevant and _outlines_something(shape):

@@ -17,7 +17,7 @@ def retried(action: Callable[[], T], seconds: float, waiting: Callable[[str], No
     """
 
     def tell(state: RetryCallState) -> None:
-        waiting(str(state.outcome.exception()))
+        waiting(str(state.outcome and state.outcome.exception()))
 
     retrying = Retrying(
         retry=retry_if_exception_type(ConnectionError),

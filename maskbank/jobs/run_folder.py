@@ -107,6 +107,7 @@ class RunFolder:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def log(self, direction: str, order: Sequence[int]) -> SweepLog:
+        """The log of the forward or the backward sweep, whose frames come in this order."""
         return SweepLog(self.path / f"{direction}.jsonl", order)
 
     def note(self, what: str, text: str) -> None:
@@ -115,6 +116,7 @@ class RunFolder:
             draft.write_text(text)
 
     def noted(self, what: str) -> str | None:
+        """The text under a name, None where there is none."""
         path = self.path / what
         return path.read_text() if path.exists() else None
 

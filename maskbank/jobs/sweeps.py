@@ -94,7 +94,7 @@ def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObje
 
 
 def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> dict[str, Any]:
-    sent = {"image": base64.b64encode(image).decode()}
+    sent: dict[str, Any] = {"image": base64.b64encode(image).decode()}
     if any(frame in each.seeds for each in objects):
         try:
             pixels = decode_image(image, MAX_PIXELS)
@@ -139,8 +139,8 @@ def fuse(
     """
     results = []
     for slot, drawn in enumerate(objects):
-        ahead = {frame: answers[slot] for frame, answers in forward.items()}
-        back = {frame: answers[slot] for frame, answers in backward.items()}
+        ahead = {frame: own for frame, answers in forward.items() if (own := answers[slot]) is not None}
+        back = {frame: own for frame, answers in backward.items() if (own := answers[slot]) is not None}
         found: dict[int, SweepPrediction] = {}
         ends = [-1, *(frames.index(seeded) for seeded in drawn.seeds), len(frames)]
         for start, stop in itertools.pairwise(ends):

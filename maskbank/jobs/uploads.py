@@ -60,6 +60,7 @@ def _points(answer: SweepPrediction, kind: str) -> list[float] | None:
         return answer.mask if answer.mask is None else answer.mask.tolist()
     right, bottom = answer.mask[-2:]
     shape = mask_to_shape(decode_rle(answer.mask, bottom + 1, right + 1), kind)
+    assert shape is not None  # of a mask that is not empty
     return [round(float(number), DECIMALS) for number in shape.points]
 
 
@@ -80,14 +81,15 @@ def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames
 
     CVAT keeps some attributes for the whole track and some for each keyframe.
     """
-    keyframes, before = [], None
+    keyframes: list[dict[str, Any]] = []
+    before: list[float] | None = None  # the points on the frame before
     for frame in frames:
         seed = drawn.nearest_seed(frame)
-        if frame in shown or before in shown:
-            points = shown[frame] if frame in shown else shown[before]
+        points = shown.get(frame, before)
+        if points is not None:
             keyframe = _drawing(kind, frame, points, seed) | {"outside": frame not in shown}
             keyframes.append(keyframe | {"attributes": _attributes(seed, seed.attributes.keys() & drawn.label.mutable)})
-        before = frame
+        before = shown.get(frame)
     first = drawn.nearest_seed(keyframes[0]["frame"])
     return {
         "label_id": drawn.label.id,
@@ -144,6 +146,7 @@ def _track_identity(track: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def count(annotations: Annotations) -> int:
+    """How many shapes and tracks there are."""
     return sum(map(len, annotations.values()))
 
 

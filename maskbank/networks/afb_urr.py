@@ -174,13 +174,14 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, 4 * channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(4 * channels)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if downsample:
             self.downsample = nn.Sequential(
                 nn.Conv2d(channels_in, 4 * channels, 1, stride, bias=False), nn.BatchNorm2d(4 * channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(m, channels_in, H, W) → (m, 4 · channels, H / stride, W / stride)."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
@@ -196,6 +197,9 @@ def stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Seque
 class Backbone(nn.Module):
     """ResNet-50 up to its third stage, with ImageNet's normalisation of the image."""
 
+    mean: Tensor  # (1, 3, 1, 1), as std
+    std: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1))
@@ -207,6 +211,7 @@ class Backbone(nn.Module):
         self.res4 = stage(512, 256, blocks=6, stride=2)
 
     def normalise(self, image: Tensor) -> Tensor:
+        """(m, 3, H, W) RGB in [0, 1] → the same with ImageNet's mean and deviation."""
         return (image - self.mean) / self.std
 
     def stages(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -221,6 +226,7 @@ class QueryEncoder(Backbone):
     """Encodes an image to be segmented."""
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Image (1, 3, 16h, 16w) to r4, r3, r2, r1, see `stages`."""
         return self.stages(self.conv1(self.normalise(image)))
 
 
@@ -247,6 +253,7 @@ class KeyValue(nn.Module):
         self.Value = nn.Conv2d(1024, VALUE_CHANNELS, 3, padding=1)
 
     def forward(self, r4: Tensor) -> tuple[Tensor, Tensor]:
+        """r4 (m, 1024, h, w) to keys (m, 128, h, w) and values (m, 512, h, w)."""
         return self.Key(r4), self.Value(r4)
 
 
@@ -259,7 +266,9 @@ class ResBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        """(m, C, H, W) → (m, C, H, W)."""
+        y: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return y
 
 
 class Refine(nn.Module):
@@ -273,10 +282,13 @@ class Refine(nn.Module):
 
     def skip(self, image_features: Tensor) -> Tensor:
         """The image's share, which does not depend on the class."""
-        return self.ResFS(self.convFS(image_features))
+        features: Tensor = self.ResFS(self.convFS(image_features))
+        return features
 
     def forward(self, skip: Tensor, coarse: Tensor) -> Tensor:
-        return self.ResMM(skip + upsample(coarse))
+        """skip (1, C, 2H, 2W) of the image and coarse (k, C, H, W) of k classes → (k, C, 2H, 2W)."""
+        refined: Tensor = self.ResMM(skip + upsample(coarse))
+        return refined
 
 
 class Decoder(nn.Module):
@@ -294,7 +306,7 @@ class Decoder(nn.Module):
         self.local_pred2 = nn.Conv2d(32, 2, 3, padding=1)
 
     def forward(self, matches: Tensor, features: Features) -> Tensor:
-        """Matches (K, 1024, h, w) to class scores (K, 16h, 16w) in [0, 1], each class judged by itself."""
+        """Matches (K, 1024, h, w) to class scores (K, 16h, 16w) in [0, 1], of each class by itself."""
         logits = torch.cat([self.decode(some, features) for some in matches.split(CLASSES_AT_ONCE)])
         coarse = logits.softmax(dim=1)[:, 1:].softmax(dim=0)  # (K, 1, 8h, 8w)
         first, second = coarse.topk(2, dim=0).values
@@ -310,11 +322,12 @@ class Decoder(nn.Module):
         return upsample(self.pred2(F.relu(p)))
 
     def refine(self, coarse: Tensor, r1: Tensor) -> Tensor:
-        """Rough masks (k, 1, 8h, 8w) to corrections (k, 2, 8h, 8w) from what the class looks like nearby."""
+        """Coarse masks (k, 1, 8h, 8w) to corrections (k, 2, 8h, 8w) from what the class looks like nearby."""
         weighted = local_mean(coarse * r1) / (local_mean(coarse) + EPSILON)  # (k, 64, 8h, 8w)
-        q = self.local_convFM(torch.cat([r1.expand_as(weighted), weighted], dim=1))
+        q: Tensor = self.local_convFM(torch.cat([r1.expand_as(weighted), weighted], dim=1))
         q = self.local_pred2(F.relu(self.local_ResMM(q)))
-        return q * F.max_pool2d(coarse, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
+        near: Tensor = F.max_pool2d(coarse, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
+        return q * near
 
 
 def upsample(x: Tensor) -> Tensor:

@@ -20,14 +20,17 @@ class AfbUrrSegmenter:
         self.network = network.eval().to(device)
 
     def encode(self, image: Tensor) -> Features:
+        """See `Segmenter`."""
         return self.network.encode(image)
 
     def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
+        """The background's bank, made for the first objects, then one for each object."""
         return (*(banks or (FeatureBank(),)), *(FeatureBank() for _ in range(count)))
 
     def memorize(
         self, features: Features, probabilities: Tensor, valid: Tensor, frame: int
     ) -> tuple[Entries | None, ...]:
+        """What each class memorizes; the background only where all objects may."""
         background = (1 - probabilities.sum(0, keepdim=True)).clamp(min=0)
         encoded = self.network.memorize(features, torch.cat([background, probabilities]))
         may_memorize = [bool(valid.all()), *valid.tolist()]  # the background is what no object is: sure where all are

@@ -52,6 +52,7 @@ def find(name: str, folder: Path) -> Checkpoint:
 
 
 def sha256(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -62,13 +63,13 @@ def inspect(path: Path, model: str | None = None) -> dict[str, object]:
     Raises WeightsError with one sentence when it is damaged, or fits neither `model` nor, if that is None, any.
     """
     state = load_state_dict(path)
-    misfit = None
+    misfits = []
     for name in [model] if model else list(MODELS):
         network = MODELS[name].network()
         try:
             fit_weights(network, state, str(path))
         except WeightsError as error:
-            misfit = misfit or error
+            misfits.append(error)
             continue
         return {
             "model": name,
@@ -77,7 +78,7 @@ def inspect(path: Path, model: str | None = None) -> dict[str, object]:
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
         }
-    raise misfit
+    raise misfits[0]
 
 
 def verify(checkpoint: Checkpoint, folder: Path) -> dict[str, object]:
@@ -99,7 +100,7 @@ def convert(source: Path, target: Path) -> dict[str, object]:
     """
     if target.suffix != ".safetensors":
         raise WeightsError(f"The new file {target} must end in .safetensors.")
-    model = inspect(source)["model"]
+    model = str(inspect(source)["model"])
     save_weights({name: tensor.contiguous() for name, tensor in load_state_dict(source).items()}, target)
     return inspect(target, model)
 
@@ -175,4 +176,5 @@ def _download(url: str, part: Path, progress: Callable[[int, int | None], None])
 
 def _first_seen(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / FIRST_SEEN
-    return yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+    seen: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text()) or {} if path.exists() else {}
+    return seen

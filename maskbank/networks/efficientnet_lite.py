@@ -11,7 +11,7 @@ class Encoder(nn.Module):
     Its modules come in the order of the published weights, which `maskbank.training.pretrained` relies on.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2), nn.ReLU6(inplace=True))
         self.to2 = InvertedResidual(32, 16, 1, 3, 1)
@@ -27,6 +27,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, 16h, 16w) → features at 1/2 (16 channels), 1/4 (24), 1/8 (40) and 1/16 (112)."""
         f2 = self.to2(self.stem(same_padding(images, 3)))
         f4 = self.to4(f2)
         f8 = self.to8(f4)
@@ -51,17 +52,21 @@ class InvertedResidual(nn.Module):
         self.shortcut = inputs == outputs and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) → (B, outputs, H / stride, W / stride)."""
         hidden = self.expand(x)
         if self.stride == 2:
             hidden = same_padding(hidden, self.kernel)
-        y = self.project(self._filtered(hidden))
+        y: Tensor = self.project(self._filtered(hidden))
         return x + y if self.shortcut else y
 
     def _filtered(self, hidden: Tensor) -> Tensor:
+        filtered: Tensor
         if not (hidden.requires_grad and hidden.device.type == "cpu"):
-            return self.filter(hidden)
+            filtered = self.filter(hidden)
+            return filtered
         with torch.autocast("cpu", enabled=False):  # in full precision the gradient is two to four times as fast there
-            return self.filter(hidden.float())
+            filtered = self.filter(hidden.float())
+        return filtered
 
 
 def same_padding(x: Tensor, kernel: int) -> Tensor:

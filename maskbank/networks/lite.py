@@ -34,7 +34,9 @@ class Lite(nn.Module):
             differ from network to network, so it comes with the weights; see `maskbank.training.novelty`.
     """
 
-    def __init__(self):
+    novelty_threshold: Tensor  # ()
+
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("novelty_threshold", torch.tensor(NO_THRESHOLD))
         self.encoder = Encoder()
@@ -47,11 +49,12 @@ class Lite(nn.Module):
         """images: (B, 3, H, W) RGB in [0, 1]."""
         f2, f4, f8, f16 = self.encoder(pad_to_stride(images * (255 / 128) - 127 / 128))  # as it was pretrained
         f16 = self.neck(f16)
-        return LiteFeatures(self.key(f16).flatten(2), f16, f8, f4, f2, tuple(images.shape[-2:]))
+        return LiteFeatures(self.key(f16).flatten(2), f16, f8, f4, f2, images.shape[-2:])
 
     def value(self, features: LiteFeatures, masks: Tensor) -> Tensor:
         """What to remember of each object: masks (B, n, H, W) in [0, 1] → values (B, n, 128, h·w)."""
-        return self.mask_encoder(features.f16, pad_to_stride(masks))
+        values: Tensor = self.mask_encoder(features.f16, pad_to_stride(masks))
+        return values
 
     def decode(
         self, features: LiteFeatures, readout: Tensor, prev_mask: Tensor, decoder: Decoder | None = None
@@ -61,7 +64,8 @@ class Lite(nn.Module):
         readout: (B, n, 128, h·w); prev_mask: (B, n, 4h, 4w), see `to_prev_mask`; decoder: instead of the network's own.
         """
         grid = features.f16.shape[-2:]
-        return (decoder or self.decoder)(features, readout.unflatten(3, grid), prev_mask)
+        decoded: LiteDecoded = (decoder or self.decoder)(features, readout.unflatten(3, grid), prev_mask)
+        return decoded
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class LiteFeatures:
     f8: Tensor  # (B, 40, 2h, 2w)
     f4: Tensor  # (B, 24, 4h, 4w)
     f2: Tensor  # (B, 16, 8h, 8w)
-    size: tuple[int, int]  # height and width of the frame before padding
+    size: tuple[int, ...]  # height and width of the frame before padding
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ class LiteDecoded:
 class MaskEncoder(nn.Module):
     """The value of each object: what the frame looks like there, and whose pixel it is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.mask_path = nn.Sequential(
             conv_bn_relu(2, 16, 2), conv_bn_relu(16, 32, 2), conv_bn_relu(32, 48, 2), conv_bn_relu(48, 64, 2)
@@ -108,13 +112,14 @@ class MaskEncoder(nn.Module):
         others = masks.sum(1, keepdim=True) - masks
         path = self.mask_path(torch.stack([masks, others], 2).flatten(0, 1))
         x = self.from_mask(path).unflatten(0, (batch, objects)) + self.from_frame(f16)[:, None]
-        return self.fuse(x.flatten(0, 1).relu()).flatten(2).unflatten(0, (batch, objects))
+        values: Tensor = self.fuse(x.flatten(0, 1).relu()).flatten(2).unflatten(0, (batch, objects))
+        return values
 
 
 class Decoder(nn.Module):
     """From the read-out of the bank to masks, for all objects at once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.frame16 = nn.Conv2d(192, 160, 3, 1, 1)
         self.read16 = nn.Conv2d(VALUE_CHANNELS, 160, 3, 1, 1)
@@ -132,11 +137,13 @@ class Decoder(nn.Module):
         self.quality_head = QualityHead()
 
     def forward(self, features: LiteFeatures, readout: Tensor, prev_mask: Tensor) -> LiteDecoded:
+        """readout (B, n, 128, h, w), prev_mask (B, n, 4h, 4w) → masks, presence and quality of n objects."""
         batch, objects = readout.shape[:2]
 
         def per_object(shared: Tensor, own: Tensor) -> Tensor:
             """Adds what all objects of a frame share, (B, C, H, W), to what each has, (B·n, C, H, W)."""
-            return (own.unflatten(0, (batch, objects)) + shared[:, None]).flatten(0, 1)
+            together: Tensor = own.unflatten(0, (batch, objects)) + shared[:, None]
+            return together.flatten(0, 1)
 
         others = prev_mask.sum(1, keepdim=True) - prev_mask
         prev_masks = torch.stack([prev_mask, others], 2).flatten(0, 1)
@@ -157,7 +164,7 @@ class Decoder(nn.Module):
         fine = self.refinement.from_frame(features.f2)  # (B, 16, 8h, 8w)
         decoded = self.refinement.from_decoder(x4).unflatten(0, (batch, objects))  # (B, n, 16, 4h, 4w)
         if self.training:
-            correction = self.refinement(
+            correction: Tensor = self.refinement(
                 fine.repeat_interleave(objects, 0),
                 decoded.flatten(0, 1),
                 probability.flatten(0, 1)[:, None],
@@ -181,7 +188,7 @@ class Refinement(nn.Module):
     CHANNELS = 16
     HIDDEN = 24
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.from_frame = nn.Conv2d(16, self.CHANNELS, 1)
         self.from_decoder = nn.Conv2d(48, self.CHANNELS, 1)
@@ -201,7 +208,8 @@ class Refinement(nn.Module):
         weight = F.avg_pool2d(F.avg_pool2d(coarse, 2), 3, 1, 1)
         local = F.avg_pool2d(F.avg_pool2d(fine * coarse, 2), 3, 1, 1) / (weight + 1e-3)
         around = upsample2(torch.cat([decoded, local], 1))
-        return self.head(torch.cat([fine, around, coarse], 1))
+        correction: Tensor = self.head(torch.cat([fine, around, coarse], 1))
+        return correction
 
 
 class QualityHead(nn.Module):
@@ -210,7 +218,7 @@ class QualityHead(nn.Module):
     It watches and does not steer: no gradient flows back into the decoder.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * 160 + 2 * 48 + 3, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
 
@@ -252,10 +260,12 @@ class Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """(m, inputs, H, W) → (m, outputs, H / stride, W / stride)."""
         return F.relu(self.second(self.first(x)) + self.shortcut(x))
 
 
 def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """A 3x3 convolution, batch norm and ReLU: (m, inputs, H, W) → (m, outputs, H / stride, W / stride)."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
@@ -279,12 +289,13 @@ def pad_to_stride(x: Tensor) -> Tensor:
     return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE))
 
 
-def full_size(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def full_size(logits: Tensor, size: tuple[int, ...]) -> Tensor:
     """Logits at 1/2, (B, n, 8h, 8w), to the frame's own size (height, width), the padding cut off."""
     return upsample2(logits)[..., : size[0], : size[1]]
 
 
 def upsample2(x: Tensor) -> Tensor:
+    """(m, C, H, W) → (m, C, 2H, 2W), bilinear."""
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,6 +17,8 @@ from maskbank.networks.lite import Decoder, Lite, LiteFeatures, full_size, simil
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
 from maskbank.networks.segmenter import Segmentation
 
+Network = TypeVar("Network", bound=torch.nn.Module)
+
 
 class LiteSegmenter:
     """`Lite` behind the interface `Segmenter`: one bank per memory, whose keys all objects share.
@@ -29,7 +32,7 @@ class LiteSegmenter:
         self.trained_decoder = copy.deepcopy(network.decoder).eval().requires_grad_(False).to(device)
         self._tuned: WeakKeyDictionary[TunedDecoder, Decoder] = WeakKeyDictionary()
         network = fold_batch_norm(network.eval()).requires_grad_(False)
-        self.network = network.to(device, memory_format=torch.channels_last)
+        self.network: Lite = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = device
         self.autocast = fast_bfloat16(device)
 
@@ -37,15 +40,18 @@ class LiteSegmenter:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
     def encode(self, image: Tensor) -> LiteFeatures:
+        """See `Segmenter`."""
         with self._fast():
             return self.network.encode(image.contiguous(memory_format=torch.channels_last))
 
     def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
+        """One bank, whose entries new objects have no part in."""
         return (banks[0].add_objects(count),) if banks else (FeatureBank(),)
 
     def memorize(
         self, features: LiteFeatures, probabilities: Tensor, valid: Tensor, frame: int
     ) -> tuple[Entries | None, ...]:
+        """One bank's entries, None where no object may memorize."""
         if not valid.any():
             return (None,)
         with self._fast():
@@ -53,6 +59,7 @@ class LiteSegmenter:
         return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid),)
 
     def prev_mask(self, probabilities: Tensor) -> Tensor:
+        """The masks at 1/4: (n, H, W) → (n, 4h, 4w) in steps of 1/255."""
         return (to_prev_mask(probabilities) * 255).round() / 255  # a store keeps a byte each
 
     def segment(self, features: LiteFeatures, requests: Sequence[BankRequest]) -> list[Segmentation]:
@@ -74,9 +81,9 @@ class LiteSegmenter:
         query, threshold = features.key.float(), self.network.novelty_threshold
         precision = torch.bfloat16 if self.autocast else torch.float32
         readouts = [read(memory.banks[0], query, similarity, total_weight, precision) for memory in memories]
-        grid = features.f4.shape[-2:]
+        height, width = features.f4.shape[-2:]
         # The images of a job may differ in size.
-        prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, grid) for memory in memories])
+        prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, (height, width)) for memory in memories])
         with self._fast():
             values = torch.cat([readout.values for readout in readouts])
             decoded = self.network.decode(features, values[None], prev_mask[None], self._decoder(memories[0]))
@@ -86,8 +93,8 @@ class LiteSegmenter:
         presence = decoded.presence[0].sigmoid() * familiar(score, threshold)
         parts = (logits, presence, decoded.quality[0].sigmoid())
         split = (part.split([memory.objects for memory in memories]) for part in parts)
-        for *own, readout in zip(*split, readouts, strict=True):
-            yield Segmentation(*own, (readout.usage,))
+        for own_logits, own_presence, own_quality, readout in zip(*split, readouts, strict=True):
+            yield Segmentation(own_logits, own_presence, own_quality, (readout.usage,))
 
     def _decoder(self, memory: Memory) -> Decoder:
         tuned = memory.tuned_decoder
@@ -96,7 +103,8 @@ class LiteSegmenter:
         if tuned not in self._tuned:
             decoder = copy.deepcopy(self.trained_decoder)
             decoder.load_state_dict(dict(tuned.weights), strict=False)  # the rest was not tuned
-            self._tuned[tuned] = fold_batch_norm(decoder).to(memory_format=torch.channels_last)
+            folded = fold_batch_norm(decoder)
+            self._tuned[tuned] = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._tuned[tuned]
 
 
@@ -105,14 +113,15 @@ def total_weight(weights: Tensor) -> Tensor:
     return weights.sum(0)
 
 
-def fold_batch_norm(module: torch.nn.Module) -> torch.nn.Module:
+def fold_batch_norm(module: Network) -> Network:
     """Merges each batch norm into the convolution before it, in place: the same function, fewer passes."""
     for child in module.children():
         fold_batch_norm(child)
     if isinstance(module, torch.nn.Sequential):
         for i in range(len(module) - 1):
-            if isinstance(module[i], torch.nn.Conv2d) and isinstance(module[i + 1], torch.nn.BatchNorm2d):
-                module[i] = torch.nn.utils.fuse_conv_bn_eval(module[i], module[i + 1])
+            convolution, norm = module[i], module[i + 1]
+            if isinstance(convolution, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                module[i] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
                 module[i + 1] = torch.nn.Identity()
     return module
 
@@ -120,6 +129,6 @@ def fold_batch_norm(module: torch.nn.Module) -> torch.nn.Module:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is native there; without such instructions a CPU is faster in float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capability = torch.cpu.get_capabilities()
     return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))

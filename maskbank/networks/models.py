@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,7 +38,7 @@ class Model:
     """
 
     network: Callable[[], nn.Module]
-    segmenter: Callable[[nn.Module, torch.device], Segmenter]
+    segmenter: Callable[[Any, torch.device], Segmenter]  # of the model's own network
     policy: Callable[[int | None, int], Policy]
     memorize_every: int
     confident_only: bool
@@ -47,10 +48,12 @@ class Model:
 
 
 def adaptive(budget: int | None, classes: int) -> AdaptivePolicy:
+    """The policy of a bank for objects that share keys; the same for any number of classes."""
     return AdaptivePolicy() if budget is None else AdaptivePolicy(budget)
 
 
 def paper(budget: int | None, classes: int) -> PaperPolicy:
+    """The policy of one class's bank, whose budget is its share of the whole."""
     return PaperPolicy(paper_budget(PAPER_TOTAL if budget is None else budget, classes))
 
 

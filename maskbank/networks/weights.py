@@ -16,9 +16,10 @@ from maskbank.files.atomic import atomic_write
 
 # Training loops like to save their loss as a NumPy scalar beside the model. These constructors make numbers
 # and nothing else; NumPy 1 wrote the first of them under another name.
+NUMPY_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
 NUMPY_SCALARS = [
-    np._core.multiarray.scalar,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    NUMPY_SCALAR,
+    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
     np.dtype,
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32)),
 ]

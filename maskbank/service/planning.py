@@ -50,8 +50,8 @@ def outlined_masks(entries: Sequence[Entry], image: np.ndarray) -> dict[int, np.
     for index in sorted(masks, key=lambda i: (masks[i].sum(), i)):
         masks[index] = masks[index] & free
         if not masks[index].any():
-            error = RequestError("It lies wholly under other objects; track them one after the other.")
-            raise in_object(entries[index].number, error)
+            hidden = RequestError("It lies wholly under other objects; track them one after the other.")
+            raise in_object(entries[index].number, hidden)
         free &= ~masks[index]
     return masks
 

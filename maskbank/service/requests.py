@@ -192,7 +192,7 @@ def parse_state(state: object) -> State:
         raise RequestError(f"The state is not one that this tracker made; {START_AGAIN}.")
     if state.get("v") != STATE_VERSION:
         raise RequestError(f"The state was made by another version of the tracker; {START_AGAIN}.")
-    bank_id, object_number, revision = state.get("bank"), state.get("object"), state.get("revision")
+    bank_id, object_number, revision = state.get("bank"), state.get("object", -1), state.get("revision", -1)
     counts = (object_number, revision)
     if (
         not isinstance(bank_id, str)

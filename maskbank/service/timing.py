@@ -18,4 +18,5 @@ class Timings(dict[str, float]):
             self[name] = self.get(name, 0.0) + (time.perf_counter() - started) * 1000
 
     def rounded(self) -> dict[str, float]:
+        """Milliseconds by stage, to a tenth."""
         return {name: round(milliseconds, 1) for name, milliseconds in self.items()}

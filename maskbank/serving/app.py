@@ -39,14 +39,17 @@ class Endpoints:
         self._reports: dict[str, tuple[float, Reply]] = {}  # by path: when, and what a worker said of itself
 
     async def functions(self, request: Request) -> Response:
+        """All functions of this dashboard: one."""
         return JSONResponse({self._function.name: self._dashboard_entry})
 
     async def function(self, request: Request) -> Response:
+        """The function of a name, or 404."""
         if request.path_params["name"] != self._function.name:
             return refusal_of_nuclio(404, "Function not found")
         return JSONResponse(self._dashboard_entry)
 
     async def invoke_by_name(self, request: Request) -> Response:
+        """An invocation as CVAT sends it to the dashboard, with the function and its path in headers."""
         name = request.headers.get("x-nuclio-function-name")
         if not name:
             return refusal_of_nuclio(400, "Function name must be provided")
@@ -56,6 +59,7 @@ class Endpoints:
         return await self._answer(request, "/" + request.headers.get("x-nuclio-path", "").lstrip("/"))
 
     async def invoke(self, request: Request) -> Response:
+        """An invocation at the function's own address."""
         return await self._answer(request, request.url.path)
 
     async def _answer(self, request: Request, path: str) -> Response:
@@ -77,7 +81,7 @@ class Endpoints:
         """What a worker says of itself; while all of them work, what one said a moment ago."""
         path = path.rstrip("/") or "/"
         said_at, reply = self._reports.get(path, (-float("inf"), None))
-        if not self._workers.are_all_busy or time.monotonic() - said_at > REPORT_GOOD_FOR_S:
+        if reply is None or not self._workers.are_all_busy or time.monotonic() - said_at > REPORT_GOOD_FOR_S:
             reply = await self._ask_worker(request, Event(b"", "", path, "GET"))
             if reply.status == 200:
                 self._reports[path] = time.monotonic(), reply
@@ -95,6 +99,7 @@ class Endpoints:
 
 
 def response(reply: Reply) -> Response:
+    """A worker's reply as HTTP."""
     return Response(reply.body, reply.status, media_type=reply.content_type)
 
 
@@ -119,8 +124,10 @@ def refusal_of_nuclio(status: int, text: str) -> Response:
 
 
 async def gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # nobody reads it
+    """For a client that has left: nobody reads it."""
+    return Response(status_code=400)
 
 
 async def failed(request: Request, error: Exception) -> Response:
+    """For what no endpoint expected: 500 and one sentence."""
     return PlainTextResponse("The tracker failed; the server's log tells the administrator why.", 500)

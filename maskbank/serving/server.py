@@ -23,7 +23,9 @@ def serve(host: str, port: int, count: int, environment: Mapping[str, str]) -> N
     # Both signals raise KeyboardInterrupt (see `cli.main`): at once, or when uvicorn is done.
     with suppress(KeyboardInterrupt), listen(host, port) as listener:
         port = listener.getsockname()[1]
-        with closing(Workers(count, function.worker_wait_s, function.environment | share | environment)) as workers:
+        with closing(
+            Workers(count, function.worker_wait_s, {**function.environment, **share, **environment})
+        ) as workers:
             about = workers.wait_until_ready()
             if count > 1 and about["store"] == "memory://":
                 raise ValueError(
@@ -56,11 +58,12 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family)
     except OSError as error:
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise ValueError(f"{url(host, port)} cannot be served: {reason}.") from error
 
 
 def url(host: str, port: int) -> str:
+    """The address http://host:port, an IPv6 host in brackets."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 

@@ -22,6 +22,8 @@ class StartError(ValueError):
 
 
 class Event(NamedTuple):
+    """A request to the function."""
+
     body: bytes | bytearray
     content_type: str
     path: str
@@ -29,6 +31,8 @@ class Event(NamedTuple):
 
 
 class Reply(NamedTuple):
+    """The function's answer; status: of HTTP."""
+
     status: int
     content_type: str
     body: bytes
@@ -88,6 +92,7 @@ class Workers:
 
     @property
     def are_all_busy(self) -> bool:
+        """Whether no worker is idle."""
         return self._idle.empty()
 
     def wait_until_ready(self) -> dict[str, object]:
@@ -96,7 +101,7 @@ class Workers:
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Worker]:
-        """An idle worker, for who has waited longest. Raises TimeoutError when patience is in vain."""
+        """An idle worker, for who has waited longest. Raises TimeoutError after `wait_s` seconds."""
         async with asyncio.timeout(self.wait_s):
             worker = await self._idle.get()
         try:
@@ -105,6 +110,7 @@ class Workers:
             self._idle.put_nowait(worker)
 
     def close(self) -> None:
+        """Ends all, each when it has answered."""
         for worker in self._all:
             worker.close()
 
@@ -154,14 +160,18 @@ def _start_here() -> dict[str, object]:
     except (ValueError, OSError) as error:
         raise StartError(str(error)) from None
     _, context = _function
-    return context.user_data.model.description
+    description: dict[str, object] = context.user_data.model.description
+    return description
 
 
 def _invoke_here(event: Event) -> Reply:
-    return Reply(*invoke(*_function, *event))
+    handler, context = _function
+    return Reply(*invoke(handler, context, *event))
 
 
 def _end_with_parent() -> None:
     """A parent that is killed cannot end its workers."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

@@ -86,7 +86,7 @@ def _grab_cut(image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray |
 
     cv2.setRNGSeed(0)  # grabCut starts from a random clustering of colours
     try:
-        cv2.grabCut(small, labels, None, None, None, ITERATIONS, cv2.GC_INIT_WITH_MASK)
+        cv2.grabCut(small, labels, None, None, None, ITERATIONS, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     except cv2.error:  # colours that it cannot cluster: the ellipse is an answer, a failure is none
         return None
     found = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)

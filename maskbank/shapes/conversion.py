@@ -47,7 +47,7 @@ def shape_to_mask(shape: Shape, image: np.ndarray) -> np.ndarray:
 
 
 def mask_to_shape(mask: np.ndarray, type: str) -> Shape | None:
-    """The shape of the wanted type that stands for a mask, or None for an empty mask.
+    """The shape of the requested type that stands for a mask, or None for an empty mask.
 
     mask: exactly the mask. rectangle: the box of all its pixels. ellipse: the upright ellipse with the
     mask's centre and spread. polygon: the simplified outline of the largest part; see `largest_outline`.

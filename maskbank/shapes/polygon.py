@@ -65,7 +65,8 @@ def fill_ellipse(points: Sequence[float], height: int, width: int) -> np.ndarray
         raise RequestError("An ellipse needs its right point right of its centre and its top point above it.")
     rows = (np.arange(height) + 0.5 - y) / radius_y
     columns = (np.arange(width) + 0.5 - x) / radius_x
-    return np.square(columns)[None, :] <= (1.0 - np.square(rows))[:, None]
+    inside: np.ndarray = np.square(columns)[None, :] <= (1.0 - np.square(rows))[:, None]
+    return inside
 
 
 def largest_outline(mask: np.ndarray) -> np.ndarray:
@@ -149,7 +150,8 @@ def _worth(outline: np.ndarray) -> np.ndarray:
 
     def triangle(i: int) -> int:
         a, b = before[i], after[i]
-        return abs((x[a] - x[i]) * (y[b] - y[i]) - (x[b] - x[i]) * (y[a] - y[i]))
+        area: int = abs((x[a] - x[i]) * (y[b] - y[i]) - (x[b] - x[i]) * (y[a] - y[i]))
+        return area
 
     areas = [triangle(i) for i in range(count)]
     queue = [(area, i) for i, area in enumerate(areas)]

@@ -28,11 +28,11 @@ def encode_rle(mask: np.ndarray) -> list[int]:
     left, top, right, bottom = mask_box(mask) or (0, 0, 0, 0)
     pixels = mask[top : bottom + 1, left : right + 1].ravel()
     changes = np.flatnonzero(pixels[1:] != pixels[:-1]) + 1
-    runs = np.diff(changes, prepend=0, append=pixels.size).tolist()
+    runs: list[int] = np.diff(changes, prepend=0, append=pixels.size).tolist()
     return [0] * bool(pixels[0]) + runs + [left, top, right, bottom]
 
 
-def decode_rle(points: Sequence[float], height: int, width: int) -> np.ndarray:
+def decode_rle(points: Sequence[float] | np.ndarray, height: int, width: int) -> np.ndarray:
     """Decode CVAT's mask points (see `encode_rle`) for an image of height x width pixels to (H, W) bool.
 
     Equal to `cvat_sdk.masks.decode_mask`.

@@ -32,12 +32,14 @@ class DirectoryBackend:
         self._swept = -float("inf")
 
     def check(self) -> None:
+        """Makes the directory where there is none, and writes a file on trial."""
         with _translated_errors(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.root, prefix=UNFINISHED) as folder:
                 self._write(Path(folder) / "trial", b"")
 
     def names(self, bank_id: str) -> list[str]:
+        """See `Backend`."""
         folder = self._folder(bank_id)
         if folder is None:
             return []
@@ -46,10 +48,12 @@ class DirectoryBackend:
         return []
 
     def get(self, bank_id: str, names: Collection[str]) -> list[bytes | None]:
+        """See `Backend`."""
         folder = self._folder(bank_id)
         return [None if folder is None else self._read(folder / name) for name in names]
 
     def add(self, bank_id: str, blobs: Mapping[str, bytes], name: str, data: bytes) -> bool:
+        """See `Backend`."""
         self._sweep()
         folder = self.root / bank_id
         with _translated_errors(self.root):
@@ -61,15 +65,18 @@ class DirectoryBackend:
         return added
 
     def touch(self, bank_id: str) -> None:
+        """See `Backend`."""
         with _translated_errors(self.root), suppress(FileNotFoundError):
             os.utime(self.root / bank_id)
 
     def delete(self, bank_id: str, names: Collection[str]) -> None:
+        """See `Backend`."""
         with _translated_errors(self.root):
             for name in names:
                 (self.root / bank_id / name).unlink(missing_ok=True)
 
     def drop(self, bank_id: str) -> None:
+        """See `Backend`."""
         folder = self.root / bank_id
         with _translated_errors(self.root), suppress(FileNotFoundError):
             # Revisions first: whoever finds one must find its blobs.
@@ -79,6 +86,7 @@ class DirectoryBackend:
                 folder.rmdir()
 
     def usage(self) -> Iterator[BankUsage]:
+        """See `Backend`."""
         with _translated_errors(self.root):
             for bank_id, idle_s in self._banks():
                 with suppress(FileNotFoundError):  # another worker drops banks meanwhile

@@ -33,6 +33,7 @@ class MemoryStore:
         self._holders: Counter[int] = Counter()  # by address of a tensor's memory: how many revisions share it
 
     def load(self, bank_id: str, number: int) -> Revision | None:
+        """See `Store`."""
         self._expire()
         revision = self._banks.get(bank_id, {}).get(number)
         if revision is not None:
@@ -40,6 +41,7 @@ class MemoryStore:
         return revision
 
     def save(self, revision: Revision) -> Revision:
+        """See `Store`."""
         self._expire()
         revisions = self._banks.setdefault(revision.bank_id, {})
         kept = revisions.setdefault(revision.number, revision)
@@ -52,9 +54,11 @@ class MemoryStore:
         return kept
 
     def save_locally(self, revision: Revision) -> None:
+        """The same as `save`: no other worker has this store."""
         self.save(revision)
 
     def statistics(self) -> dict[str, int]:
+        """Banks in memory, and the bytes of their tensors and masks."""
         return {"cached_banks": len(self._banks), "cached_bytes": self.bytes}
 
     def __len__(self) -> int:

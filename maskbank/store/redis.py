@@ -5,6 +5,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
@@ -28,7 +29,8 @@ class RedisBackend:
 
     def __init__(self, url: str, ttl_s: float):
         self.ttl_ms = max(int(ttl_s * 1000), 1)
-        self._redis = redis.Redis.from_url(
+        # Any: redis-py's types do not tell what a command answers from what a pipeline returns.
+        self._redis: Any = redis.Redis.from_url(
             url,
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
@@ -37,14 +39,17 @@ class RedisBackend:
         )
 
     def check(self) -> None:
+        """Pings the server."""
         with _translated_errors():
             self._redis.ping()
 
     def names(self, bank_id: str) -> list[str]:
+        """See `Backend`."""
         with _translated_errors():
             return [name.decode() for name in self._redis.hkeys(PREFIX + bank_id) if name != USED.encode()]
 
     def get(self, bank_id: str, names: Collection[str]) -> list[bytes | None]:
+        """See `Backend`."""
         found: list[bytes | None] = []
         with _translated_errors():
             left = iter(names)
@@ -53,6 +58,7 @@ class RedisBackend:
         return found
 
     def add(self, bank_id: str, blobs: Mapping[str, bytes], name: str, data: bytes) -> bool:
+        """See `Backend`."""
         key = PREFIX + bank_id
         with _translated_errors():
             for blob, content in blobs.items():
@@ -63,6 +69,7 @@ class RedisBackend:
                 return bool(pipeline.execute()[0])
 
     def touch(self, bank_id: str) -> None:
+        """See `Backend`."""
         key = PREFIX + bank_id
         with _translated_errors():
             if self._redis.pexpire(key, self.ttl_ms):
@@ -70,15 +77,18 @@ class RedisBackend:
                     pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
 
     def delete(self, bank_id: str, names: Collection[str]) -> None:
+        """See `Backend`."""
         if names:
             with _translated_errors():
                 self._redis.hdel(PREFIX + bank_id, *names)
 
     def drop(self, bank_id: str) -> None:
+        """See `Backend`."""
         with _translated_errors():
             self._redis.delete(PREFIX + bank_id)
 
     def usage(self) -> Iterator[BankUsage]:
+        """See `Backend`."""
         with _translated_errors():
             for key in sorted(self._redis.scan_iter(match=PREFIX + "*", count=1000)):
                 names = [name for name in self._redis.hkeys(key) if name != USED.encode()]

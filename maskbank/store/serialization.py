@@ -198,7 +198,8 @@ def pack(tensor: Tensor) -> Tensor:
     """The same numbers in fewer bytes, where there is a way: half precision, or 255ths as bytes."""
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.float32:
-        for smaller in (lambda t: (t * 255).round().to(torch.uint8), lambda t: t.half()):
+        ways: list[Callable[[Tensor], Tensor]] = [lambda t: (t * 255).round().to(torch.uint8), Tensor.half]
+        for smaller in ways:
             if torch.equal(unpack(smaller(tensor)), tensor):
                 return smaller(tensor)
     return tensor

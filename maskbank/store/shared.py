@@ -133,7 +133,8 @@ class SharedStore:
             usage, content = usage_blob(parts)
             blobs[usage] = content
             banks.append((names_of, usage))
-        decoder, weights = revision.memory.tuned_decoder, ()
+        decoder = revision.memory.tuned_decoder
+        weights: Names = ()
         if decoder is not None:
             weights = self._name(decoder, partial(decoder_blobs, decoder), there, blobs)
             self._parts[weights] = decoder

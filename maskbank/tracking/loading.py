@@ -17,7 +17,7 @@ def load_tracker(settings: Settings) -> tuple[Tracker, str]:
     """
     device = torch.device(settings.device)
     segmenter, fingerprint = load_segmenter(settings.model, settings.weights, device)
-    tunes = settings.adapt_seconds and isinstance(segmenter, LiteSegmenter)
-    tune = DecoderTuner(segmenter, settings.adapt_seconds) if tunes else None
+    seconds = settings.adapt_seconds
+    tune = DecoderTuner(segmenter, seconds) if seconds and isinstance(segmenter, LiteSegmenter) else None
     tracker = Tracker(MODELS[settings.model], segmenter, device, settings.short_side, settings.budget, tune)
     return tracker, fingerprint

@@ -34,6 +34,7 @@ class ClipBatches(torch.utils.data.IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
+        assert worker is not None
         maker = ClipMaker(self.stills, self.videos, np.random.default_rng([*self.seed, worker.id]))
         for number in itertools.count():
             stage = stage_at(self.stages, self.progress_at(number))

@@ -85,14 +85,14 @@ def _load(folder: Folder) -> tuple[list[Sample], list[list[Sample]]]:
     if (folder / "annotations.xml").exists():
         root = _xml(folder / "annotations.xml")
         tracked, alone = _tracks(root)
-        video = [_sample(images.frame(frame), outlines) for frame, outlines in tracked if images.frame(frame)]
-        stills += [_sample(images.frame(frame), outlines) for frame, outlines in alone if images.frame(frame)]
+        video = [_sample(shot, outlines) for frame, outlines in tracked if (shot := images.frame(frame))]
+        stills += [_sample(shot, outlines) for frame, outlines in alone if (shot := images.frame(frame))]
         if len(video) > 1:
             videos.append(video)
         else:
             stills += video
         for image in root.findall("image"):
-            file = images.named(image.get("name"), image.get("subset"))
+            file = images.named(image.get("name", ""), image.get("subset"))
             nodes = [node for node in image if node.tag in SHAPES]
             if file and nodes:
                 stills.append(_sample(file, _in_order(list(enumerate(nodes, 1)))))
@@ -162,7 +162,7 @@ def _by_frame(tracks: list[list[ElementTree.Element]]) -> list[tuple[int, list[O
     frames: dict[int, list[tuple[int, ElementTree.Element]]] = {}
     for object_id, nodes in enumerate(tracks, 1):
         for node in nodes:
-            frames.setdefault(int(node.get("frame")), []).append((object_id, node))
+            frames.setdefault(int(node.attrib["frame"]), []).append((object_id, node))
     if len(tracks) > MAX_OBJECTS:  # those of single frames: numbered anew in each
         frames = {frame: list(enumerate((node for _, node in found), 1)) for frame, found in frames.items()}
     return [(frame, _in_order(frames[frame])) for frame in sorted(frames)]

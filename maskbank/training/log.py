@@ -43,6 +43,7 @@ class TrainingLog:
         return self._shown
 
     def add_validation(self, step: int, seconds: float, j_and_f: float) -> None:
+        """Notes a validation at a step: J&F in percent."""
         self._write(step, seconds, "", "", round(j_and_f, 2))
 
     def initial_validation(self) -> float | None:

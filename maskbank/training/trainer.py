@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -156,7 +157,7 @@ class Trainer:
         loss.backward()
         if not nn.utils.clip_grad_norm_(self.network.parameters(), 3.0).isfinite():
             raise ValueError(
-                f"Training diverged at step {self.clock.step}: choose a lower --learning-rate and a new --out."
+                f"Training diverged at step {self.clock.step}: take a lower --learning-rate and a new --out."
             )
         self.optimizer.step()
         self.clock.step += 1
@@ -267,7 +268,8 @@ def train(
             if clock.step % LOG_EVERY == 0:
                 means = log.add(clock.step, clock.seconds, loss.item(), jaccard.item())
                 bar.n = min(progress, 1.0)
-                bar.set_postfix(step=clock.step, **{name: f"{value:.3f}" for name, value in means.items()})
+                shown: dict[str, Any] = {name: f"{value:.3f}" for name, value in means.items()}
+                bar.set_postfix(step=clock.step, **shown)
             if now - saved > SAVE_EVERY_S:
                 trainer.save()
                 log.plot()

@@ -1,6 +1,8 @@
 """How good a network under training is on whole sequences."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,7 +28,7 @@ def validate(weights: dict[str, Tensor], data: Path) -> float:
     found = []
     for sequence in read_sequences(data):
         images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-        tracked = track_video(tracker, images, {0: sequence.truths[0]})
-        masks = ((frame.ids, []) for frame in tracked)
+        tracked = track_video(tracker, images, {0: sequence.seed})
+        masks: Iterator[tuple[np.ndarray, list[dict[str, Any]]]] = ((frame.ids, []) for frame in tracked)
         found.append(score(sequence, "validation", sequence.objects, masks).mean.j_and_f)
     return 100 * float(np.mean(found))

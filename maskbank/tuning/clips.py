@@ -10,6 +10,8 @@ from maskbank.tuning.samples import Sample
 
 @dataclass(frozen=True)
 class Clip:
+    """T frames of S x S pixels with the ids of their objects."""
+
     images: np.ndarray  # (T, 3, S, S) uint8, RGB
     ids: np.ndarray  # (T, S, S) uint8: 0 background, 1..n objects
 
@@ -113,5 +115,5 @@ def _motion_blur(image: np.ndarray, length: int, degrees: float) -> np.ndarray:
     kernel = np.zeros((length, length), np.float32)
     kernel[length // 2] = 1 / length
     turn = cv2.getRotationMatrix2D((length / 2 - 0.5, length / 2 - 0.5), degrees, 1)
-    kernel = cv2.warpAffine(kernel, turn, (length, length))
-    return cv2.filter2D(image, -1, kernel / max(kernel.sum(), 1e-6))
+    turned = cv2.warpAffine(kernel, turn, (length, length))
+    return cv2.filter2D(image, -1, turned / max(turned.sum(), 1e-6))

@@ -31,15 +31,16 @@ def unroll(network: Lite, images: Tensor, ids: Tensor, objects: int) -> Iterator
     images: (B, T, 3, S, S) in [0, 1]; ids: (B, T, S, S) int64; objects: slots per clip, n.
     """
     batch, frames = images.shape[:2]
-    all_features = network.encode(images.transpose(0, 1).flatten(0, 1))  # time first: a frame's batch is one piece
+    all_features = network.encode(images.transpose(0, 1).flatten(0, 1))  # time first: a frame's batch is contiguous
     slots = torch.arange(1, objects + 1, device=ids.device).view(1, -1, 1, 1)
     seed = (ids[:, :1] == slots).float()
     real = seed.flatten(2).any(2)
     prev_mask_kept = (torch.rand(batch, 1, 1, 1, device=ids.device) > PREV_MASK_DROP).float()
 
     def features_at(t: int) -> LiteFeatures:
-        parts = [getattr(all_features, name)[t * batch : (t + 1) * batch] for name in ("key", "f16", "f8", "f4", "f2")]
-        return LiteFeatures(*parts, all_features.size)
+        now = slice(t * batch, (t + 1) * batch)
+        parts = {name: getattr(all_features, name)[now] for name in ("key", "f16", "f8", "f4", "f2")}
+        return LiteFeatures(**parts, size=all_features.size)
 
     first = features_at(0)
     memory = ClipMemory(first.key, network.value(first, seed))

@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from maskbank.frames import read_id_mask
-from maskbank.local_function import local_function
-from maskbank.shapes import encode_rle
+from maskbank.files.masks import read_id_mask
+from maskbank.function.local import local_function
+from maskbank.shapes.rle import encode_rle
 
 CLIP = Path(__file__).resolve().parents[5] / "samples" / "clip"
 
