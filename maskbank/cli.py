@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=_minutes, help="length of the whole run")
     length.add_argument("--steps", type=_steps, help="the same in steps, which is repeatable")
-    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="stop early; repeat the command to resume")
+    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="stop early, to be resumed")
     train.add_argument(
         "--schedule",
         choices=("small", "short", "long", "large"),
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "what the initial weights knew is kept (default: %(default)s)",
     )
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
-    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="annotated sequences, laid out as for evaluate, to score J&F on during training")
+    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="sequences, as for evaluate, to measure J&F on")
     train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
     train.add_argument("--seed", type=int, default=0)
     train.set_defaults(run=_train, extra="train")

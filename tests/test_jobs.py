@@ -783,7 +783,7 @@ def test_a_function_that_never_remembers(cvat, run, propagate):
 
 def test_answers_with_fewer_frames(cvat, run, propagate, undisturbed, monkeypatch):
     cvat.add(JOB, shapes=seeds())
-    monkeypatch.setattr("maskbank.service.REPLY_WITHIN_S", 0)  # one frame, and time is over
+    monkeypatch.setattr("maskbank.service.service.REPLY_WITHIN_S", 0)  # one frame, and time is over
     run()
     assert results(cvat) == undisturbed
     images = [each for each in cvat.requests if "/data?" in each]

@@ -26,8 +26,8 @@ class ResultFolder:
         labels: names of objects by id.
     """
 
-    def __init__(self, out: Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
-        self.out = out
+    def __init__(self, out: str | Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
+        self.out = out = Path(out)
         (out / "masks").mkdir(parents=True, exist_ok=True)
         self._coco = CocoWriter(labels)
         self._labels = labels or {}
