@@ -98,14 +98,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=_minutes, help="length of the whole run")
-    length.add_argument("--steps", type=_steps, help="the same in steps, which is repeatable")
-    train.add_argument("--stop-after", type=_minutes, metavar="MINUTES", help="stop early, to be resumed")
+    length.add_argument("--steps", type=_steps, help="length in steps instead, which makes the run repeatable")
+    train.add_argument(
+        "--stop-after", type=_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
+    )
     train.add_argument(
         "--schedule",
         choices=("small", "short", "long", "large"),
-        help="small: CPU; short, long: CPU, from --init; large: GPU (default: small, or with --init short)",
+        help="small: from scratch on a CPU; short, long: from --init on a CPU; large: a GPU (default: small, or with "
+        "--init short)",
     )
-    train.add_argument("--learning-rate", type=float, help="(default: 6e-4, or with --init 3e-4)")
+    train.add_argument("--learning-rate", type=float, help="at its highest (default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
     train.add_argument(
         "--blend",
@@ -116,9 +119,11 @@ def _parser() -> argparse.ArgumentParser:
         "what the initial weights knew is kept (default: %(default)s)",
     )
     train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
-    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="sequences, as for evaluate, to measure J&F on")
-    train.add_argument("--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="(default: %(default)s)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--val", type=Path, metavar="SEQUENCES", help="folder as for evaluate, to measure J&F on")
+    train.add_argument(
+        "--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="how often (default: %(default)s)"
+    )
+    train.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     train.set_defaults(run=_train, extra="train")
 
     serve = commands.add_parser(
@@ -156,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     action = actions.add_parser("info", help="what is known of weights, and what their file holds")
     action.add_argument("name", help="a known name, or a file")
     action.set_defaults(run=_weights_info)
-    action = actions.add_parser("verify", help="whether the files are whole, fit and are the right ones")
+    action = actions.add_parser("verify", help="check that the files are intact, fit and are the right ones")
     action.add_argument("names", nargs="*", metavar="NAME", help="(default: all that are here)")
     action.set_defaults(run=_weights_verify)
     action = actions.add_parser("fetch", help="download weights, after showing their licence")
@@ -179,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run=_store_ls)
     sums = actions.add_parser("stat", help="how many banks there are, and what they take")
     sums.set_defaults(run=_store_stat)
-    purge = actions.add_parser("purge", help="remove banks; who still tracks with one has to start again")
+    purge = actions.add_parser("purge", help="remove banks; whoever still tracks with one has to start again")
     purge.add_argument("--older-than", type=float, required=True, metavar="HOURS", help="not used for so long; 0: all")
     purge.set_defaults(run=_store_purge)
     return parser
