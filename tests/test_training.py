@@ -1,6 +1,7 @@
 """Training: clips, losses, the unrolled tracker, and a run of a few seconds that is stopped and resumed."""
 
 import csv
+import inspect
 import os
 import re
 import signal
@@ -440,6 +441,13 @@ def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
     torch.save({name: value for name, value in state.items() if name != "options"}, tmp_path / "state.pt")
     with pytest.raises(ValueError, match=re.escape(f"The run in {tmp_path} is one of an earlier version")):
         train([data], tmp_path, minutes=1, schedule=tiny)
+
+
+def test_the_command_line_has_the_defaults_of_the_function():
+    options = cli._parser().parse_args(["train", "--data", "x", "--steps", "1"])
+    for name, parameter in inspect.signature(train).parameters.items():
+        if parameter.default is not parameter.empty and name != "steps":
+            assert getattr(options, name) == parameter.default, name
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):

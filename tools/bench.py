@@ -80,8 +80,8 @@ def main() -> None:
             elif options.only in (None, model):
                 print(f"{model}, {objects} object(s), store {store} …", file=sys.stderr)
                 weights = {} if model == "lite" else {"MASKBANK_WEIGHTS": str(random_weights)}
-                wanted = (model, objects, store, warm_up, frames or options.frames)
-                results.append(in_own_process(wanted, os.environ | {"MASKBANK_MODEL": model} | weights))
+                configuration = (model, objects, store, warm_up, frames or options.frames)
+                results.append(in_own_process(configuration, os.environ | {"MASKBANK_MODEL": model} | weights))
     text = report(results, load)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "bench.md").write_text(text)

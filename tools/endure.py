@@ -209,7 +209,7 @@ def compare(jobs: int, length: int, size: int, workers: int, kills: int, restart
         print(f"job {number}: {done[number]}")
     for number in wrong:
         pairs = zip(done[number], expected[number], strict=True)
-        first = next(index for index, (found, wanted) in enumerate(pairs) if found != wanted)
+        first = next(index for index, (one, other) in enumerate(pairs) if one != other)
         print(f"job {number}: other masks from its frame {first} on")
     return not lost and not wrong
 

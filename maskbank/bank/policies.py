@@ -47,11 +47,11 @@ class PaperPolicy:
         check_merging(self.budget_per_class, self.update_rate, self.merge_threshold)
 
     def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has learnt an outlined frame; after the first it is a frame like any other."""
+        """A bank that has memorized an outlined frame; after the first it is a frame like any other."""
         return self.memorize(bank, entries)
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has learnt one frame: `entries` of that frame only, at least one."""
+        """A bank that has memorized one frame: `entries` of that frame only, at least one."""
         if bank.older is None:
             return replace(bank, older=entries)
         # Not renormalised: merged vectors get a little shorter every time, as in the authors' implementation.
@@ -93,7 +93,7 @@ class AdaptivePolicy:
             )
 
     def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has learnt an outlined frame for ever: `entries` of that frame only, at least one.
+        """A bank that has memorized an outlined frame for ever: `entries` of that frame only, at least one.
 
         Raises:
             BankFullError: the outlined frames together would exceed the budget.
@@ -109,7 +109,7 @@ class AdaptivePolicy:
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has learnt one frame: `entries` of that frame only, at least one."""
+        """A bank that has memorized one frame: `entries` of that frame only, at least one."""
         return self._fitted(replace(bank, recent=(*bank.recent, entries.in_half_precision())), int(entries.frame[0]))
 
     def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
