@@ -163,7 +163,7 @@ def test_new_tracked_and_corrected_objects_in_one_request(function: Function, fr
 
 
 def test_masks_of_several_banks_are_disjoint(function: Function, frames: list[bytes], shapes: list[dict]) -> None:
-    """Twice the same object, and another one: each starts by itself, then they aggregate."""
+    """Twice the same object, and another one: each starts by itself, then they compete."""
     states = [function.ask(frames[0], [shape], [])[1][0] for shape in (shapes[2], shapes[2], shapes[1])]
     assert len({state["bank"] for state in states}) == 3
     with function.seeing(0.9):

@@ -575,7 +575,7 @@ def test_any_worker_goes_on_with_the_same_masks(
 def test_two_workers_in_turn_answer_as_one(
     url: str, start: Callable[..., Function], function: Function, frames: list[bytes], shapes: list[dict]
 ) -> None:
-    """Each finds in its own memory what the other has long gone beyond, and three objects that aggregate."""
+    """Each finds in its own memory what the other has long gone beyond, and three objects that compete."""
     workers = [start(MASKBANK_SIZE=128, MASKBANK_STORE=url) for _ in range(2)]
     _, alone = function.ask(frames[0], shapes, [])
     _, shared = workers[0].ask(frames[0], shapes, [])

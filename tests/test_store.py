@@ -21,7 +21,7 @@ def entries() -> Entries:
 
 
 def revision(bank: str, number: int, seeds: Entries | None = None, mask: int = 0) -> Revision:
-    """A revision with a prev_mask of its own, entries that others may share, and a mask of so many numbers."""
+    """A revision with a previous mask of its own, entries that others may share, and a mask of so many numbers."""
     banks = () if seeds is None else (FeatureBank(seeds=seeds),)
     record = ObjectRecord("mask", (0, 0, 1, 1), tuple(range(mask)) or None, 1.0)
     return Revision(bank, number, f"{bank}{number}", Memory(banks, torch.zeros(1, 100)), (record,))

@@ -1,4 +1,4 @@
-"""Long and coarse runs of the function on the sample clip: time, memory, faults, many jobs, broken requests.
+"""Long and rough runs of the function on the sample clip: time, memory, faults, many jobs, broken requests.
 
     python tools/endure.py soak    one job for thousands of frames: is the time and the memory of a frame flat?
     python tools/endure.py faults  kills workers and restarts Redis while jobs are tracked: is anything lost or wrong?
@@ -130,7 +130,7 @@ def in_this_process(size: int) -> Call:
 
 
 class Balancer:
-    """Sends each request to any worker, and again to any other when that one dies or asks for retrying."""
+    """Sends each request to any worker, and again to any other when that one dies or asks for patience."""
 
     def __init__(self, workers: list[Process]):
         self.workers = workers
