@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from maskbank import cli
 from maskbank.networks.afb_urr import AfbUrr
 from maskbank.networks.checkpoints import read_manifest, sha256
+from maskbank.networks.lite import Lite
 from maskbank.networks.models import BUNDLED_WEIGHTS
-from maskbank.networks.weights import fingerprint
+from maskbank.networks.weights import FORMER_NAMES, FORMER_THRESHOLD, fingerprint, load_state_dict
 
 BUNDLED = BUNDLED_WEIGHTS["lite"].parent
 
@@ -224,3 +225,21 @@ def test_unknown_and_damaged_weights(run, folder: Path) -> None:
     assert "lite comes with MaskBank" in run("fetch", "lite", "--yes")[1]
     (folder / "lite.safetensors").write_bytes((BUNDLED / "lite.safetensors").read_bytes()[:-1000])
     assert "damaged" in run("verify")[1]
+
+
+@pytest.mark.parametrize("path", BUNDLED_WEIGHTS.values(), ids=BUNDLED_WEIGHTS)
+def test_weights_of_version_0_1_load_under_the_names_of_today(path: Path, tmp_path: Path) -> None:
+    today = load_state_dict(path)
+    former = {FORMER_THRESHOLD: -today["novelty_threshold"]}
+    for name, tensor in today.items():
+        starts = [(old, new) for old, new in FORMER_NAMES.items() if name.startswith(new)]
+        for old, new in starts:
+            former[old + name.removeprefix(new)] = tensor
+        if not starts and name != "novelty_threshold":
+            former[name] = tensor
+    assert len(former) == len(today) and len(former.keys() - today.keys()) > 10
+    save_file(former, tmp_path / "former.safetensors")
+    again = load_state_dict(tmp_path / "former.safetensors")
+    assert again.keys() == today.keys() == Lite().state_dict().keys()
+    assert all(torch.equal(again[name], tensor) for name, tensor in today.items())
+    assert float(today["novelty_threshold"]) > 0  # not negative, as `strange` was

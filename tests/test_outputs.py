@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from maskbank.files.atomic import atomic_write
 from maskbank.files.coco import CocoWriter
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
@@ -321,3 +322,17 @@ def test_render_tool_gives_the_stored_clip():
     drawn = pond.frame(24)
     stored = np.asarray(Image.open(CLIP / "frames" / "00024.jpg"))
     assert np.abs(drawn.astype(int) - stored).mean() < 3  # what JPEG loses
+
+
+# ---------------------------------------------------------------- files that are there as a whole
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "report.txt"
+    with atomic_write(path) as draft:
+        draft.write_text("first")
+        assert not path.exists() and draft.suffix == path.suffix
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as draft:
+        draft.write_text("second")
+        _ = 1 / 0
+    assert path.read_text() == "first" and [each.name for each in tmp_path.iterdir()] == ["report.txt"]
