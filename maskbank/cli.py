@@ -6,12 +6,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from maskbank.resources import WEIGHTS_FOLDER
-
-if TYPE_CHECKING:  # commands import what they need: --help must not wait for torch
-    from maskbank.store.backend import Backend
+from maskbank.store.commands import DESCRIPTION, add_actions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -173,20 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("target", type=Path)
     action.set_defaults(run=_weights_convert)
 
-    store = commands.add_parser(
-        "store",
-        help="show and purge the banks of a store",
-        description="Shows and purges the feature banks that the function keeps between requests.",
-    )
-    store.add_argument("--url", help="the store's address (default: as the function finds it, see MASKBANK_STORE)")
-    actions = store.add_subparsers(required=True, metavar="ACTION")
-    listing = actions.add_parser("ls", help="one line per bank: id, bytes, blobs, hours since its last use")
-    listing.set_defaults(run=_store_ls)
-    sums = actions.add_parser("stat", help="how many banks there are, and what they take")
-    sums.set_defaults(run=_store_stat)
-    purge = actions.add_parser("purge", help="remove banks; whoever still tracks with one has to start again")
-    purge.add_argument("--older-than", type=float, required=True, metavar="HOURS", help="not used for so long; 0: all")
-    purge.set_defaults(run=_store_purge)
+    store = commands.add_parser("store", help="show and purge the banks of a store", description=DESCRIPTION)
+    add_actions(store)
     return parser
 
 
@@ -434,38 +419,6 @@ def _weights_convert(options: argparse.Namespace) -> None:
 def _print_facts(facts: dict[str, object]) -> None:
     for name, value in facts.items():
         print(f"{name:<12} {value}")
-
-
-def _backend(options: argparse.Namespace) -> "Backend":
-    from maskbank.settings import read_settings
-    from maskbank.store.opening import open_backend
-
-    chosen = {} if options.url is None else {"MASKBANK_STORE": options.url}
-    settings = read_settings(os.environ | chosen)
-    backend = open_backend(settings.store, settings.ttl_hours * 3600)
-    if backend is None:
-        raise ValueError("memory:// keeps banks inside the function's process; only the function itself sees them.")
-    return backend
-
-
-def _store_ls(options: argparse.Namespace) -> None:
-    for usage in _backend(options).usage():
-        print(f"{usage.bank_id}  {usage.bytes:>12} bytes  {usage.blobs:>5} blobs  {usage.idle_s / 3600:7.2f} h idle")
-
-
-def _store_stat(options: argparse.Namespace) -> None:
-    usages = list(_backend(options).usage())
-    total = sum(usage.bytes for usage in usages)
-    print(f"{len(usages)} banks, {total} bytes", end="")
-    print(f", unused for up to {max(usage.idle_s for usage in usages) / 3600:.2f} h" if usages else "")
-
-
-def _store_purge(options: argparse.Namespace) -> None:
-    backend = _backend(options)
-    old = [usage for usage in backend.usage() if usage.idle_s >= options.older_than * 3600]
-    for usage in old:
-        backend.drop(usage.bank_id)
-    print(f"{len(old)} banks removed, {sum(usage.bytes for usage in old)} bytes")
 
 
 if __name__ == "__main__":

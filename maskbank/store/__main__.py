@@ -1,0 +1,7 @@
+"""`python -m maskbank.store`: the store's commands in the function's image, which has no others."""
+
+import sys
+
+from maskbank.store.commands import main
+
+sys.exit(main())
