@@ -6,19 +6,37 @@ usage() {
     cat <<'EOF'
 Usage: ./deploy.sh [auto|cpu|gpu] [options]
 
-  auto                  gpu if this machine and its Docker (or the cluster) offer an NVIDIA GPU, else cpu (default)
-  --platform local|kube CVAT in Docker on this machine (default), or in Kubernetes
-  --weights FILE        use this checkpoint instead of the bundled weights ($MASKBANK_WEIGHTS also does)
-  --redis HOST:PORT     the Redis or Kvrocks that the function may use (local: CVAT's own, if it runs)
-  --registry URL        where the image is pushed; needed for kube ($NUCTL_REGISTRY also does)
-  --namespace NAME      Nuclio's namespace (local: nuclio, kube: default; $NUCTL_NAMESPACE also does)
-  --stage DIR           only put the function's files into DIR, for CVAT's own serverless/deploy_*.sh
-  --dry-run             print every command and run none; needs neither nuctl nor Docker
-  -h, --help            show this text
+  auto                   gpu if this machine and its Docker (or the cluster) offer an NVIDIA GPU, else cpu (default)
+  --platform local|kube  CVAT in Docker on this machine (default), or in Kubernetes
+  --weights FILE         use this checkpoint instead of the bundled weights ($MASKBANK_WEIGHTS also does)
+  --workers N            Python processes in a container (default: half of this machine's cores, 2 to 8; gpu, kube: 2)
+  --cpus N               cores that a container may use (default: all; kube: 2 for each worker)
+  --replicas N|MIN-MAX   containers on Kubernetes; MIN-MAX follows their CPU load (default 1)
+  --redis HOST:PORT      the Redis or Kvrocks that the function may use (local: CVAT's own, if it runs)
+  --redis-secret NAME:KEY  where a Kubernetes secret holds its password
+  --registry URL         where the image is pushed; needed for kube ($NUCTL_REGISTRY also does;
+                         $NUCTL_RUN_REGISTRY, if the cluster pulls it by another address)
+  --namespace NAME       Nuclio's namespace (local: nuclio, kube: default; $NUCTL_NAMESPACE also does)
+  --port open|closed     local: whether this machine's network reaches the function (default open); closed needs
+                         CVAT_NUCLIO_INVOKE_METHOD=dashboard in CVAT
+  --spec FILE            YAML with more fields for `spec` in function.yaml (tolerations, volumes, ...)
+
+  --rollback             put back the image and the settings of the deployment before
+  --build-only           build the image and deploy nothing
+  --image IMAGE          deploy an image that an earlier call has built, and build none
+  --no-pull              build with the images that are on this machine, and ask no registry for any
+  --stage DIR            only put the function's files into DIR, for CVAT's own serverless/deploy_*.sh
+  --dry-run              print what was chosen and every command, and run none; needs neither nuctl nor Docker
+  -h, --help             show this text
 
 MASKBANK_* variables in your environment become settings of the function, for example
   MASKBANK_MODEL=afb-urr-paper MASKBANK_SIZE=480 ./deploy.sh gpu --weights afb_urr.pth
-Also read: CVAT_NETWORK (default cvat_cvat), CVAT_FUNCTIONS_REDIS_PASSWORD, TORCH_INDEX (PyTorch's wheel index).
+Also read: CVAT_NETWORK (default cvat_cvat), CVAT_FUNCTIONS_REDIS_PASSWORD, READY_SECONDS, TORCH_INDEX (PyTorch's
+wheel index).
+
+What was chosen is kept in deploy.env as soon as it works, and holds for later calls, so that `git pull && ./deploy.sh`
+changes nothing but MaskBank. Arguments come before the environment, and both before the file. To take a choice back,
+delete its line there, or call with an empty variable: MASKBANK_SIZE= ./deploy.sh
 EOF
 }
 
@@ -27,25 +45,48 @@ fail() { note "$@"; exit 1; }
 misused() { note "$@"; usage >&2; exit 2; }
 
 NAME=maskbank # metadata.name in function.yaml
-READY_SECONDS=${READY_SECONDS:-180}
 
 # What main.py and model_handler.py need at run time; everything else stays out of the image.
-FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt LICENSE)
+FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt requirements.lock LICENSE)
 NOT_IN_FUNCTION=(maskbank/{cli.py,evaluation,jobs,serving,training})
+
+# What deploy.env may hold beside MASKBANK_*. PYTHON_IMAGE and TORCH_WHEEL are what was downloaded at first.
+CHOICES=(VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET CVAT_FUNCTIONS_REDIS_PASSWORD REGISTRY RUN_REGISTRY
+    NAMESPACE PORT SPEC CVAT_NETWORK READY_SECONDS TORCH_INDEX PYTHON_IMAGE TORCH_WHEEL)
 
 # ---- arguments ----
 
-variant=auto platform=local weights=${MASKBANK_WEIGHTS:-} redis='' registry=${NUCTL_REGISTRY:-} namespace=${NUCTL_NAMESPACE:-} stage=''
-dry_run=false
+# The environment's variables of these names belong to others.
+unset VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET REGISTRY RUN_REGISTRY NAMESPACE PORT SPEC
+unset PYTHON_IMAGE TORCH_WHEEL
+for name in REGISTRY RUN_REGISTRY NAMESPACE; do
+    theirs=NUCTL_$name
+    if [[ ${!theirs+given} ]]; then
+        printf -v "$name" %s "${!theirs}"
+        unset "$theirs" # nuctl gets them as arguments
+    fi
+done
+
+stage='' image='' rollback=false build_only=false no_pull=false dry_run=false arguments=("$@")
 
 while (($#)); do
     case $1 in
         -h | --help) usage; exit 0 ;;
-        auto | cpu | gpu) variant=$1 ;;
+        auto | cpu | gpu) VARIANT=$1 ;;
+        --rollback) rollback=true ;;
+        --build-only) build_only=true ;;
+        --no-pull) no_pull=true ;;
         --dry-run) dry_run=true ;;
-        --platform | --weights | --redis | --registry | --namespace | --stage)
+        --*)
+            case $1 in
+                --weights) name=MASKBANK_WEIGHTS ;;
+                --image | --stage) name=${1#--} ;;
+                --platform | --workers | --cpus | --replicas | --redis | --redis-secret | --registry | --namespace \
+                    | --port | --spec) name=$(tr 'a-z-' 'A-Z_' <<<"${1#--}") ;;
+                *) misused "I do not know the argument '$1'." ;;
+            esac
             [[ ${2:-} && $2 != -* ]] || misused "$1 needs a value."
-            printf -v "${1#--}" %s "$2"
+            printf -v "$name" %s "$2"
             shift
             ;;
         *) misused "I do not know the argument '$1'." ;;
@@ -53,20 +94,135 @@ while (($#)); do
     shift
 done
 
-[[ $platform == local || $platform == kube ]] || misused "--platform is local or kube, not '$platform'."
-[[ -z $redis || $redis =~ ^[A-Za-z0-9._-]+:[0-9]+$ ]] || misused "--redis is HOST:PORT, not '$redis'."
-[[ -z $weights || -f $weights ]] || misused "There is no weights file '$weights'."
-if [[ $platform == kube && -z $registry && -z $stage ]]; then
-    misused "--platform kube needs --registry: the cluster pulls the image from there."
-fi
-if [[ -z $namespace ]]; then
-    if [[ $platform == kube ]]; then namespace=default; else namespace=nuclio; fi
+# Paths are the caller's; everything below runs in the repository.
+for name in MASKBANK_WEIGHTS SPEC stage; do
+    if [[ ${!name-} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
+done
+cd "$(dirname "${BASH_SOURCE[0]}")"
+# What lies in the repository may move with it.
+for name in MASKBANK_WEIGHTS SPEC; do
+    if [[ ${!name-} ]]; then printf -v "$name" %s "${!name#"$PWD/"}"; fi
+done
+
+# ---- the choices: from this call, and from deploy.env ----
+
+KEPT=deploy.env
+DEPLOYED=.deployed # what works now and what worked before: in current/ and previous/ an image, its settings and choices
+
+# The names of all MASKBANK_* variables that are set, exported or not.
+settings_named() { compgen -v MASKBANK_ || true; }
+
+# Sets the choices that are written in file $1 and not yet made.
+read_choices() {
+    local line name number=0
+    while IFS= read -r line || [[ $line ]]; do
+        ((++number))
+        line=${line%$'\r'}
+        [[ $line && $line != '#'* ]] || continue
+        name=${line%%=*}
+        if [[ $line != *=* || " ${CHOICES[*]} " != *" $name "* && ! $name =~ ^MASKBANK_[A-Z_]+$ ]]; then
+            fail "$1, line $number, is not NAME=VALUE with a name that I know: '$name'."
+        fi
+        if [[ $name == PLATFORM && ${PLATFORM-} && $line != "PLATFORM=$PLATFORM" ]]; then
+            fail "$1 is of a deployment with $line. To begin another one, move $1 and $DEPLOYED away."
+        fi
+        [[ ${!name+made} ]] || printf -v "$name" %s "${line#*=}"
+    done <"$1"
+}
+
+# The choices that are made, as lines NAME=VALUE.
+choices() {
+    local name
+    for name in "${CHOICES[@]}" $(settings_named); do
+        if [[ ${!name-} ]]; then echo "$name=${!name}"; fi
+    done
+}
+
+# The same line, but for what it would give away.
+without_secret() {
+    case $1 in
+        *PASSWORD=* | *TOKEN=* | *=*://*@*) echo "${1%%=*}=<hidden>" ;;
+        *) echo "$1" ;;
+    esac
+}
+
+keep_choices() {
+    (
+        umask 077
+        {
+            echo "# What ./deploy.sh was told, for its next call; see ./deploy.sh --help. It may hold passwords."
+            choices
+        } >"$1.tmp"
+        mv "$1.tmp" "$1"
+    )
+}
+
+if "$rollback"; then
+    for name in ${arguments[@]+"${arguments[@]}"}; do
+        [[ $name == --rollback || $name == --dry-run ]] || misused "--rollback takes all from the deployment before."
+    done
+    # After a deployment that failed, the one before is the one that is noted as current.
+    before=$DEPLOYED/previous
+    if [[ -d $DEPLOYED/next ]]; then before=$DEPLOYED/current; fi
+    [[ -d $before ]] || fail "there is no earlier deployment to go back to."
+    unset "${CHOICES[@]}"
+    for name in $(settings_named); do unset "$name"; done
+    read_choices "$before/$KEPT"
+elif [[ -f $KEPT ]]; then
+    read_choices "$KEPT"
 fi
 
-# Paths are the caller's; everything below runs in the repository.
-[[ -z $weights || $weights == /* ]] || weights=$PWD/$weights
-[[ -z $stage || $stage == /* ]] || stage=$PWD/$stage
-cd "$(dirname "${BASH_SOURCE[0]}")"
+: "${WORKERS:=}" "${CPUS:=}" "${REPLICAS:=}" "${REDIS:=}" "${REDIS_SECRET:=}" "${REGISTRY:=}" "${RUN_REGISTRY:=}"
+: "${SPEC:=}" "${READY_SECONDS:=}" "${TORCH_INDEX:=}" "${PYTHON_IMAGE:=}" "${TORCH_WHEEL:=}"
+: "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${CVAT_NETWORK:=cvat_cvat}"
+if [[ $PLATFORM == kube ]]; then : "${NAMESPACE:=default}"; else : "${NAMESPACE:=nuclio}"; fi
+weights=${MASKBANK_WEIGHTS:-}
+
+one_of() { [[ $2 =~ ^($3)$ ]] || misused "$1 is ${3//|/ or }, not '$2'."; }
+whole() { [[ -z $2 || $2 =~ ^[1-9][0-9]{0,3}$ ]] || misused "$1 is a whole number from 1 to 9999, not '$2'."; }
+
+for name in "${CHOICES[@]}" $(settings_named); do
+    # A line break would begin another line of deploy.env and of function.yaml.
+    [[ ${!name-} != *[[:cntrl:]]* ]] || misused "$name has a line break or another control character in it."
+done
+for name in $(settings_named); do
+    grep -q "name: $name," function.yaml || misused "There is no setting $name."
+done
+one_of VARIANT "$VARIANT" 'auto|cpu|gpu'
+one_of --platform "$PLATFORM" 'local|kube'
+one_of --port "$PORT" 'open|closed'
+whole --workers "$WORKERS"
+whole --cpus "$CPUS"
+whole READY_SECONDS "$READY_SECONDS"
+if [[ $REPLICAS ]]; then
+    if [[ ! $REPLICAS =~ ^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$ ]] || ((${REPLICAS%-*} > ${REPLICAS#*-})); then
+        misused "--replicas is N or MIN-MAX, not '$REPLICAS'."
+    fi
+fi
+[[ -z $REDIS || $REDIS =~ ^[A-Za-z0-9._-]+:[0-9]+$ ]] || misused "--redis is HOST:PORT, not '$REDIS'."
+[[ -z $REDIS_SECRET || $REDIS_SECRET =~ ^[A-Za-z0-9.-]+:[A-Za-z0-9._-]+$ ]] \
+    || misused "--redis-secret is NAME:KEY, not '$REDIS_SECRET'."
+[[ -z $weights || -f $weights ]] || misused "There is no weights file '$weights'."
+[[ -z $SPEC || -f $SPEC ]] || misused "There is no file '$SPEC'."
+if [[ $PLATFORM == local && ($REPLICAS || $REDIS_SECRET) ]]; then
+    misused "--replicas and --redis-secret are for --platform kube."
+fi
+if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage ]]; then
+    misused "--platform kube needs --registry: the cluster pulls the image from there."
+fi
+if [[ ${REPLICAS#*-} -gt 1 && -z $REDIS && -z ${MASKBANK_STORE:-} ]]; then
+    misused "--replicas needs --redis or MASKBANK_STORE: a store that all of them reach."
+fi
+if [[ $SPEC ]]; then
+    written='env|triggers|build|handler|runtime|image|replicas|minReplicas|maxReplicas|readinessTimeoutSeconds|platform'
+    while IFS= read -r line; do
+        [[ ! $line =~ ^($written): ]] || misused "$SPEC must not hold '${BASH_REMATCH[1]}', which deploy.sh writes itself."
+    done <"$SPEC"
+fi
+
+# What follows from the choices, and is not kept with them: it would stay when they change.
+torch_index=$TORCH_INDEX cpus=$CPUS
+if [[ $PLATFORM == kube ]]; then ready_seconds=${READY_SECONDS:-900}; else ready_seconds=${READY_SECONDS:-180}; fi
 
 # ---- small tools ----
 
@@ -74,7 +230,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 show() {
     local arg line='+'
     for arg in "$@"; do
-        case $arg in *PASSWORD=* | *=*://*@*) arg="${arg%%=*}=<hidden>" ;; esac
+        arg=$(without_secret "$arg")
         [[ $arg =~ ^[A-Za-z0-9_./:=@%,+-]+$ ]] || arg="'${arg//\'/\'\\\'\'}'"
         line+=" $arg"
     done
@@ -95,40 +251,140 @@ stage_files() {
     run cp -R maskbank "$1/"
     run mkdir "$1/weights"
     run cp "${weights:-weights/lite.safetensors}" "$1/weights/"
-    run cp weights/MODEL_CARD.md "$1/weights/"
+    run cp weights/MODEL_CARD.md weights/LICENSE "$1/weights/"
     run rm -rf "${NOT_IN_FUNCTION[@]/#/$1/}"
     run find "$1" -name __pycache__ -prune -exec rm -rf '{}' +
 }
 
-# The settings of the function, as lines NAME=VALUE.
-settings() {
-    local name
-    if [[ $weights ]]; then export MASKBANK_WEIGHTS=/opt/nuclio/weights/${weights##*/}; fi
-    for name in $(compgen -e MASKBANK_); do echo "$name=${!name}"; done
+# Ten digits that stand for what stage_files would put into a folder, and for what it will be run with.
+digest_of_files() {
+    local skipped=() file sum
+    for file in "${NOT_IN_FUNCTION[@]}"; do skipped+=(-path "$file" -o); done
+    sum=$(
+        {
+            echo "$torch_index"
+            printf '%s\n' "${FUNCTION_FILES[@]}" weights/MODEL_CARD.md weights/LICENSE "${weights:-weights/lite.safetensors}"
+            find maskbank \( "${skipped[@]}" -name __pycache__ \) -prune -o -type f -print | LC_ALL=C sort
+        } | while IFS= read -r file; do
+            echo "$file"
+            [[ ! -f $file ]] || cat "$file"
+        done | if have sha256sum; then sha256sum; else shasum -a 256; fi
+    )
+    echo "${sum:0:10}"
 }
 
-# Writes the settings into the configurations in $1, for those who deploy them without this script.
-write_settings() {
-    local setting value config line text entries=''
-    while IFS= read -r setting; do
-        value=${setting#*=}
-        entries+="    - {name: ${setting%%=*}, value: '${value//\'/\'\'}'}"$'\n'
-    done < <(settings)
-    for config in "$1"/function{,-gpu}.yaml; do
-        text=''
-        while IFS= read -r line; do
-            text+=$line$'\n'
-            if [[ $line == '  env:' ]]; then text+=$entries; fi
-        done <"$config"
-        printf %s "$text" >"$config"
+quoted() { echo "'${1//\'/\'\'}'"; }
+
+# The function's environment variables, as lines of YAML.
+environment_entries() {
+    local name
+    for name in $(settings_named); do
+        if [[ $name == MASKBANK_WEIGHTS ]]; then
+            [[ -z $weights ]] || echo "    - {name: $name, value: $(quoted "/opt/nuclio/weights/${weights##*/}")}"
+        elif [[ ${!name} ]]; then
+            echo "    - {name: $name, value: $(quoted "${!name}")}"
+        fi
     done
+    # CVAT's own scripts name its Redis themselves.
+    [[ $REDIS && -z $stage ]] || return 0
+    echo "    - {name: CVAT_FUNCTIONS_REDIS_HOST, value: $(quoted "${REDIS%:*}")}"
+    echo "    - {name: CVAT_FUNCTIONS_REDIS_PORT, value: $(quoted "${REDIS##*:}")}"
+    name=CVAT_FUNCTIONS_REDIS_PASSWORD
+    if [[ $REDIS_SECRET ]]; then
+        echo "    - {name: $name, valueFrom: {secretKeyRef: {name: ${REDIS_SECRET%:*}, key: ${REDIS_SECRET##*:}}}}"
+    elif [[ ${!name:-} ]]; then
+        echo "    - {name: $name, value: $(quoted "${!name}")}"
+    fi
+}
+
+# A worker takes up to 2 GiB beside its cache of banks, and on a GPU another 2 for CUDA; see function.yaml.
+resource_entries() { # of the variant $1
+    local base=2048 rest=1024 cache=${MASKBANK_CACHE_MB:-2048} request=$WORKERS
+    if [[ $1 == gpu ]]; then base=4096 rest=2048; fi
+    [[ $cache =~ ^[0-9]+$ ]] || cache=2048
+    if [[ $cpus ]] && ((cpus < request)); then request=$cpus; fi
+    printf '    requests:\n      cpu: %s\n      memory: %sMi\n' "$request" $((WORKERS * rest))
+    printf '    limits:\n      memory: %sMi\n' $((WORKERS * (base + cache)))
+    [[ -z $cpus ]] || echo "      cpu: $cpus"
+    [[ $1 != gpu ]] || echo "      nvidia.com/gpu: 1"
+}
+
+# Prints function.yaml (or function-gpu.yaml, for the variant $1) with all that was chosen; `build` stays if $2 is so.
+configured() {
+    local line key='' skip=false variables own=' '
+    variables=$(environment_entries)
+    if [[ $SPEC ]]; then own=$(grep -oE '^[A-Za-z]+:' "$SPEC" | tr '\n' ' '); own=" $own"; fi
+    while IFS= read -r line; do
+        if [[ $line =~ ^( *)([A-Za-z]+): && ${#BASH_REMATCH[1]} -le 2 ]]; then
+            key=${BASH_REMATCH[2]} skip=false
+            if [[ $own == *" $key: "* || $key == build && $2 != build ]]; then skip=true; fi
+        fi
+        if "$skip"; then continue; fi
+        case $line in
+            spec:)
+                echo "$line"
+                if [[ $SPEC ]]; then while IFS= read -r line || [[ $line ]]; do [[ $line == --- ]] || echo "  $line"; done <"$SPEC"; fi
+                if [[ $REPLICAS ]]; then printf '  %s: %s\n' minReplicas "${REPLICAS%-*}" maxReplicas "${REPLICAS#*-}"; fi
+                ;;
+            '  env:')
+                echo "$line"
+                [[ -z $variables ]] || echo "$variables"
+                ;;
+            '    - {name: '*)
+                line=${line#*name: }
+                [[ $variables == *"{name: ${line%%,*},"* ]] || echo "    - {name: $line"
+                ;;
+            '  readinessTimeoutSeconds: '*) echo "  readinessTimeoutSeconds: $ready_seconds" ;;
+            '      numWorkers: '* | '      maxWorkers: '*) echo "${line%: *}: $WORKERS" ;;
+            '        maxRequestBodySize: '*)
+                echo "$line"
+                [[ $PORT == open ]] || echo "        disablePortPublishing: true"
+                ;;
+            '  resources:')
+                echo "$line"
+                resource_entries "$1"
+                skip=true
+                ;;
+            '      mountMode: '*)
+                echo "$line"
+                if [[ $PLATFORM == local && $2 != build ]]; then echo "      network: $(quoted "$CVAT_NETWORK")"; fi
+                ;;
+            *) echo "$line" ;;
+        esac
+    done <"$(file_of "$1")"
+}
+
+file_of() { if [[ $1 == gpu ]]; then echo function-gpu.yaml; else echo function.yaml; fi; }
+
+# On a GPU two workers keep it busy; on a CPU a worker uses two cores well, and 2 GiB.
+default_workers() {
+    local half gibibytes=16 kilobytes
+    if [[ $1 == gpu || $PLATFORM == kube ]]; then echo 2; return; fi
+    half=$(($(nproc 2>/dev/null || echo 4) / 2))
+    if [[ -r /proc/meminfo ]]; then
+        read -r _ kilobytes _ </proc/meminfo
+        gibibytes=$((kilobytes >> 20))
+    fi
+    if ((half > gibibytes / 2)); then half=$((gibibytes / 2)); fi
+    if ((half > 8)); then half=8; fi
+    if ((half < 2)); then half=2; fi
+    echo "$half"
+}
+
+show_choices() {
+    local line
+    echo "chosen, and kept in deploy.env once it works:"
+    while IFS= read -r line; do echo "  $(without_secret "$line")"; done < <(choices)
 }
 
 if [[ $stage ]]; then
     if [[ -e $stage && -n $(ls -A "$stage") ]]; then fail "--stage: $stage is not an empty folder."; fi
+    : "${WORKERS:=2}"
     stage_files "$stage"
-    "$dry_run" || write_settings "$stage"
-    "$dry_run" || note "the function's files are in $stage."
+    if ! "$dry_run"; then
+        for variant in cpu gpu; do configured $variant build >"$stage/$(file_of $variant)"; done
+        note "the function's files are in $stage."
+    fi
     exit 0
 fi
 
@@ -145,7 +401,7 @@ check_tools() {
         missing+=("a Docker engine that answers ('docker info' fails). Start it (sudo systemctl start docker, or\
  Docker Desktop), or allow your user to use it (sudo usermod -aG docker \"\$USER\", then log in again).")
     fi
-    if [[ $platform == kube ]] && ! have kubectl; then
+    if [[ $PLATFORM == kube ]] && ! have kubectl; then
         missing+=("kubectl, which reaches your cluster. Install it: https://kubernetes.io/docs/tasks/tools/")
     fi
     ((${#missing[@]} == 0)) || fail "missing: $(printf '\n  * %s' "${missing[@]}")"
@@ -154,7 +410,7 @@ check_tools() {
 # CVAT in Docker: its network must exist, and nuctl should be of its Nuclio's version.
 check_cvat() {
     local image version
-    docker network inspect "$network" >/dev/null 2>&1 || fail "Docker has no network '$network', so CVAT does not run\
+    docker network inspect "$CVAT_NETWORK" >/dev/null 2>&1 || fail "Docker has no network '$CVAT_NETWORK', so CVAT does not run\
  here. Start it in CVAT's folder: docker compose -f docker-compose.yml -f\
  components/serverless/docker-compose.serverless.yml up -d. If your network has another name, set CVAT_NETWORK."
     image=$(docker inspect --format '{{.Config.Image}}' nuclio 2>/dev/null) || {
@@ -168,7 +424,7 @@ check_cvat() {
 }
 
 has_gpu() {
-    if [[ $platform == kube ]]; then
+    if [[ $PLATFORM == kube ]]; then
         [[ $(kubectl get nodes -o 'jsonpath={.items[*].status.allocatable.nvidia\.com/gpu}') =~ [1-9] ]]
     else
         { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; } || return 1
@@ -179,89 +435,36 @@ has_gpu() {
     fi
 }
 
-network=${CVAT_NETWORK:-cvat_cvat}
 if "$dry_run"; then
-    if [[ $variant == auto ]]; then note "a dry run does not look for a GPU and shows the cpu variant."; variant=cpu; fi
+    if [[ $VARIANT == auto ]]; then note "a dry run does not look for a GPU and shows the cpu variant."; VARIANT=cpu; fi
 else
     check_tools
-    if [[ $platform == local ]]; then check_cvat; fi
-    if [[ $variant == auto ]]; then if has_gpu; then variant=gpu; else variant=cpu; fi; fi
-fi
-note "deploying the $variant variant on $platform."
-
-if [[ $variant == gpu ]]; then
-    config=function-gpu.yaml torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cu129}
-else
-    config=function.yaml torch_index=${TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+    if [[ $PLATFORM == local ]]; then check_cvat; fi
+    if [[ $VARIANT == auto ]]; then if has_gpu; then VARIANT=gpu; else VARIANT=cpu; fi; fi
 fi
 
-# ---- project and base image ----
+# ---- deploying, and going back ----
 
-nuctl_here=(--platform "$platform" --namespace "$namespace")
-
-# On Kubernetes nuctl refuses to create a project that exists.
-if "$dry_run" || [[ $(nuctl get project cvat "${nuctl_here[@]}" 2>/dev/null) != *cvat* ]]; then
-    run nuctl create project cvat "${nuctl_here[@]}"
-fi
-
-base_image=cvat.$NAME.base:$variant
-run docker build --tag "$base_image" --build-arg "TORCH_INDEX=$torch_index" .
-
-# ---- the function ----
-
-if "$dry_run"; then
-    staging=/tmp/maskbank-function
-else
-    staging=$(mktemp -d "${TMPDIR:-/tmp}/maskbank-function.XXXXXX")
-    trap 'rm -rf "$staging"' EXIT
-fi
-stage_files "$staging"
-
-deploy=(
-    nuctl deploy --project-name cvat --path "$staging" --file "$staging/$config" "${nuctl_here[@]}"
-    --base-image "$base_image"
-)
-if [[ $platform == local ]]; then
-    deploy+=(--platform-config "{\"attributes\": {\"network\": \"$network\"}}")
-fi
-if [[ $registry ]]; then deploy+=(--registry "$registry"); fi
-
-# CVAT's scripts offer its Kvrocks to every function; so do we, where it runs.
-kvrocks=cvat_redis_ondisk
-if [[ -z $redis && $platform == local ]]; then
-    if "$dry_run" || docker inspect "$kvrocks" >/dev/null 2>&1; then redis=$kvrocks:6666; fi
-fi
-if [[ $redis ]]; then
-    deploy+=(--env "CVAT_FUNCTIONS_REDIS_HOST=${redis%:*}" --env "CVAT_FUNCTIONS_REDIS_PORT=${redis##*:}")
-    if [[ ${CVAT_FUNCTIONS_REDIS_PASSWORD:-} ]]; then
-        deploy+=(--env "CVAT_FUNCTIONS_REDIS_PASSWORD=$CVAT_FUNCTIONS_REDIS_PASSWORD")
-    fi
-fi
-
-while IFS= read -r setting; do deploy+=(--env "$setting"); done < <(settings)
-
-run "${deploy[@]}"
-
-# ---- ready? ----
-
-if [[ $platform == kube ]]; then
+nuctl_here=(--platform "$PLATFORM" --namespace "$NAMESPACE")
+if [[ $PLATFORM == kube ]]; then
     workload=deployment/nuclio-$NAME
-    inside=(kubectl --namespace "$namespace" exec -i "$workload" --)
-    logs=(kubectl --namespace "$namespace" logs --tail 30 "$workload")
+    inside=(kubectl --namespace "$NAMESPACE" exec -i "$workload" --)
+    logs=(kubectl --namespace "$NAMESPACE" logs --tail 30 "$workload")
 else
-    workload=nuclio-$namespace-$NAME
+    workload=nuclio-$NAMESPACE-$NAME
     inside=(docker exec -i "$workload")
     logs=(docker logs --tail 30 "$workload")
 fi
 
 not_working() {
     "${logs[@]}" >&2 || true
+    if [[ -d $DEPLOYED/current ]]; then note "./deploy.sh --rollback puts back what worked before."; fi
     fail "$1 The last lines of its log are above; see more with: ${logs[*]}"
 }
 
 wait_until_ready() {
-    if [[ $platform == kube ]]; then
-        run kubectl --namespace "$namespace" rollout status "$workload" --timeout "${READY_SECONDS}s"
+    if [[ $PLATFORM == kube ]]; then
+        run kubectl --namespace "$NAMESPACE" rollout status "$workload" --timeout "${ready_seconds}s"
         return
     fi
     # Nuclio gives its images a health check; a container without one can only be seen to run.
@@ -269,16 +472,16 @@ wait_until_ready() {
     local look=(docker inspect --format "$status" "$workload")
     show "${look[@]}"
     until "$dry_run" || [[ $("${look[@]}" 2>/dev/null) =~ ^(healthy|running)$ ]]; do
-        ((waited++ < READY_SECONDS)) || return 1
+        ((waited++ < ready_seconds)) || return 1
         sleep 1
     done
 }
 
 # Runs inside the function's container, so it needs no open port: outlines an object on a small image as CVAT
-# would, then asks for it on the same image again.
+# would, then asks for it on the same image again. With "cuda" as second argument, that must have been computed there.
 try_out() {
     cat <<'EOF'
-import base64, io, json, sys, urllib.error, urllib.request
+import base64, io, json, os, sys, urllib.error, urllib.request
 from PIL import Image
 
 picture = Image.new("RGB", (64, 48), "gray")
@@ -289,10 +492,10 @@ image = base64.b64encode(file.getvalue()).decode()
 
 # A mask is its run lengths (background first), then left, top, right, bottom: here a full box.
 mask = {"type": "mask", "points": [0, 32 * 24, 16, 12, 47, 35]}
+headers = {"Content-Type": "application/json", "X-MaskBank-Token": os.environ.get("MASKBANK_TOKEN", "")}
 
-def ask(shapes, states):
-    body = json.dumps({"image": image, "shapes": shapes, "states": states}).encode()
-    request = urllib.request.Request(sys.argv[1], body, {"Content-Type": "application/json"})
+def get(body=None):
+    request = urllib.request.Request(sys.argv[1], body, headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             reply = json.load(response)
@@ -300,25 +503,163 @@ def ask(shapes, states):
         sys.exit(f"The function answered {error.code}: {error.read().decode(errors='replace')}")
     except (OSError, ValueError) as error:
         sys.exit(f"The function did not answer properly: {error}")
-    if not isinstance(reply, dict) or [len(reply.get(k) or ()) for k in ("shapes", "states")] != [1, 1]:
+    if not isinstance(reply, dict):
+        sys.exit(f"The function should have answered an object, but answered: {reply}")
+    return reply
+
+def ask(shapes, states):
+    reply = get(json.dumps({"image": image, "shapes": shapes, "states": states}).encode())
+    if [len(reply.get(k) or ()) for k in ("shapes", "states")] != [1, 1]:
         sys.exit(f"The function should have answered one shape and one state, but answered: {reply}")
     return reply
 
 first = ask([mask], [])
 ask([None], first["states"])
-print("A mask was outlined and tracked.")
+device = str(get().get("device"))
+if not device.startswith(sys.argv[2]):
+    sys.exit(f"The function computed on '{device}', but should have done so on '{sys.argv[2]}'.")
+print(f"A mask was outlined and tracked, on '{device}'.")
 EOF
 }
 
-wait_until_ready || not_working "The function is not ready after $READY_SECONDS s."
-run "${inside[@]}" python - http://127.0.0.1:8080 < <(try_out) ||
-    not_working "The function runs, but its trial failed."
+# Deploys the image and the configuration in folder $1, and sees that it works.
+deploy() {
+    local device=''
+    run nuctl deploy "$NAME" --project-name cvat --run-image "$image" --file "$1/function.yaml" "${nuctl_here[@]}" \
+        || not_working "nuctl could not deploy it."
+    wait_until_ready || not_working "The function is not ready after $ready_seconds s."
+    if [[ $VARIANT == gpu && ${MASKBANK_DEVICE:-cuda} != cpu ]]; then device=cuda; fi
+    run "${inside[@]}" python - http://127.0.0.1:8080 "$device" < <(try_out) ||
+        not_working "The function runs, but its trial failed."
+}
 
-if "$dry_run"; then exit 0; fi
+if "$rollback"; then
+    image=$(<"$before/image")
+    note "going back to $image and its settings."
+    show_choices
+    if [[ $PLATFORM == local ]] && ! "$dry_run" && ! docker image inspect "$image" >/dev/null 2>&1; then
+        fail "the image $image is no longer on this machine: check out that version of MaskBank and deploy it."
+    fi
+    deploy "$before"
+    if "$dry_run"; then exit 0; fi
+    if [[ $before == */previous ]]; then
+        mv "$DEPLOYED/current" "$DEPLOYED/next"
+        mv "$DEPLOYED/previous" "$DEPLOYED/current"
+        mv "$DEPLOYED/next" "$DEPLOYED/previous"
+    else
+        rm -rf "$DEPLOYED/next"
+    fi
+    keep_choices "$KEPT"
+    note "done; deploy.env has the settings of this deployment again."
+    exit 0
+fi
+
+# ---- what is chosen where nobody chose ----
+
+: "${WORKERS:=$(default_workers "$VARIANT")}"
+if [[ $PLATFORM == kube ]]; then : "${cpus:=$((2 * WORKERS))}"; fi
+if [[ $VARIANT == gpu ]]; then : "${torch_index:=https://download.pytorch.org/whl/cu129}"; fi
+: "${torch_index:=https://download.pytorch.org/whl/cpu}"
+
+# CVAT's scripts offer its Kvrocks to every function; so do we, where it runs.
+kvrocks=cvat_redis_ondisk
+if [[ -z $REDIS && $PLATFORM == local ]]; then
+    if "$dry_run" || docker inspect "$kvrocks" >/dev/null 2>&1; then REDIS=$kvrocks:6666; fi
+fi
+
+note "deploying the $VARIANT variant on $PLATFORM."
+show_choices
+case ${weights##*/} in
+    '' | lite.safetensors)
+        note "these weights are for research and non-commercial use (weights/LICENSE); others: --weights" \
+            "weights/lite-open.safetensors."
+        ;;
+    afb-urr.pth) note "these weights are for academic use only (https://github.com/xmlyqing00/AFB-URR)." ;;
+esac
+
+# ---- the images ----
+
+# Both are built while the old function goes on: on one machine nuctl removes it before it deploys the new one.
+build_image() {
+    local base=cvat.$NAME.base:$VARIANT tag version staging digest
+    tag=$(grep -oE '^ARG PYTHON_IMAGE=.*' base.Dockerfile) tag=${tag#*=}
+    if "$no_pull"; then
+        PYTHON_IMAGE=$tag # an image that was loaded from a file has no digest
+    elif [[ $PYTHON_IMAGE != "$tag@"* ]]; then
+        run docker pull "$tag"
+        PYTHON_IMAGE=$tag
+        if ! "$dry_run"; then
+            digest=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$tag")
+            digest=${digest%%$'\n'*}
+            PYTHON_IMAGE=$tag${digest:+@${digest##*@}}
+        fi
+    fi
+    run docker build --file base.Dockerfile --tag "$base" --build-arg "PYTHON_IMAGE=$PYTHON_IMAGE" \
+        --build-arg "TORCH_INDEX=$torch_index" --build-arg "TORCH_WHEEL=$TORCH_WHEEL" .
+    if ! "$dry_run"; then
+        TORCH_WHEEL=$(docker run --rm "$base" cat /usr/local/share/torch.sha256)
+        TORCH_WHEEL=${TORCH_WHEEL%%$'\n'*}
+        note "torch is ${TORCH_WHEEL##* }, SHA-256 ${TORCH_WHEEL%% *}; a later build must get the same file."
+    fi
+
+    version=$(grep -oE '^__version__ = "[^"]+"' maskbank/__init__.py) version=${version#*\"}
+    image=cvat.$NAME:${version%\"}-$VARIANT-$(digest_of_files)
+    if "$dry_run"; then
+        staging=/tmp/maskbank-function
+    else
+        staging=$(mktemp -d "${TMPDIR:-/tmp}/maskbank-function.XXXXXX")
+        # shellcheck disable=SC2064 # the folder is a local of this function
+        trap "rm -rf '$staging'" EXIT
+    fi
+    stage_files "$staging"
+    local build=(
+        nuctl build "$NAME" --path "$staging" --file "$staging/$(file_of "$VARIANT")" --image "$image"
+        --base-image "$base" "${nuctl_here[@]}"
+    )
+    if [[ $REGISTRY ]]; then build+=(--registry "$REGISTRY"); fi
+    if "$no_pull"; then build+=(--no-pull); fi
+    run "${build[@]}"
+    local pulled_from=${RUN_REGISTRY:-$REGISTRY}
+    if [[ $pulled_from ]]; then image=${pulled_from#*://}/$image; fi
+}
+
+# On Kubernetes nuctl refuses to create a project that exists.
+if "$dry_run" || [[ $(nuctl get project cvat "${nuctl_here[@]}" 2>/dev/null) != *cvat* ]]; then
+    run nuctl create project cvat "${nuctl_here[@]}"
+fi
+
+if [[ -z $image ]]; then build_image; fi
+if "$build_only"; then
+    note "the image is $image. To take it to another machine: docker save $image | gzip > maskbank.tar.gz; there" \
+        "docker load < maskbank.tar.gz and ./deploy.sh $VARIANT --image $image"
+    exit 0
+fi
+
+# ---- the function ----
+
+if "$dry_run"; then
+    deploy "$DEPLOYED/next"
+    exit 0
+fi
+(umask 077 && mkdir -p "$DEPLOYED/next")
+(umask 077 && configured "$VARIANT" '' >"$DEPLOYED/next/function.yaml")
+echo "$image" >"$DEPLOYED/next/image"
+keep_choices "$DEPLOYED/next/$KEPT"
+deploy "$DEPLOYED/next"
+
+rm -rf "$DEPLOYED/previous"
+if [[ -d $DEPLOYED/current ]]; then mv "$DEPLOYED/current" "$DEPLOYED/previous"; fi
+mv "$DEPLOYED/next" "$DEPLOYED/current"
+keep_choices "$KEPT"
+
 cat <<EOF
 
 MaskBank is deployed. In CVAT, open a job and choose AI tools > Trackers > AI tracker.
   its log:    ${logs[*]}
-  update it:  run this script again
+  update it:  git pull && ./deploy.sh
+  undo this:  ./deploy.sh --rollback
   remove it:  nuctl delete function $NAME ${nuctl_here[*]}
 EOF
+if [[ $PLATFORM == local && $PORT == open ]]; then
+    echo "  its port:   open to whoever reaches this machine; docs/admins.md says how to close it"
+fi

@@ -32,7 +32,7 @@ class Settings:
     short_side: int | None = None  # pixels; None: the model's own
     store: str = "memory://"  # its address; may hold a password
     budget: int | None = None  # entries per bank; None: the model's own
-    ttl_hours: float = 12.0
+    ttl_hours: float = 8.0  # CVAT refuses states that are older
     cache_mb: int = 2048
     max_pixels: int = 40_000_000
     max_objects: int = 50
@@ -98,15 +98,32 @@ def _store(environment: Mapping[str, str]) -> str:
 
 def _device(name: str) -> str:
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     known = re.fullmatch(r"cpu|cuda(?::([0-9]+))?", name)
     if not known:
         raise SettingsError(f"MASKBANK_DEVICE is {name!r}, but must be auto, cpu, cuda or cuda:N.")
-    if name != "cpu" and int(known[1] or 0) >= torch.cuda.device_count():
-        raise SettingsError(
-            f"MASKBANK_DEVICE is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA devices here."
-        )
+    if name != "cpu":
+        _check_cuda(name, int(known[1] or 0))
     return name
+
+
+def _check_cuda(name: str, index: int) -> None:
+    """Refuses a GPU that is not there, or on which nothing can be computed."""
+    if torch.version.cuda is None:
+        raise SettingsError(f"MASKBANK_DEVICE is {name!r}, but PyTorch {torch.__version__} is built for CPUs only.")
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise SettingsError(
+            f"MASKBANK_DEVICE is {name!r}, but PyTorch sees {count} CUDA devices here: check the driver, and that "
+            "Docker or Kubernetes gives a GPU to this container."
+        )
+    try:
+        torch.ones(1, device=name).sum().item()
+    except RuntimeError as error:  # a card that this build of PyTorch does not know, or an old driver
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise SettingsError(
+            f"MASKBANK_DEVICE is {name!r}, but PyTorch {torch.__version__} cannot compute there: {reason}."
+        ) from error
 
 
 def _check_budget(settings: Settings) -> None:

@@ -21,13 +21,20 @@ import yaml
 from cvat_sdk.models import ShapeType
 from packaging.requirements import Requirement
 from PIL import Image
+from test_shared_store import RedisServer
+
+from maskbank import __version__
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {"cpu": "function.yaml", "gpu": "function-gpu.yaml"}
 
 # ---- a small copy of the repository, and stand-ins for the tools ----
 
-SHELL_TOOLS = ["bash", "cat", "cp", "dirname", "env", "find", "ls", "mkdir", "mktemp", "rm", "sleep"]
+SHELL_TOOLS = ["bash", "cat", "cp", "dirname", "env", "find", "grep", "ls", "mkdir", "mktemp", "mv", "nproc", "rm"]
+SHELL_TOOLS += ["sha256sum", "sleep", "sort", "tr"]
+
+# The files that deploy.sh reads; the others only have to be there.
+READ_FILES = ["deploy.sh", "base.Dockerfile", "function.yaml", "function-gpu.yaml", "maskbank/__init__.py"]
 
 NEEDED_FILES = {
     "main.py",
@@ -35,6 +42,7 @@ NEEDED_FILES = {
     "function.yaml",
     "function-gpu.yaml",
     "requirements.txt",
+    "requirements.lock",
     "LICENSE",
     "maskbank/__init__.py",
     "maskbank/function/handler.py",
@@ -43,10 +51,10 @@ NEEDED_FILES = {
     "maskbank/networks/lite.py",
     "weights/lite.safetensors",
     "weights/MODEL_CARD.md",
+    "weights/LICENSE",
 }
 OTHER_FILES = {
     "README.md",
-    "Dockerfile",
     "maskbank/__pycache__/settings.pyc",
     "maskbank/networks/__pycache__/lite.pyc",
     "maskbank/cli.py",
@@ -66,10 +74,14 @@ STAND_INS = {
 case "$1" in
     get) [ -z "$PROJECT_EXISTS" ] || echo "nuclio | cvat" ;;
     version) echo "Client version: Label: ${NUCTL_VERSION:-1.13.0}" ;;
-    deploy)
+    build)
         while [ "$1" != --path ]; do shift; done
         (cd "$2" && find . -type f) > "$LOG.staged"
-        cp -R "$2" "$LOG.copy"
+        rm -rf "$LOG.copy" && cp -R "$2" "$LOG.copy"
+        exit "${NUCTL_BUILD_CODE:-0}" ;;
+    deploy)
+        while [ "$1" != --file ]; do shift; done
+        cat "$2" > "$LOG.yaml"
         exit "${NUCTL_DEPLOY_CODE:-0}" ;;
 esac
 """,
@@ -79,7 +91,13 @@ case "$1 $2" in
     "info "*) exit "${DOCKER_INFO_CODE:-0}" ;;
     "network inspect") exit "${NETWORK_CODE:-0}" ;;
     "build "*) exit "${DOCKER_BUILD_CODE:-0}" ;;
-    "exec "*) exec "$PYTHON" - "$FUNCTION_URL" ;;
+    "image inspect")
+        case "$*" in
+            *RepoDigests*) [ -z "$DIGEST" ] || echo "docker.io/library/python@$DIGEST" ;;
+            *) exit "${IMAGE_CODE:-0}" ;;
+        esac ;;
+    "run --rm") echo "${TORCH_SHA:-0123abcd}  torch-2.13.0+cpu.whl" ;;
+    "exec "*) shift 4; exec "$PYTHON" - "$FUNCTION_URL" "$3" ;;
     "logs "*) echo "log of the container" ;;
     "inspect "*)
         case "$*" in
@@ -92,7 +110,7 @@ esac
     "kubectl": """
 case "$*" in
     "get nodes"*) echo "$CLUSTER_GPUS" ;;
-    *" exec "*) exec "$PYTHON" - "$FUNCTION_URL" ;;
+    *" exec "*) while [ "$1" != - ]; do shift; done; exec "$PYTHON" - "$FUNCTION_URL" "$3" ;;
 esac
 """,
     "nvidia-smi": "exit 0",
@@ -121,7 +139,8 @@ class Repository:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(name)
-        shutil.copy(ROOT / "deploy.sh", self.folder)
+        for name in READ_FILES:
+            shutil.copy(ROOT / name, self.folder / name)
 
     def add_tools(self, *names: str) -> None:
         for name in names:
@@ -141,6 +160,24 @@ class Repository:
 
     def calls(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def deployed(self) -> dict:
+        """The configuration with which nuctl was called last."""
+        return yaml.safe_load(Path(f"{self.log}.yaml").read_text())
+
+    def settings(self) -> dict[str, object]:
+        """The environment that it gives to the function, but for what function.yaml always has."""
+        entries = {
+            entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in self.deployed()["spec"]["env"]
+        }
+        assert len(entries) == len(self.deployed()["spec"]["env"])
+        return {name: value for name, value in entries.items() if not name.startswith("MALLOC_")}
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """What deploy.env holds."""
+        lines = (self.folder / "deploy.env").read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines if not line.startswith("#"))
 
     def staged(self) -> set[str]:
         """The files that nuctl was given, relative to the folder."""
@@ -163,11 +200,19 @@ class Function(BaseHTTPRequestHandler):
     """Stands in for the deployed function."""
 
     requests: list[dict] = []
+    tokens: list[str | None] = []
     reply: tuple[int, bytes] = (200, b"")
+    device = "cpu"
 
     def do_POST(self):
         self.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        status, body = self.reply
+        self.tokens.append(self.headers["X-MaskBank-Token"])
+        self.answer(*self.reply)
+
+    def do_GET(self):
+        self.answer(200, json.dumps({"status": "ok", "device": self.device}).encode())
+
+    def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.end_headers()
         self.wfile.write(body)
@@ -179,7 +224,7 @@ class Function(BaseHTTPRequestHandler):
 @pytest.fixture
 def function(deployable):
     """The stand-in function, which answers properly, reachable by the stand-ins' `exec`."""
-    Function.requests = []
+    Function.requests, Function.tokens, Function.device = [], [], "cpu"
     Function.reply = (200, json.dumps({"shapes": [{"type": "mask", "points": []}], "states": ["s"]}).encode())
     server = HTTPServer(("127.0.0.1", 0), Function)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -236,6 +281,20 @@ def test_help(repository, flag):
         (["--platform", "mars"], "--platform is local or kube, not 'mars'."),
         (["--platform", "kube"], "--platform kube needs --registry: the cluster pulls the image from there."),
         (["--redis", "localhost"], "--redis is HOST:PORT, not 'localhost'."),
+        (["--workers", "none"], "--workers is a whole number from 1 to 9999, not 'none'."),
+        (["--workers", "0"], "--workers is a whole number from 1 to 9999, not '0'."),
+        (["--cpus", "1.5"], "--cpus is a whole number from 1 to 9999, not '1.5'."),
+        (["--replicas", "2"], "--replicas and --redis-secret are for --platform kube."),
+        (["--platform", "kube", "--replicas", "3-2"], "--replicas is N or MIN-MAX, not '3-2'."),
+        (["--port", "shut"], "--port is open or closed, not 'shut'."),
+        (["--redis-secret", "a"], "--redis-secret is NAME:KEY, not 'a'."),
+        (
+            ["--platform", "kube", "--registry", "r", "--replicas", "2"],
+            "--replicas needs --redis or MASKBANK_STORE: a store that all of them reach.",
+        ),
+        (["--spec", "nothing.yaml"], "There is no file 'nothing.yaml'."),
+        (["--rollback", "--workers", "2"], "--rollback takes all from the deployment before."),
+        (["--redis", "host:1\n--volume=/:/host"], "REDIS has a line break or another control character in it."),
         (["--weights", "nothing.pth"], "There is no weights file 'nothing.pth'."),
     ],
 )
@@ -253,83 +312,97 @@ def test_wrong_arguments_get_one_sentence_and_the_usage(repository, arguments, s
 
 @pytest.mark.parametrize("variant", ["auto", "cpu", "gpu"])
 def test_dry_run_local(repository, variant):
-    done = repository.deploy(variant, "--dry-run")
+    done = repository.deploy(variant, "--dry-run", "--workers", "3")
     assert done.returncode == 0, done.stderr
     printed = commands(done)
     build = "gpu" if variant == "gpu" else "cpu"
     index = {"cpu": "cpu", "gpu": "cu129"}[build]
 
-    assert printed[0] == "nuctl create project cvat --platform local --namespace nuclio"
-    assert printed[1] == (
-        f"docker build --tag cvat.maskbank.base:{build}"
-        f" --build-arg TORCH_INDEX=https://download.pytorch.org/whl/{index} ."
+    assert printed[:3] == [
+        "nuctl create project cvat --platform local --namespace nuclio",
+        "docker pull python:3.11.14-slim-bookworm",
+        f"docker build --file base.Dockerfile --tag cvat.maskbank.base:{build}"
+        " --build-arg PYTHON_IMAGE=python:3.11.14-slim-bookworm"
+        f" --build-arg TORCH_INDEX=https://download.pytorch.org/whl/{index} --build-arg TORCH_WHEEL= .",
+    ]
+    image = re.search(r"--image (\S+) ", the("nuctl build", printed))[1]
+    assert re.fullmatch(rf"cvat\.maskbank:{re.escape(__version__)}-{build}-[0-9a-f]{{10}}", image)
+    assert the("nuctl build", printed) == (
+        f"nuctl build maskbank --path /tmp/maskbank-function --file /tmp/maskbank-function/{VARIANTS[build]}"
+        f" --image {image} --base-image cvat.maskbank.base:{build} --platform local --namespace nuclio"
     )
-    deploy = the("nuctl deploy", printed)
-    assert f"/{VARIANTS[build]} " in deploy
-    assert f"--base-image cvat.maskbank.base:{build}" in deploy
-    assert """--platform-config '{"attributes": {"network": "cvat_cvat"}}'""" in deploy
-    assert "--env CVAT_FUNCTIONS_REDIS_HOST=cvat_redis_ondisk --env CVAT_FUNCTIONS_REDIS_PORT=6666" in deploy
-    assert "--registry" not in deploy
+    assert the("nuctl deploy", printed) == (
+        f"nuctl deploy maskbank --project-name cvat --run-image {image} --file .deployed/next/function.yaml"
+        " --platform local --namespace nuclio"
+    )
     assert printed[-2].startswith("docker inspect --format ")
-    assert printed[-1] == "docker exec -i nuclio-nuclio-maskbank python - http://127.0.0.1:8080"
+    device = "cuda" if build == "gpu" else "''"
+    assert printed[-1] == f"docker exec -i nuclio-nuclio-maskbank python - http://127.0.0.1:8080 {device}"
+    for choice in (f"VARIANT={build}", "WORKERS=3", "REDIS=cvat_redis_ondisk:6666", "NAMESPACE=nuclio"):
+        assert f"\n  {choice}\n" in done.stdout
     assert list((repository.folder.parent / "tmp").iterdir()) == []
+    assert not (repository.folder / "deploy.env").exists()
 
 
 @pytest.mark.parametrize("variant", ["auto", "cpu", "gpu"])
 def test_dry_run_kube(repository, variant):
-    where = ["--platform", "kube", "--registry", "registry.example/team", "--namespace", "labels"]
+    where = ["--platform", "kube", "--registry", "https://registry.example/team", "--namespace", "labels"]
     done = repository.deploy(variant, "--dry-run", *where)
     assert done.returncode == 0, done.stderr
     printed = commands(done)
     assert printed[0] == "nuctl create project cvat --platform kube --namespace labels"
+    build = the("nuctl build", printed)
+    assert build.endswith(" --platform kube --namespace labels --registry https://registry.example/team")
     deploy = the("nuctl deploy", printed)
+    image = re.search(r"--image (\S+) ", build)[1]
+    assert f" --run-image registry.example/team/{image} " in deploy
     assert "--platform kube --namespace labels" in deploy
-    assert "--registry registry.example/team" in deploy
-    assert "--platform-config" not in deploy
-    assert "REDIS" not in deploy
+    assert "REDIS" not in done.stdout
     workload = "deployment/nuclio-maskbank"
-    assert printed[-2] == f"kubectl --namespace labels rollout status {workload} --timeout 180s"
+    assert printed[-2] == f"kubectl --namespace labels rollout status {workload} --timeout 900s"
     assert printed[-1].startswith(f"kubectl --namespace labels exec -i {workload} -- python -")
 
 
-def test_dry_run_passes_on_weights_redis_and_settings(repository, tmp_path):
-    (tmp_path / "my own.pth").write_text("weights")
+def test_another_address_for_the_cluster(repository):
     done = repository.deploy(
-        *["--dry-run", "--weights", "my own.pth", "--redis", "redis.lan:6379"],
-        cwd=tmp_path,
-        MASKBANK_MODEL="afb-urr-paper",
-        MASKBANK_SIZE="480",
-        CVAT_NETWORK="team_cvat",
+        "--dry-run", "--platform", "kube", NUCTL_REGISTRY="push.example", NUCTL_RUN_REGISTRY="pull.example"
     )
-    printed = commands(done)
-    assert f"cp '{tmp_path}/my own.pth' /tmp/maskbank-function/weights/" in printed
-    deploy = the("nuctl deploy", printed)
-    assert "--env CVAT_FUNCTIONS_REDIS_HOST=redis.lan --env CVAT_FUNCTIONS_REDIS_PORT=6379" in deploy
-    assert "--env MASKBANK_MODEL=afb-urr-paper" in deploy
-    assert "--env MASKBANK_SIZE=480" in deploy
-    assert "--env 'MASKBANK_WEIGHTS=/opt/nuclio/weights/my own.pth'" in deploy
-    assert "team_cvat" in deploy
+    assert "--registry push.example" in the("nuctl build", commands(done))
+    assert "--run-image pull.example/cvat.maskbank:" in the("nuctl deploy", commands(done))
 
 
-def test_passwords_are_not_printed(repository):
-    done = repository.deploy(
-        "--dry-run", CVAT_FUNCTIONS_REDIS_PASSWORD="secret", MASKBANK_STORE="redis://user:secret@host:6379"
-    )
-    assert done.returncode == 0
-    assert "secret" not in done.stdout + done.stderr
-    assert "CVAT_FUNCTIONS_REDIS_PASSWORD=<hidden>" in done.stdout
-    assert "MASKBANK_STORE=<hidden>" in done.stdout
+SECRETS = {
+    "CVAT_FUNCTIONS_REDIS_PASSWORD": "secret one",
+    "MASKBANK_STORE": "redis://user:secret-two@host:6379",
+    "MASKBANK_TOKEN": "secret three",
+}
+
+
+def test_passwords_are_in_no_output_and_in_no_arguments(deployable, function):
+    """The arguments of a process are for everybody on the machine to see."""
+    for config in VARIANTS.values():  # the setting comes with the function's own part of the work
+        path = deployable.folder / config
+        if "MASKBANK_TOKEN" not in path.read_text():
+            path.write_text(path.read_text() + "    # - {name: MASKBANK_TOKEN, value: ''}\n")
+    done = deployable.deploy("--redis", "redis.lan:6379", **SECRETS)
+    assert done.returncode == 0, done.stderr
+    assert "secret" not in done.stdout + done.stderr + "".join(deployable.calls())
+    for name in SECRETS:
+        assert f"  {name}=<hidden>\n" in done.stdout
+    assert SECRETS.items() <= deployable.settings().items()
+    assert SECRETS.items() <= deployable.choices.items()
+    assert function.tokens == [SECRETS["MASKBANK_TOKEN"]] * 2
+    for path in [deployable.folder / "deploy.env", *(deployable.folder / ".deployed").glob("*/*")]:
+        assert "secret" not in path.read_text() or path.stat().st_mode & 0o077 == 0, path
 
 
 def test_dry_run_starts_no_tool_and_prints_what_a_shell_can_read(deployable):
-    done = deployable.deploy("--dry-run", "gpu", MASKBANK_MODEL="a'b $c")
+    done = deployable.deploy("--dry-run", "gpu", "--image", "a'b $c")
     assert done.returncode == 0
     assert deployable.calls() == []
     script = "\n".join(f"printf '%s\\n' {line}" for line in commands(done))
     read = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    words = read.stdout.splitlines()
-    assert "MASKBANK_MODEL=a'b $c" in words
-    assert '{"attributes": {"network": "cvat_cvat"}}' in words
+    assert "a'b $c" in read.stdout.splitlines()
 
 
 # ---- what is missing is said ----
@@ -381,14 +454,20 @@ def test_nuctl_of_another_version_is_a_warning(deployable, function):
 def test_a_deployment_from_start_to_end(deployable, function):
     done = deployable.deploy("cpu")
     assert done.returncode == 0, done.stderr
-    assert "A mask was outlined and tracked." in done.stdout
+    assert "A mask was outlined and tracked, on 'cpu'." in done.stdout
     assert "AI tools > Trackers > AI tracker" in done.stdout
 
     calls = deployable.calls()
-    order = ["docker info", "nuctl create project cvat", "docker build", "nuctl deploy", "docker exec"]
+    order = ["docker info", "nuctl create project cvat", "docker build", "nuctl build", "nuctl deploy", "docker exec"]
     positions = [next(i for i, call in enumerate(calls) if call.startswith(start)) for start in order]
     assert positions == sorted(positions)
-    assert "--file" in calls[positions[3]] and "function.yaml" in calls[positions[3]]
+    spec = deployable.deployed()["spec"]
+    assert "build" not in spec, "nuctl would build again, after it has removed the old function"
+    assert spec["platform"]["attributes"]["network"] == "cvat_cvat"
+    assert deployable.settings() == {
+        "CVAT_FUNCTIONS_REDIS_HOST": "cvat_redis_ondisk",
+        "CVAT_FUNCTIONS_REDIS_PORT": "6666",
+    }
     assert list((deployable.folder.parent / "tmp").iterdir()) == [], "the staging folder must be gone"
 
 
@@ -398,12 +477,12 @@ def test_only_what_the_function_needs_is_packed(deployable, function):
 
 
 def test_the_callers_checkpoint_is_packed(deployable, function, tmp_path):
-    (tmp_path / "mine.pth").write_text("my weights")
-    done = deployable.deploy("--weights", "mine.pth", cwd=tmp_path)
+    (tmp_path / "my own.pth").write_text("my weights")
+    done = deployable.deploy("--weights", "my own.pth", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert Path(f"{deployable.log}.copy/weights/mine.pth").read_text() == "my weights"
-    (deploy,) = [call for call in deployable.calls() if call.startswith("nuctl deploy")]
-    assert "MASKBANK_WEIGHTS=/opt/nuclio/weights/mine.pth" in deploy
+    assert Path(f"{deployable.log}.copy/weights/my own.pth").read_text() == "my weights"
+    assert deployable.settings()["MASKBANK_WEIGHTS"] == "/opt/nuclio/weights/my own.pth"
+    assert deployable.choices["MASKBANK_WEIGHTS"] == str(tmp_path / "my own.pth")
 
 
 def test_an_existing_project_is_kept(deployable, function):
@@ -413,7 +492,8 @@ def test_an_existing_project_is_kept(deployable, function):
 
 def test_cvats_redis_is_used_only_where_it_runs(deployable, function):
     assert deployable.deploy(REDIS_CODE="1").returncode == 0
-    assert not any("REDIS" in call for call in deployable.calls())
+    assert deployable.settings() == {}
+    assert "REDIS" not in deployable.choices
 
 
 @pytest.mark.parametrize(
@@ -421,6 +501,7 @@ def test_cvats_redis_is_used_only_where_it_runs(deployable, function):
     [(True, "nvidia runc", "gpu"), (True, "runc", "cpu"), (False, "nvidia runc", "cpu")],
 )
 def test_auto_takes_the_gpu_that_docker_can_use(deployable, function, driver, runtimes, variant):
+    function.device = "cuda" if variant == "gpu" else "cpu"
     if driver:
         deployable.add_tools("nvidia-smi")
     done = deployable.deploy(RUNTIMES=runtimes)
@@ -431,19 +512,29 @@ def test_auto_takes_the_gpu_that_docker_can_use(deployable, function, driver, ru
 
 @pytest.mark.parametrize(("gpus", "variant"), [("1 4", "gpu"), ("", "cpu"), ("0", "cpu")])
 def test_auto_on_kubernetes_asks_the_cluster(deployable, function, gpus, variant):
+    function.device = "cuda:0" if variant == "gpu" else "cpu"
     done = deployable.deploy("--platform", "kube", "--registry", "registry.example", CLUSTER_GPUS=gpus)
     assert done.returncode == 0, done.stderr
     assert f"deploying the {variant} variant on kube." in done.stderr
-    assert "A mask was outlined and tracked." in done.stdout
+    assert f"A mask was outlined and tracked, on '{function.device}'." in done.stdout
 
 
-@pytest.mark.parametrize("step", ["DOCKER_BUILD_CODE", "NUCTL_DEPLOY_CODE"])
-def test_a_failed_step_ends_the_script(deployable, function, step):
-    done = deployable.deploy(**{step: "3"})
-    assert done.returncode == 3
+def test_a_gpu_deployment_that_computes_on_the_cpu_is_a_failure(deployable, function):
+    done = deployable.deploy("gpu")
+    assert done.returncode == 1
+    assert "The function computed on 'cpu', but should have done so on 'cuda'." in done.stderr
+    assert not (deployable.folder / "deploy.env").exists()
+
+
+@pytest.mark.parametrize(("step", "code"), [("DOCKER_BUILD", 3), ("NUCTL_BUILD", 3), ("NUCTL_DEPLOY", 1)])
+def test_a_failed_step_ends_the_script(deployable, function, step, code):
+    done = deployable.deploy(**{f"{step}_CODE": "3"})
+    assert done.returncode == code
     assert function.requests == []
     assert "deployed. In CVAT" not in done.stdout
     assert list((deployable.folder.parent / "tmp").iterdir()) == []
+    if step != "NUCTL_DEPLOY":
+        assert not any(call.startswith("nuctl deploy") for call in deployable.calls()), "the old function must go on"
 
 
 def test_a_function_that_does_not_become_ready(deployable, function):
@@ -461,7 +552,7 @@ def test_a_function_that_does_not_become_ready(deployable, function):
         ((200, b"not JSON"), "did not answer properly"),
         ((200, b'{"shapes": [], "states": []}'), "should have answered one shape and one state"),
         ((200, b'{"shapes": null}'), "should have answered one shape and one state"),
-        ((200, b"[]"), "should have answered one shape and one state"),
+        ((200, b"[]"), "should have answered an object"),
     ],
 )
 def test_a_trial_that_fails_is_shown(deployable, function, reply, words):
@@ -484,6 +575,244 @@ def test_the_trial_is_a_proper_pair_of_requests(deployable, function, tmp_path):
     (tmp_path / "trial.png").write_bytes(base64.b64decode(init["image"]))
     with Image.open(tmp_path / "trial.png") as image:
         assert right < image.width and bottom < image.height
+
+
+# ---- what was chosen is kept ----
+
+
+def test_an_upgrade_keeps_what_was_chosen(deployable, function, tmp_path):
+    (tmp_path / "mine.safetensors").write_text("my weights")
+    arguments = ["cpu", "--weights", "mine.safetensors", "--redis", "redis.lan:6379", "--workers", "5", "--cpus", "4"]
+    first = deployable.deploy(*arguments, cwd=tmp_path, MASKBANK_SIZE="320", MASKBANK_STORE="it's: a 'value' # \\n")
+    assert first.returncode == 0, first.stderr
+    chosen, choices = deployable.deployed(), deployable.choices
+    assert choices.items() >= {"WORKERS": "5", "MASKBANK_SIZE": "320", "REDIS": "redis.lan:6379"}.items()
+    assert deployable.settings()["MASKBANK_STORE"] == "it's: a 'value' # \\n"
+    assert (deployable.folder / "deploy.env").stat().st_mode & 0o777 == 0o600
+
+    (deployable.folder / "main.py").write_text("the next version")
+    again = deployable.deploy()
+    assert again.returncode == 0, again.stderr
+    assert deployable.deployed() == chosen
+    assert deployable.choices == choices
+    assert Path(f"{deployable.log}.copy/weights/mine.safetensors").read_text() == "my weights"
+    images = {re.search(r"--run-image (\S+)", call)[1] for call in deployable.calls() if "--run-image" in call}
+    assert len(images) == 2, "another version is another image"
+
+
+def test_arguments_come_before_the_environment_and_both_before_the_file(deployable, function):
+    assert deployable.deploy("cpu", "--workers", "3", MASKBANK_SIZE="320", MASKBANK_MODEL="lite").returncode == 0
+    done = deployable.deploy("--workers", "4", "--weights", "mine.pth", MASKBANK_SIZE="480", MASKBANK_WEIGHTS="no.pth")
+    assert done.returncode == 2 and "'mine.pth'" in done.stderr
+    assert deployable.deploy("--workers", "4", MASKBANK_SIZE="480").returncode == 0
+    (trigger,) = deployable.deployed()["spec"]["triggers"].values()
+    assert trigger["numWorkers"] == trigger["maxWorkers"] == 4
+    assert {**deployable.settings(), **deployable.choices}["MASKBANK_SIZE"] == "480"
+    assert deployable.settings()["MASKBANK_MODEL"] == "lite"
+    # An empty variable takes a choice back.
+    assert deployable.deploy(MASKBANK_SIZE="").returncode == 0
+    assert "MASKBANK_SIZE" not in deployable.settings().keys() | deployable.choices.keys()
+
+
+def test_the_environments_other_variables_are_no_choices(deployable, function):
+    done = deployable.deploy("--workers", "2", PORT="8080", WORKERS="9", VARIANT="beta", SPEC="x", IMAGE="y")
+    assert done.returncode == 0, done.stderr
+    assert deployable.choices["PORT"] == "open" and deployable.choices["WORKERS"] == "2"
+
+
+def test_deploy_env_is_plain_text_that_a_person_may_write(repository):
+    path = repository.folder / "deploy.env"
+    path.write_text("# mine\n\nWORKERS=7\r\nMASKBANK_SIZE=$(touch /tmp/x) 'a=b'")
+    done = repository.deploy("--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "  WORKERS=7\n" in done.stdout and "  MASKBANK_SIZE=$(touch /tmp/x) 'a=b'\n" in done.stdout
+    assert path.read_text().startswith("# mine")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("WORKER=7", "deploy.env, line 2, is not NAME=VALUE with a name that I know: 'WORKER'."),
+        ("hello", "deploy.env, line 2, is not NAME=VALUE with a name that I know: 'hello'."),
+        ("PATH=/tmp", "deploy.env, line 2, is not NAME=VALUE with a name that I know: 'PATH'."),
+        ("MASKBANK_SIZ=3", "There is no setting MASKBANK_SIZ."),
+        ("WORKERS=two", "--workers is a whole number from 1 to 9999, not 'two'."),
+        ("PLATFORM=kube", "deploy.env is of a deployment with PLATFORM=kube."),
+    ],
+)
+def test_what_deploy_env_must_not_hold(repository, line, sentence):
+    (repository.folder / "deploy.env").write_text(f"# comment\n{line}\n")
+    done = repository.deploy("--dry-run", "--platform", "local")
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith(f"deploy.sh: {sentence}")
+
+
+@pytest.mark.parametrize("name", ["MASKBANK_STORE", "CVAT_FUNCTIONS_REDIS_PASSWORD", "CVAT_NETWORK", "NUCTL_NAMESPACE"])
+def test_a_line_break_in_a_value_is_refused(deployable, name):
+    done = deployable.deploy("--redis", "host:1", **{name: "a\n    - {name: LD_PRELOAD, value: /tmp/x.so}"})
+    assert done.returncode == 2
+    assert "has a line break or another control character in it." in done.stderr
+    assert deployable.calls() == []
+
+
+def test_the_licence_of_the_weights_is_said(deployable, function):
+    assert "research and non-commercial use (weights/LICENSE)" in deployable.deploy("--dry-run").stderr
+    (deployable.folder / "weights/lite-open.safetensors").write_text("open")
+    open_weights = deployable.deploy("--dry-run", "--weights", "weights/lite-open.safetensors")
+    assert open_weights.returncode == 0 and "non-commercial" not in open_weights.stderr
+
+
+# ---- going back ----
+
+
+def run_images(repository: Repository) -> list[str]:
+    """The images that were deployed, one after another."""
+    return [re.search(r"--run-image (\S+)", call)[1] for call in repository.calls() if "--run-image" in call]
+
+
+def test_going_back_restores_image_and_settings(deployable, function):
+    assert deployable.deploy("cpu", "--workers", "3", MASKBANK_SIZE="320").returncode == 0
+    first, choices = deployable.deployed(), deployable.choices
+    (deployable.folder / "main.py").write_text("the next version")
+    assert deployable.deploy("--workers", "4", MASKBANK_SIZE="480").returncode == 0
+    second = deployable.deployed()
+    function.requests.clear()
+
+    back = deployable.deploy("--rollback", MASKBANK_SIZE="999")
+    assert back.returncode == 0, back.stderr
+    assert deployable.deployed() == first != second
+    assert deployable.choices == choices
+    assert len(function.requests) == 2, "what was put back is tried, too"
+    builds = sum(call.startswith("nuctl build") for call in deployable.calls())
+    assert builds == 2, "nothing is built to go back"
+
+    again = deployable.deploy("--rollback")
+    assert again.returncode == 0, again.stderr
+    assert deployable.deployed() == second
+    one, two, three, four = run_images(deployable)
+    assert one == three != two == four
+
+
+@pytest.mark.parametrize("failure", [{"NUCTL_DEPLOY_CODE": "1"}, {"HEALTH": "unhealthy", "READY_SECONDS": "1"}])
+def test_going_back_from_a_deployment_that_failed(deployable, function, failure):
+    assert deployable.deploy("cpu", MASKBANK_SIZE="320").returncode == 0
+    first, choices = deployable.deployed(), deployable.choices
+    (deployable.folder / "main.py").write_text("broken")
+    failed = deployable.deploy(MASKBANK_SIZE="480", **failure)
+    assert failed.returncode == 1
+    assert "./deploy.sh --rollback puts back what worked before." in failed.stderr
+    assert deployable.choices == choices, "what did not work is not kept"
+
+    back = deployable.deploy("--rollback")
+    assert back.returncode == 0, back.stderr
+    assert deployable.deployed() == first and deployable.choices == choices
+    one, _, three = run_images(deployable)
+    assert one == three
+    nothing = deployable.deploy("--rollback")
+    assert nothing.returncode == 1 and "there is no earlier deployment to go back to." in nothing.stderr
+
+
+def test_going_back_to_an_image_that_is_gone(deployable, function):
+    assert deployable.deploy().returncode == 0
+    assert deployable.deploy().returncode == 0
+    calls = len(deployable.calls())
+    done = deployable.deploy("--rollback", IMAGE_CODE="1")
+    assert done.returncode == 1
+    assert "is no longer on this machine" in done.stderr
+    assert not any(call.startswith("nuctl deploy") for call in deployable.calls()[calls:])
+
+
+# ---- images: pinned, taken elsewhere, built without a registry ----
+
+DIGEST = "sha256:" + "ab" * 32
+
+
+def test_what_is_downloaded_first_must_come_again(deployable, function):
+    assert deployable.deploy(DIGEST=DIGEST).returncode == 0
+    pinned = f"python:3.11.14-slim-bookworm@{DIGEST}"
+    wheel = "0123abcd  torch-2.13.0+cpu.whl"
+    assert deployable.choices.items() >= {"PYTHON_IMAGE": pinned, "TORCH_WHEEL": wheel}.items()
+    first = len(deployable.calls())
+    assert deployable.deploy(DIGEST="sha256:" + "cd" * 32).returncode == 0
+    (build,) = [call for call in deployable.calls()[first:] if call.startswith("docker build")]
+    assert f"PYTHON_IMAGE={pinned} " in build and f"--build-arg TORCH_WHEEL={wheel} ." in build
+    assert not any(call.startswith("docker pull") for call in deployable.calls()[first:])
+
+
+def test_another_python_image_is_another_digest(deployable, function):
+    (deployable.folder / "deploy.env").write_text(f"PYTHON_IMAGE=python:3.11.13-slim@{DIGEST}\n")
+    assert deployable.deploy(DIGEST=DIGEST).returncode == 0
+    assert deployable.choices["PYTHON_IMAGE"] == f"python:3.11.14-slim-bookworm@{DIGEST}"
+
+
+def test_build_here_and_deploy_there(deployable, function):
+    built = deployable.deploy("cpu", "--build-only")
+    assert built.returncode == 0
+    image = re.search(r"docker save (\S+) \|", built.stderr)[1]
+    assert not any(call.startswith("nuctl deploy") for call in deployable.calls())
+    first = len(deployable.calls())
+    there = deployable.deploy("cpu", "--image", image)
+    assert there.returncode == 0, there.stderr
+    later = deployable.calls()[first:]
+    assert not any(call.startswith(("docker build", "docker pull", "nuctl build")) for call in later)
+    assert run_images(deployable) == [image]
+
+
+def test_no_pull_asks_no_registry(deployable, function):
+    assert deployable.deploy("--no-pull", DIGEST=DIGEST).returncode == 0
+    assert not any(call.startswith("docker pull") for call in deployable.calls())
+    (build,) = [call for call in deployable.calls() if call.startswith("docker build")]
+    assert "PYTHON_IMAGE=python:3.11.14-slim-bookworm " in build
+    (build,) = [call for call in deployable.calls() if call.startswith("nuctl build")]
+    assert build.endswith(" --no-pull")
+
+
+# ---- workers, resources, Kubernetes ----
+
+
+def test_resources_follow_from_the_number_of_workers(deployable, function):
+    assert deployable.deploy("cpu", "--workers", "4", MASKBANK_CACHE_MB="1024").returncode == 0
+    assert deployable.deployed()["spec"]["resources"] == {
+        "requests": {"cpu": 4, "memory": "4096Mi"},
+        "limits": {"memory": f"{4 * (2048 + 1024)}Mi"},
+    }
+    function.device = "cuda"
+    assert deployable.deploy("gpu", "--workers", "2", "--cpus", "1", MASKBANK_CACHE_MB="").returncode == 0
+    assert deployable.deployed()["spec"]["resources"] == {
+        "requests": {"cpu": 1, "memory": "4096Mi"},
+        "limits": {"cpu": 1, "memory": f"{2 * (4096 + 2048)}Mi", "nvidia.com/gpu": 1},
+    }
+
+
+def test_a_chosen_device_replaces_that_of_the_gpu_variant(deployable, function):
+    function.device = "cuda:1"
+    assert deployable.deploy("gpu").returncode == 0
+    assert deployable.settings()["MASKBANK_DEVICE"] == "cuda"
+    assert deployable.deploy("gpu", MASKBANK_DEVICE="cuda:1").returncode == 0
+    assert deployable.settings()["MASKBANK_DEVICE"] == "cuda:1"
+
+
+def test_a_closed_port(deployable, function):
+    done = deployable.deploy("--port", "closed")
+    assert done.returncode == 0 and "its port:" not in done.stdout
+    (trigger,) = deployable.deployed()["spec"]["triggers"].values()
+    assert trigger["attributes"]["disablePortPublishing"] is True
+    done = deployable.deploy("--port", "open")
+    assert "its port:   open to whoever reaches this machine" in done.stdout
+    (trigger,) = deployable.deployed()["spec"]["triggers"].values()
+    assert "disablePortPublishing" not in trigger["attributes"]
+
+
+def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
+    (tmp_path / "mine.yaml").write_text("---\nsecurityContext:\n  runAsUser: 7\n\nvolumes:\n- volume: {name: a}")
+    done = deployable.deploy("--spec", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    spec = deployable.deployed()["spec"]
+    assert spec["securityContext"] == {"runAsUser": 7} and spec["volumes"] == [{"volume": {"name": "a"}}]
+    (tmp_path / "mine.yaml").write_text("env: []\n")
+    done = deployable.deploy()
+    assert done.returncode == 2
+    assert "mine.yaml must not hold 'env', which deploy.sh writes itself." in done.stderr
 
 
 def test_staging_for_cvats_own_scripts(repository, tmp_path):
@@ -521,7 +850,11 @@ def test_staging_with_settings(tmp_path, config):
     ]
     staged["spec"]["env"] = own["spec"]["env"]
     assert staged == own
-    assert {path.name for path in (folder / "weights").iterdir()} == {"lite-open.safetensors", "MODEL_CARD.md"}
+    assert {path.name for path in (folder / "weights").iterdir()} == {
+        "lite-open.safetensors",
+        "MODEL_CARD.md",
+        "LICENSE",
+    }
 
 
 # ---- the repository's own files ----
@@ -571,11 +904,15 @@ main.init_context(context)
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        response = main.handler(context, nuclio_sdk.Event(body=body, content_type="application/json"))
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.loads(body) if body else body
+        event = nuclio_sdk.Event(body=body, content_type="application/json", path=self.path, method=self.command)
+        response = main.handler(context, event)
         self.send_response(response.status_code)
         self.end_headers()
         self.wfile.write(response.body.encode())
+
+    do_GET = do_POST
 
 server = HTTPServer(("127.0.0.1", 0), Handler)
 print(maskbank.__file__, server.server_port, flush=True)
@@ -583,21 +920,42 @@ server.serve_forever()
 """
 
 
-def test_the_staged_folder_passes_the_trial(staged_function, deployable, tmp_path):
-    """The real function, with the bundled weights and nothing but the folder, answers the script's trial."""
+def test_the_staged_folder_passes_the_trial_and_its_store_is_managed_from_there(staged_function, deployable, tmp_path):
+    """The real function, with the bundled weights and nothing but the folder, answers the script's trial.
+
+    Its banks are in a Redis, and `docker exec nuclio-nuclio-maskbank python -m maskbank.store stat` counts them.
+    """
     folder = tmp_path / "opt nuclio"
     shutil.copytree(staged_function, folder)
+    redis = RedisServer(tmp_path)
+    # What CVAT's scripts and deploy.sh give to the container, and its exec to each command.
+    container = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "MASKBANK_ADAPT_SECONDS": "0"}
+    container |= {"CVAT_FUNCTIONS_REDIS_HOST": "127.0.0.1", "CVAT_FUNCTIONS_REDIS_PORT": str(redis.port)}
+
+    def store(*arguments: str, **more: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "maskbank.store", *arguments]
+        done = subprocess.run(command, cwd=folder, env=container | more, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
     # With -c, the current folder is the first place where Python looks for modules.
     serve = [sys.executable, "-c", SERVE_FOLDER]
-    with subprocess.Popen(serve, cwd=folder, stdout=subprocess.PIPE, text=True) as function:
+    with subprocess.Popen(serve, cwd=folder, env=container, stdout=subprocess.PIPE, text=True) as function:
         try:
             package, port = function.stdout.readline().rsplit(" ", 1)
             assert Path(package) == folder / "maskbank/__init__.py"
             done = deployable.deploy(FUNCTION_URL=f"http://127.0.0.1:{int(port)}")
+            assert done.returncode == 0, done.stderr
+            assert "A mask was outlined and tracked, on 'cpu'." in done.stdout
+            assert re.match(r"1 banks, [1-9]\d+ bytes", store("stat")[1])
+            assert re.match(r"[\w-]{22} +[1-9]\d+ bytes", store("ls")[1])
+            assert store("purge", "--older-than", "0")[1].startswith("1 banks removed, ")
+            assert store("stat") == (0, "0 banks, 0 bytes\n")
+            code, sentence = store("stat", MASKBANK_STORE="nowhere")
+            assert (code, sentence.count("\n")) == (1, 1)
+            assert sentence.startswith("maskbank.store: MASKBANK_STORE is 'nowhere', but must be memory://")
         finally:
             function.kill()
-    assert done.returncode == 0, done.stderr
-    assert "A mask was outlined and tracked." in done.stdout
+            redis.stop()
 
 
 def read(config: str) -> dict:
@@ -637,28 +995,69 @@ def test_cvat_accepts_the_shape_types():
     assert set(shape_types) <= set(allowed.values())
 
 
-@pytest.mark.parametrize(("variant", "config"), VARIANTS.items())
-def test_cvats_deploy_scripts_find_what_they_need(staged_function, tmp_path, variant, config):
-    """What serverless/deploy_cpu.sh and deploy_gpu.sh do with a folder of any name and depth."""
-    for place in ("pytorch/maskbank/nuclio", "maskbank", "pytorch/team/tools/tracker/nuclio"):
-        serverless = tmp_path / place.replace("/", "-")
-        shutil.copytree(staged_function, serverless / place)
-        (found,) = serverless.glob(f"**/{config}")
-        function_root = found.parent
-        built = set()  # images that exist before nuctl deploys
-        if variant == "cpu" and (function_root / "Dockerfile").is_file():
-            built.add("cvat." + ".".join(function_root.parent.relative_to(serverless).parts) + ".base")
-        spec = yaml.safe_load(found.read_text())["spec"]
-        base = spec["build"]["baseImage"]
-        public = re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", base)
-        assert public or base in built, f"nobody has built {base}"
+# The steps of CVAT's serverless/deploy_cpu.sh and deploy_gpu.sh: $1 is the configuration's name, $2 the folder.
+CVATS_STEPS = """
+set -eu
+shopt -s globstar
+here=$PWD
+for config in "$2"/**/"$1"; do
+    folder=$(dirname "$config")
+    path=$(realpath --relative-to="$here" "$(dirname "$folder")")
+    if [ "$1" = function.yaml ] && [ -f "$folder/Dockerfile" ]; then
+        docker build -t "cvat.${path//\\//.}.base" "$folder"
+    fi
+    nuctl deploy --project-name cvat --path "$folder" --file "$config" --platform local \\
+        --env CVAT_FUNCTIONS_REDIS_HOST=cvat_redis_ondisk --env CVAT_FUNCTIONS_REDIS_PORT=6666 \\
+        --platform-config '{"attributes": {"network": "cvat_cvat"}}'
+done
+"""
+IMAGE_NAME = r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(:[\w][\w.-]*)?"  # as Docker takes it
 
-        # What the directives refer to is in the folder that Nuclio copies to /opt/nuclio.
-        directives = [d["value"] for step in spec["build"]["directives"].values() for d in step]
-        for name in re.findall(r"/opt/nuclio/(\S+)", " ".join(directives)):
-            assert (function_root / name).is_file(), name
-        assert "\n" not in "".join(directives), "Nuclio writes a directive into one line of its Dockerfile"
-        assert (function_root / f"{spec['handler'].split(':')[0]}.py").is_file()
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+@pytest.mark.parametrize("source", ["the staged folder", "the repository"])
+@pytest.mark.parametrize("place", ["maskbank", "pytorch/maskbank/nuclio", "pytorch/team/tools/tracker/nuclio"])
+@pytest.mark.parametrize("config", VARIANTS.values())
+def test_cvats_own_scripts_deploy_it_from_any_depth(staged_function, repository, source, place, config):
+    serverless = repository.folder.parent / "serverless"
+    folder = serverless / place
+    if source == "the staged folder":
+        shutil.copytree(staged_function, folder)
+    else:
+        for name in tracked_files():
+            if (ROOT / name).is_file() and not name.startswith(("tests/", "samples/")):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+    repository.add_tools("docker", "nuctl")
+    (repository.tools / "realpath").symlink_to(shutil.which("realpath"))
+    done = subprocess.run(
+        ["bash", "-c", CVATS_STEPS, "steps", config, str(serverless)],
+        cwd=serverless,
+        env=repository.env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = repository.calls()
+    built = [re.search(r"-t (\S+)", call)[1] for call in calls if call.startswith("docker build")]
+    assert all(re.fullmatch(IMAGE_NAME, name) for name in built), built
+    (deploy,) = [call for call in calls if call.startswith("nuctl deploy")]
+    assert f"--path {folder} --file {folder / config} " in deploy
+
+    spec = repository.deployed()["spec"]
+    base = spec["build"]["baseImage"]
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-bookworm", base) or base in built, f"nobody has built {base}"
+    # What the directives refer to is in the folder that Nuclio copies to /opt/nuclio.
+    directives = [d["value"] for step in spec["build"]["directives"].values() for d in step]
+    named = re.findall(r"/opt/nuclio/([\w.]+)", " ".join(directives))
+    assert set(named) == {"requirements.lock", "requirements.txt"}
+    assert all((folder / name).is_file() for name in named)
+    assert "\n" not in "".join(directives), "Nuclio writes a directive into one line of its Dockerfile"
+    assert (folder / f"{spec['handler'].split(':')[0]}.py").is_file()
 
 
 def test_the_repository_holds_one_function():
@@ -699,28 +1098,62 @@ def test_the_package_has_no_versions_of_its_own():
     assert "nuclio-sdk" not in pins()
 
 
+def locked() -> dict[str, int]:
+    """What requirements.lock pins, with the number of its hashes."""
+    blocks = re.split(r"\n(?=\S)", (ROOT / "requirements.lock").read_text().strip())
+    entries = [block.split() for block in blocks if not block.startswith("#")]
+    assert all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", w) for _, *rest in entries for w in rest if w != "\\")
+    return {entry[0]: sum(word.startswith("--hash") for word in entry) for entry in entries}
+
+
+def test_the_lock_is_that_of_requirements_txt():
+    """After a change there: .venv/bin/python tools/lock.py"""
+    wanted = {f"{name}=={version}" for name, version in pins().items() if name != "torch"}
+    hashes = locked()
+    assert set(hashes) == wanted
+    # A wheel for each of two processors, or one for all.
+    assert set(hashes.values()) == {1, 2}
+    assert hashes[f"numpy=={pins()['numpy']}"] == 2
+
+
+def test_the_image_gets_nothing_of_unknown_hash_but_torch():
+    dockerfile = (ROOT / "base.Dockerfile").read_text()
+    steps = [read(config)["spec"]["build"]["directives"]["postCopy"] for config in VARIANTS.values()]
+    installed = [[step["value"] for step in directives] for directives in steps]
+    installed.append(re.findall(r"pip (?:install|download).*", dockerfile.replace("\\\n", " ")))
+    for first, *rest in installed:
+        assert "--require-hashes --only-binary :all: -r " in first and "requirements.lock" in first
+        assert all("torch" in step or "./*.whl" in step for step in rest)
+        assert all(" --index-url " in step and "--extra-index-url" not in step for step in rest)
+        assert all("==2" not in step for step in rest), "versions belong into requirements.txt"
+
+
 def test_dockerfile_and_functions_agree():
-    dockerfile = (ROOT / "Dockerfile").read_text()
-    (base,) = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    assert "requirements.txt" in dockerfile
+    dockerfile = (ROOT / "base.Dockerfile").read_text()
+    (base,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)", dockerfile, re.MULTILINE)
     deploy = (ROOT / "deploy.sh").read_text()
     for variant, config in VARIANTS.items():
-        build = read(config)["spec"]["build"]
-        assert build["baseImage"] == base
-        install = build["directives"]["postCopy"][0]["value"]
-        (index,) = re.findall(r"--extra-index-url (\S+)", install)
-        assert f"TORCH_INDEX:-{index}}}" in deploy
+        spec = read(config)["spec"]
+        assert spec["build"]["baseImage"] == base
+        install = spec["build"]["directives"]["postCopy"][1]["value"]
+        (index,) = re.findall(r"--index-url (\S+)", install)
+        assert f"torch_index:={index}}}" in deploy
         if variant == "cpu":
             assert f"ARG TORCH_INDEX={index}\n" in dockerfile
             assert index.endswith("/cpu")
-        assert "==" not in install, "versions belong into requirements.txt"
+        # The function is not root, and both images have the user that it is.
+        user = spec["securityContext"]["runAsUser"]
+        assert user == spec["securityContext"]["runAsGroup"] == spec["securityContext"]["fsGroup"] == 1000
+        add = f"useradd --uid {user} --create-home maskbank"
+        assert f"RUN {add}\n" in dockerfile
+        assert any(step["value"].endswith(f" || {add}") for step in spec["build"]["directives"]["preCopy"])
 
 
 def test_the_build_context_is_requirements_only():
     rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
-    assert rules == ["*", "!requirements.txt"]
-    copied = re.findall(r"^COPY (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert copied == ["requirements.txt"]
+    assert rules == ["*", "!requirements.txt", "!requirements.lock"]
+    copied = re.findall(r"^COPY (.+) /", (ROOT / "base.Dockerfile").read_text(), re.MULTILINE)
+    assert copied == ["requirements.txt requirements.lock"]
 
 
 # What python:*-slim has: Debian's libc6, libgcc-s1, libstdc++6 and zlib1g. No X11, no GL.

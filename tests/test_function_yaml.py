@@ -47,17 +47,23 @@ def test_the_variants_differ_in_nothing_but_the_gpu():
     cpu, gpu = map(content, CONFIGURATIONS)
     install = (
         "pip install --no-cache-dir --root-user-action=ignore"
-        " --extra-index-url https://download.pytorch.org/whl/{} -r /opt/nuclio/requirements.txt"
+        ' --index-url https://download.pytorch.org/whl/{} "$(grep ^torch== /opt/nuclio/requirements.txt)"'
     )
     driver = [
         {"kind": "ENV", "value": "NVIDIA_VISIBLE_DEVICES=all"},
         {"kind": "ENV", "value": "NVIDIA_DRIVER_CAPABILITIES=compute,utility"},
     ]
+    own = gpu["spec"]["build"]["directives"]["preCopy"]
+    assert own[:2] == driver
+    gpu["spec"]["build"]["directives"]["preCopy"] = own[2:]
+    device = gpu["spec"]["env"].pop()
+    assert device == {"name": "MASKBANK_DEVICE", "value": "cuda"}, "or it would compute on a CPU without a word"
     assert dict(differences(cpu, gpu)) == {
         "/spec/build/image": ("cvat.maskbank:latest", "cvat.maskbank:latest-gpu"),
-        "/spec/build/directives/preCopy": (ABSENT, driver),
-        "/spec/build/directives/postCopy/0/value": (install.format("cpu"), install.format("cu129")),
-        "/spec/resources": (ABSENT, {"limits": {"nvidia.com/gpu": 1}}),
+        "/spec/build/directives/postCopy/1/value": (install.format("cpu"), install.format("cu129")),
+        "/spec/resources/requests/memory": ("2048Mi", "4096Mi"),
+        "/spec/resources/limits/memory": ("8192Mi", "12288Mi"),
+        "/spec/resources/limits/nvidia.com/gpu": (ABSENT, 1),
     }
 
 
@@ -100,15 +106,15 @@ def written(default: object) -> str:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_a_configuration_names_every_setting_with_its_default_and_sets_none(configuration):
+def test_a_configuration_names_every_setting_with_its_default(configuration):
     named = in_configuration(configuration)
     assert set(named) == known_settings()
     for name, value in named.items():
         chosen = CHOSEN_AT_THE_START.get(name.removeprefix("MASKBANK_"))
         assert value == (chosen[0] if chosen else written(default_of(name))), name
     assert read_settings(named) == read_settings({})
-    # deploy.sh adds variables with --env; a second one of the same name would leave the winner to chance.
-    assert not any(variable["name"].startswith("MASKBANK_") for variable in content(configuration)["spec"]["env"])
+    own = {v["name"]: v["value"] for v in content(configuration)["spec"]["env"] if v["name"].startswith("MASKBANK_")}
+    assert own == ({"MASKBANK_DEVICE": "cuda"} if configuration == "function-gpu.yaml" else {})
 
 
 def test_the_table_names_every_setting_with_its_default():

@@ -67,12 +67,20 @@ def test_the_wheel_holds_the_package_and_what_it_reads(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "maskbank").rglob("*.py")}
-    weights = {"manifest.yaml", "MODEL_CARD.md"} | {path.name for path in BUNDLED_WEIGHTS.values()}
+    weights = {"manifest.yaml", "MODEL_CARD.md", "LICENSE"} | {path.name for path in BUNDLED_WEIGHTS.values()}
     configurations = {"function.yaml", "function-gpu.yaml"}
     assert names == modules | {f"maskbank/weights/{name}" for name in weights} | {
         f"maskbank/{name}" for name in configurations
     }
     assert wheel.name == f"maskbank-{__version__}-py3-none-any.whl"
+
+
+def test_the_wheel_says_that_the_weights_have_a_licence_of_their_own(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        [metadata] = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        lines = archive.read(metadata).decode().splitlines()
+    assert "License-Expression: MIT AND LicenseRef-MaskBank-Weights" in lines
+    assert {"License-File: LICENSE", "License-File: weights/LICENSE"} <= set(lines)
 
 
 def test_tracking(installed, tmp_path):
