@@ -394,6 +394,8 @@ def _weights_fetch(options: argparse.Namespace) -> None:
         print(f"{path} is there already.")
         return
     print(f"{checkpoint.about}\nlicence: {checkpoint.licence}\nfrom: {checkpoint.home or checkpoint.url}")
+    if checkpoint.sha256 is None:
+        print("checksum: none is known, so this first download is trusted; a later one must be the same file")
     if not options.yes:
         if not sys.stdin.isatty():
             raise ValueError("To accept this licence without being asked, say --yes.")
@@ -406,8 +408,7 @@ def _weights_fetch(options: argparse.Namespace) -> None:
             bar.update(done - bar.n)
 
         fetch(checkpoint, options.folder, progress)
-    found = sha256(path)
-    print(f"{path}, SHA-256 {found}" + ("" if checkpoint.sha256 else ", remembered as the right one from now on"))
+    print(f"{path}, SHA-256 {sha256(path)}")
 
 
 def _weights_convert(options: argparse.Namespace) -> None:

@@ -132,13 +132,14 @@ def test_the_bundled_weights_are_those_of_the_manifest(run) -> None:
 def test_fetch_shows_the_licence_first(run, folder: Path, internet: Internet) -> None:
     code, text = run("fetch", "afb-urr")  # pytest's standard input is no terminal
     assert code == 1 and "licence: academic use only" in text and "say --yes" in text
+    assert "none is known, so this first download is trusted; a later one must be the same file" in text
     assert internet.asked == [] and files(folder) == {"manifest.yaml"}
 
 
 def test_what_was_fetched_first_is_what_is_right(run, folder: Path, internet: Internet, released: bytes) -> None:
     digest = hashlib.sha256(released).hexdigest()
     code, text = run("fetch", "afb-urr", "--yes")
-    assert code == 0 and f"SHA-256 {digest}, remembered" in text
+    assert code == 0 and text.endswith(f"afb-urr.pth, SHA-256 {digest}\n")
     assert (folder / "afb-urr.pth").read_bytes() == released
     assert files(folder) == {"manifest.yaml", "afb-urr.pth", "fetched.yaml"}
     assert internet.asked == [("/download?id=1", None)]
@@ -147,6 +148,7 @@ def test_what_was_fetched_first_is_what_is_right(run, folder: Path, internet: In
     (folder / "afb-urr.pth").unlink()
     internet.content = released.replace(b"epoch", b"epoxy", 1)
     code, text = run("fetch", "afb-urr", "--yes")
+    assert "this first download is trusted" not in text
     assert code == 1 and "is another file (SHA-256" in text and "Get it by hand from https://github.com" in text
     assert files(folder) == {"manifest.yaml", "fetched.yaml"}
 

@@ -815,6 +815,60 @@ def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
     assert "mine.yaml must not hold 'env', which deploy.sh writes itself." in done.stderr
 
 
+# ---- docs/kubernetes ----
+
+KUBERNETES = ROOT / "docs/kubernetes"
+# The fields of a function's spec that Nuclio 1.13 knows, as far as somebody may want them here
+# (docs/reference/function-configuration/function-configuration-reference.md in its repository).
+NUCLIO_FIELDS = {"description", "disable", "env", "resources", "replicas", "minReplicas", "maxReplicas", "targetCPU"}
+NUCLIO_FIELDS |= {"runtime", "handler", "eventTimeout", "readinessTimeoutSeconds", "triggers", "volumes", "platform"}
+NUCLIO_FIELDS |= {"imagePullSecrets", "serviceType", "securityContext", "serviceAccount", "affinity", "nodeSelector"}
+NUCLIO_FIELDS |= {"nodeName", "tolerations", "priorityClassName", "waitReadinessTimeoutBeforeFailure", "build"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_kubernetes_example_deploys(deployable, function, variant):
+    """The command of docs/kubernetes/README.md, word by word, with the file that it names."""
+    function.device = "cuda" if variant == "gpu" else "cpu"
+    shutil.copytree(KUBERNETES, deployable.folder / "docs/kubernetes")
+    text = (KUBERNETES / "README.md").read_text()
+    command = re.search(r"^\./deploy\.sh cpu (--platform kube(?:.*\\\n)*.*)$", text, re.MULTILINE)[1]
+    done = deployable.deploy(variant, *command.replace("\\\n", " ").split())
+    assert done.returncode == 0, done.stderr
+
+    spec = deployable.deployed()["spec"]
+    assert set(spec) <= NUCLIO_FIELDS
+    own = yaml.safe_load((KUBERNETES / "spec.yaml").read_text())
+    assert own.items() <= spec.items() and own
+    assert isinstance(spec["imagePullSecrets"], str), "Nuclio takes one name"
+    assert all(set(toleration) <= {"key", "operator", "value", "effect"} for toleration in spec["tolerations"])
+    assert (spec["minReplicas"], spec["maxReplicas"], spec["readinessTimeoutSeconds"]) == (2, 6, 900)
+    assert {limit: spec["resources"]["limits"][limit] for limit in ("cpu", "memory")} == (
+        {"cpu": 4, "memory": "12288Mi"} if variant == "gpu" else {"cpu": 4, "memory": "8192Mi"}
+    )
+    assert spec["resources"]["requests"]["cpu"] == 2, "what targetCPU is a percentage of"
+    assert "network" not in spec["platform"]["attributes"]
+    settings = deployable.settings()
+    assert settings["CVAT_FUNCTIONS_REDIS_HOST"] == "cvat-kvrocks"
+    values = yaml.safe_load((KUBERNETES / "cvat-values.yaml").read_text())
+    secret = {"name": values["cvat"]["kvrocks"]["secret"]["name"], "key": "password"}
+    assert settings["CVAT_FUNCTIONS_REDIS_PASSWORD"] == {"secretKeyRef": secret}
+    assert any("--run-image registry.example/team/cvat.maskbank:" in call for call in deployable.calls())
+
+
+def test_the_network_policy_is_about_the_functions_pods():
+    policy = yaml.safe_load((KUBERNETES / "network-policy.yaml").read_text())
+    assert (policy["apiVersion"], policy["kind"]) == ("networking.k8s.io/v1", "NetworkPolicy")
+    # Nuclio's label of a function's pods, and its dashboard's.
+    assert policy["spec"]["podSelector"] == {
+        "matchLabels": {"nuclio.io/function-name": read("function.yaml")["metadata"]["name"]}
+    }
+    (rule,) = policy["spec"]["ingress"]
+    assert {"podSelector": {"matchLabels": {"nuclio.io/app": "dashboard"}}} in rule["from"]
+    assert rule["ports"] == [{"port": 8080, "protocol": "TCP"}]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+
+
 def test_staging_for_cvats_own_scripts(repository, tmp_path):
     folder = tmp_path / "cvat/serverless/pytorch/maskbank/nuclio"
     done = repository.deploy("--stage", str(folder.relative_to(tmp_path)), cwd=tmp_path)
