@@ -815,6 +815,45 @@ def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
     assert "mine.yaml must not hold 'env', which deploy.sh writes itself." in done.stderr
 
 
+# ---- the documents ----
+
+
+def test_the_administrators_table_has_every_choice():
+    names = re.search(r"^CHOICES=\(([^)]+)\)", (ROOT / "deploy.sh").read_text(), re.MULTILINE)[1].split()
+    section = (ROOT / "docs/admins.md").read_text().split("## What deploy.sh keeps")[1].split("\n#")[0]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)} == set(names)
+
+
+def test_help_names_every_argument(repository):
+    text = repository.deploy("--help").stdout
+    accepted = set(
+        re.findall(r"--[a-z][a-z-]+(?= |\))", (ROOT / "deploy.sh").read_text().split("# ---- the choices")[0])
+    )
+    assert {argument for argument in accepted if f"  {argument}" not in text and f"{argument}," not in text} == {
+        "--help"
+    }
+
+
+def anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", ["docs/admins.md", "SECURITY.md", "README.md", "docs/kubernetes/README.md"])
+def test_links_lead_somewhere(document):
+    path = ROOT / document
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if link.startswith("http"):
+            continue
+        file, _, fragment = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.exists(), link
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert fragment in map(anchor, headings), link
+
+
 # ---- docs/kubernetes ----
 
 KUBERNETES = ROOT / "docs/kubernetes"
