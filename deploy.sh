@@ -181,44 +181,50 @@ weights=${MASKBANK_WEIGHTS:-}
 one_of() { [[ $2 =~ ^($3)$ ]] || misused "$1 is ${3//|/ or }, not '$2'."; }
 whole() { [[ -z $2 || $2 =~ ^[1-9][0-9]{0,3}$ ]] || misused "$1 is a whole number from 1 to 9999, not '$2'."; }
 
-for name in "${CHOICES[@]}" $(settings_named); do
-    # A line break would begin another line of deploy.env and of function.yaml.
-    [[ ${!name-} != *[[:cntrl:]]* ]] || misused "$name has a line break or another control character in it."
-done
-for name in $(settings_named); do
-    grep -q "name: $name," function.yaml || misused "There is no setting $name."
-done
-one_of VARIANT "$VARIANT" 'auto|cpu|gpu'
-one_of --platform "$PLATFORM" 'local|kube'
-one_of --port "$PORT" 'open|closed'
-whole --workers "$WORKERS"
-whole --cpus "$CPUS"
-whole READY_SECONDS "$READY_SECONDS"
-if [[ $REPLICAS ]]; then
-    if [[ ! $REPLICAS =~ ^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$ ]] || ((${REPLICAS%-*} > ${REPLICAS#*-})); then
-        misused "--replicas is N or MIN-MAX, not '$REPLICAS'."
+# Ends the script with a sentence where a choice cannot be.
+check_choices() {
+    local name line written
+    for name in "${CHOICES[@]}" $(settings_named); do
+        # A line break would begin another line of deploy.env and of function.yaml.
+        [[ ${!name-} != *[[:cntrl:]]* ]] || misused "$name has a line break or another control character in it."
+    done
+    for name in $(settings_named); do
+        grep -q "name: $name," function.yaml || misused "There is no setting $name."
+    done
+    one_of VARIANT "$VARIANT" 'auto|cpu|gpu'
+    one_of --platform "$PLATFORM" 'local|kube'
+    one_of --port "$PORT" 'open|closed'
+    whole --workers "$WORKERS"
+    whole --cpus "$CPUS"
+    whole READY_SECONDS "$READY_SECONDS"
+    if [[ $REPLICAS ]]; then
+        if [[ ! $REPLICAS =~ ^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$ ]] || ((${REPLICAS%-*} > ${REPLICAS#*-})); then
+            misused "--replicas is N or MIN-MAX, not '$REPLICAS'."
+        fi
     fi
-fi
-[[ -z $REDIS || $REDIS =~ ^[A-Za-z0-9._-]+:[0-9]+$ ]] || misused "--redis is HOST:PORT, not '$REDIS'."
-[[ -z $REDIS_SECRET || $REDIS_SECRET =~ ^[A-Za-z0-9.-]+:[A-Za-z0-9._-]+$ ]] \
-    || misused "--redis-secret is NAME:KEY, not '$REDIS_SECRET'."
-[[ -z $weights || -f $weights ]] || misused "There is no weights file '$weights'."
-[[ -z $SPEC || -f $SPEC ]] || misused "There is no file '$SPEC'."
-if [[ $PLATFORM == local && ($REPLICAS || $REDIS_SECRET) ]]; then
-    misused "--replicas and --redis-secret are for --platform kube."
-fi
-if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage ]]; then
-    misused "--platform kube needs --registry: the cluster pulls the image from there."
-fi
-if [[ ${REPLICAS#*-} -gt 1 && -z $REDIS && -z ${MASKBANK_STORE:-} ]]; then
-    misused "--replicas needs --redis or MASKBANK_STORE: a store that all of them reach."
-fi
-if [[ $SPEC ]]; then
-    written='env|triggers|build|handler|runtime|image|replicas|minReplicas|maxReplicas|readinessTimeoutSeconds|platform'
-    while IFS= read -r line; do
-        [[ ! $line =~ ^($written): ]] || misused "$SPEC must not hold '${BASH_REMATCH[1]}', which deploy.sh writes itself."
-    done <"$SPEC"
-fi
+    [[ -z $REDIS || $REDIS =~ ^[A-Za-z0-9._-]+:[0-9]+$ ]] || misused "--redis is HOST:PORT, not '$REDIS'."
+    [[ -z $REDIS_SECRET || $REDIS_SECRET =~ ^[A-Za-z0-9.-]+:[A-Za-z0-9._-]+$ ]] \
+        || misused "--redis-secret is NAME:KEY, not '$REDIS_SECRET'."
+    [[ -z $weights || -f $weights ]] || misused "There is no weights file '$weights'."
+    [[ -z $SPEC || -f $SPEC ]] || misused "There is no file '$SPEC'."
+    if [[ $PLATFORM == local && ($REPLICAS || $REDIS_SECRET) ]]; then
+        misused "--replicas and --redis-secret are for --platform kube."
+    fi
+    if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage ]]; then
+        misused "--platform kube needs --registry: the cluster pulls the image from there."
+    fi
+    if [[ ${REPLICAS#*-} -gt 1 && -z $REDIS && -z ${MASKBANK_STORE:-} ]]; then
+        misused "--replicas needs --redis or MASKBANK_STORE: a store that all of them reach."
+    fi
+    if [[ $SPEC ]]; then
+        written='env|triggers|build|handler|runtime|image|replicas|minReplicas|maxReplicas|readinessTimeoutSeconds|platform'
+        while IFS= read -r line; do
+            [[ ! $line =~ ^($written): ]] || misused "$SPEC must not hold '${BASH_REMATCH[1]}', which deploy.sh writes itself."
+        done <"$SPEC"
+    fi
+}
+
+if ! "$rollback"; then check_choices; fi # what is put back has worked, perhaps with another version's settings
 
 # What follows from the choices, and is not kept with them: it would stay when they change.
 torch_index=$TORCH_INDEX cpus=$CPUS

@@ -712,6 +712,17 @@ def test_going_back_from_a_deployment_that_failed(deployable, function, failure)
     assert nothing.returncode == 1 and "there is no earlier deployment to go back to." in nothing.stderr
 
 
+def test_going_back_does_not_ask_whether_the_settings_are_of_this_version(deployable, function):
+    assert deployable.deploy("cpu", MASKBANK_SIZE="320").returncode == 0
+    assert deployable.deploy(MASKBANK_SIZE="").returncode == 0
+    path = deployable.folder / "function.yaml"
+    path.write_text(path.read_text().replace("MASKBANK_SIZE", "MASKBANK_SHORT_SIDE"))
+    assert deployable.deploy(MASKBANK_SIZE="320").returncode == 2
+    back = deployable.deploy("--rollback")
+    assert back.returncode == 0, back.stderr
+    assert deployable.settings()["MASKBANK_SIZE"] == deployable.choices["MASKBANK_SIZE"] == "320"
+
+
 def test_going_back_to_an_image_that_is_gone(deployable, function):
     assert deployable.deploy().returncode == 0
     assert deployable.deploy().returncode == 0
