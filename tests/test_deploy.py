@@ -614,6 +614,11 @@ def test_arguments_come_before_the_environment_and_both_before_the_file(deployab
     assert "MASKBANK_SIZE" not in deployable.settings().keys() | deployable.choices.keys()
 
 
+def test_git_knows_nothing_of_what_is_kept():
+    for name in ("deploy.env", ".deployed/current/function.yaml"):
+        assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT).returncode == 0, name
+
+
 def test_the_environments_other_variables_are_no_choices(deployable, function):
     done = deployable.deploy("--workers", "2", PORT="8080", WORKERS="9", VARIANT="beta", SPEC="x", IMAGE="y")
     assert done.returncode == 0, done.stderr
