@@ -37,6 +37,9 @@ wheel index).
 What was chosen is kept in deploy.env as soon as it works, and holds for later calls, so that `git pull && ./deploy.sh`
 changes nothing but MaskBank. Arguments come before the environment, and both before the file. To take a choice back,
 delete its line there, or call with an empty variable: MASKBANK_SIZE= ./deploy.sh
+
+The old function goes on while the new image is built. Kubernetes keeps it until the new one is ready (but with a GPU);
+on one machine nuctl removes it first, so that the function is away for the seconds of a start.
 EOF
 }
 
@@ -210,6 +213,7 @@ check_choices() {
     if [[ $PLATFORM == local && ($REPLICAS || $REDIS_SECRET) ]]; then
         misused "--replicas and --redis-secret are for --platform kube."
     fi
+    if [[ $PLATFORM == kube && $PORT == closed ]]; then misused "--port is for --platform local."; fi
     if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage ]]; then
         misused "--platform kube needs --registry: the cluster pulls the image from there."
     fi
@@ -310,7 +314,7 @@ resource_entries() { # of the variant $1
     [[ $cache =~ ^[0-9]+$ ]] || cache=2048
     if [[ $cpus ]] && ((cpus < request)); then request=$cpus; fi
     printf '    requests:\n      cpu: %s\n      memory: %sMi\n' "$request" $((WORKERS * rest))
-    printf '    limits:\n      memory: %sMi\n' $((WORKERS * (base + cache)))
+    printf '    limits:\n      memory: %sMi\n' $((WORKERS * (base + 10#$cache)))
     [[ -z $cpus ]] || echo "      cpu: $cpus"
     [[ $1 != gpu ]] || echo "      nvidia.com/gpu: 1"
 }

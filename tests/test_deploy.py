@@ -287,6 +287,7 @@ def test_help(repository, flag):
         (["--replicas", "2"], "--replicas and --redis-secret are for --platform kube."),
         (["--platform", "kube", "--replicas", "3-2"], "--replicas is N or MIN-MAX, not '3-2'."),
         (["--port", "shut"], "--port is open or closed, not 'shut'."),
+        (["--platform", "kube", "--port", "closed"], "--port is for --platform local."),
         (["--redis-secret", "a"], "--redis-secret is NAME:KEY, not 'a'."),
         (
             ["--platform", "kube", "--registry", "r", "--replicas", "2"],
