@@ -672,4 +672,6 @@ MaskBank is deployed. In CVAT, open a job and choose AI tools > Trackers > AI tr
 EOF
 if [[ $PLATFORM == local && $PORT == open ]]; then
     echo "  its port:   open to whoever reaches this machine; docs/admins.md says how to close it"
+elif [[ $PLATFORM == local && $(docker port "$workload") ]]; then
+    note "warning: this version of Nuclio publishes the port all the same; docs/admins.md has another way to close it."
 fi

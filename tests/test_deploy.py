@@ -96,6 +96,7 @@ case "$1 $2" in
             *RepoDigests*) [ -z "$DIGEST" ] || echo "docker.io/library/python@$DIGEST" ;;
             *) exit "${IMAGE_CODE:-0}" ;;
         esac ;;
+    "port "*) [ -z "$PUBLISHED" ] || echo "8080/tcp -> 0.0.0.0:49155" ;;
     "run --rm") echo "${TORCH_SHA:-0123abcd}  torch-2.13.0+cpu.whl" ;;
     "exec "*) shift 4; exec "$PYTHON" - "$FUNCTION_URL" "$3" ;;
     "logs "*) echo "log of the container" ;;
@@ -811,9 +812,11 @@ def test_a_chosen_device_replaces_that_of_the_gpu_variant(deployable, function):
 
 def test_a_closed_port(deployable, function):
     done = deployable.deploy("--port", "closed")
-    assert done.returncode == 0 and "its port:" not in done.stdout
+    assert done.returncode == 0 and "its port:" not in done.stdout and "warning" not in done.stderr
     (trigger,) = deployable.deployed()["spec"]["triggers"].values()
     assert trigger["attributes"]["disablePortPublishing"] is True
+    done = deployable.deploy(PUBLISHED="1")
+    assert "this version of Nuclio publishes the port all the same" in done.stderr
     done = deployable.deploy("--port", "open")
     assert "its port:   open to whoever reaches this machine" in done.stdout
     (trigger,) = deployable.deployed()["spec"]["triggers"].values()
