@@ -111,6 +111,25 @@ def test_a_weights_file_that_is_not_there(tmp_path: Path) -> None:
         assert str(error.value) == f"MASKBANK_WEIGHTS is {str(path)!r}, but there is no such file."
 
 
+def test_a_gpu_on_which_pytorch_cannot_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a Volta with a build for newer cards: there is none here, so PyTorch's part is played."""
+
+    def ones(*_: object, device: str) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with …")
+
+    monkeypatch.setattr(torch.version, "cuda", "12.9")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    for name in ("cuda", "auto"):
+        with pytest.raises(SettingsError) as error:
+            read_settings({"MASKBANK_DEVICE": name})
+        assert str(error.value) == (
+            f"MASKBANK_DEVICE is 'cuda', but PyTorch {torch.__version__} cannot compute there: "
+            "CUDA error: no kernel image is available for execution on the device."
+        )
+
+
 def test_a_device_that_is_not_there() -> None:
     with pytest.raises(SettingsError) as error:
         read_settings({"MASKBANK_DEVICE": "cuda:99"})
