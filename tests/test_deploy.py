@@ -802,6 +802,18 @@ def test_resources_follow_from_the_number_of_workers(deployable, function):
     }
 
 
+@pytest.mark.parametrize(
+    ("variant", "cores", "workers"), [("cpu", 1, 2), ("cpu", 7, 3), ("cpu", 64, 8), ("gpu", 64, 2)]
+)
+def test_the_number_of_workers_where_nobody_chose(repository, variant, cores, workers):
+    (repository.tools / "nproc").unlink()
+    (repository.tools / "nproc").write_text(f"#!{shutil.which('bash')}\necho {cores}\n")
+    (repository.tools / "nproc").chmod(0o755)
+    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    workers = max(2, min(workers, gibibytes // 2))
+    assert f"  WORKERS={workers}\n" in repository.deploy(variant, "--dry-run").stdout
+
+
 def test_a_chosen_device_replaces_that_of_the_gpu_variant(deployable, function):
     function.device = "cuda:1"
     assert deployable.deploy("gpu").returncode == 0
