@@ -179,6 +179,23 @@ fi
 : "${SPEC:=}" "${READY_SECONDS:=}" "${TORCH_INDEX:=}" "${PYTHON_IMAGE:=}" "${TORCH_WHEEL:=}"
 : "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${CVAT_NETWORK:=cvat_cvat}"
 if [[ $PLATFORM == kube ]]; then : "${NAMESPACE:=default}"; else : "${NAMESPACE:=nuclio}"; fi
+
+# A function that was deployed before there was a deploy.env: its settings become choices, so that none is lost.
+take_over_settings() {
+    local line name
+    while IFS= read -r line; do
+        name=${line%%=*}
+        [[ $name == MASKBANK_* && $line != MASKBANK_DEVICE=cuda && ! ${!name+made} ]] || continue
+        if [[ $name == MASKBANK_WEIGHTS ]]; then
+            line=$name=weights/${line##*/}
+            [[ -f ${line#*=} ]] || fail "the function that runs has the weights ${line##*/}: name that file with --weights."
+        fi
+        printf -v "$name" %s "${line#*=}"
+        note "taken over from the function that runs: $(without_secret "$line")"
+    done < <(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "nuclio-$NAMESPACE-$NAME" 2>/dev/null)
+}
+
+if [[ $PLATFORM == local && ! -f $KEPT && -z $stage ]] && ! "$rollback" && ! "$dry_run"; then take_over_settings; fi
 weights=${MASKBANK_WEIGHTS:-}
 
 one_of() { [[ $2 =~ ^($3)$ ]] || misused "$1 is ${3//|/ or }, not '$2'."; }

@@ -103,6 +103,7 @@ case "$1 $2" in
     "inspect "*)
         case "$*" in
             *Config.Image*nuclio) echo "quay.io/nuclio/dashboard:1.13.0-amd64" ;;
+            *Config.Env*nuclio-nuclio-maskbank) printf "$RUNNING" ;;
             *Health*) echo "${HEALTH:-healthy}" ;;
             *cvat_redis_ondisk) exit "${REDIS_CODE:-0}" ;;
         esac ;;
@@ -600,6 +601,33 @@ def test_an_upgrade_keeps_what_was_chosen(deployable, function, tmp_path):
     assert Path(f"{deployable.log}.copy/weights/mine.safetensors").read_text() == "my weights"
     images = {re.search(r"--run-image (\S+)", call)[1] for call in deployable.calls() if "--run-image" in call}
     assert len(images) == 2, "another version is another image"
+
+
+def test_the_settings_of_a_function_from_before_deploy_env_are_taken_over(deployable, function):
+    (deployable.folder / "weights/lite-open.safetensors").write_text("open")
+    running = (
+        "PATH=/bin\\nMASKBANK_SIZE=320\\nMASKBANK_STORE=redis://:secret@host\\nMASKBANK_DEVICE=cuda\\n"
+        "MASKBANK_MODEL=lite\\nMASKBANK_WEIGHTS=/opt/nuclio/weights/lite-open.safetensors\\n"
+    )
+    done = deployable.deploy("cpu", MASKBANK_MODEL="", RUNNING=running)
+    assert done.returncode == 0, done.stderr
+    assert "taken over from the function that runs: MASKBANK_SIZE=320" in done.stderr
+    assert "secret" not in done.stdout + done.stderr
+    kept = {"MASKBANK_SIZE": "320", "MASKBANK_STORE": "redis://:secret@host"}
+    assert {name: value for name, value in deployable.choices.items() if name.startswith("MASKBANK_")} == {
+        **kept,
+        "MASKBANK_WEIGHTS": "weights/lite-open.safetensors",
+    }
+    assert kept.items() <= deployable.settings().items() and "non-commercial" not in done.stderr
+    # From now on deploy.env counts.
+    assert deployable.deploy(RUNNING="MASKBANK_MAX_OBJECTS=7\\n").returncode == 0
+    assert "MASKBANK_MAX_OBJECTS" not in deployable.settings()
+
+
+def test_weights_of_a_function_from_before_deploy_env_have_to_be_named(deployable):
+    done = deployable.deploy(RUNNING="MASKBANK_WEIGHTS=/opt/nuclio/weights/mine.pth\\n")
+    assert done.returncode == 1
+    assert done.stderr == "deploy.sh: the function that runs has the weights mine.pth: name that file with --weights.\n"
 
 
 def test_arguments_come_before_the_environment_and_both_before_the_file(deployable, function):
