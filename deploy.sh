@@ -179,23 +179,6 @@ fi
 : "${SPEC:=}" "${READY_SECONDS:=}" "${TORCH_INDEX:=}" "${PYTHON_IMAGE:=}" "${TORCH_WHEEL:=}"
 : "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${CVAT_NETWORK:=cvat_cvat}"
 if [[ $PLATFORM == kube ]]; then : "${NAMESPACE:=default}"; else : "${NAMESPACE:=nuclio}"; fi
-
-# A function that was deployed before there was a deploy.env: its settings become choices, so that none is lost.
-take_over_settings() {
-    local line name
-    while IFS= read -r line; do
-        name=${line%%=*}
-        [[ $name == MASKBANK_* && $line != MASKBANK_DEVICE=cuda && ! ${!name+made} ]] || continue
-        if [[ $name == MASKBANK_WEIGHTS ]]; then
-            line=$name=weights/${line##*/}
-            [[ -f ${line#*=} ]] || fail "the function that runs has the weights ${line##*/}: name that file with --weights."
-        fi
-        printf -v "$name" %s "${line#*=}"
-        note "taken over from the function that runs: $(without_secret "$line")"
-    done < <(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "nuclio-$NAMESPACE-$NAME" 2>/dev/null)
-}
-
-if [[ $PLATFORM == local && ! -f $KEPT && -z $stage ]] && ! "$rollback" && ! "$dry_run"; then take_over_settings; fi
 weights=${MASKBANK_WEIGHTS:-}
 
 one_of() { [[ $2 =~ ^($3)$ ]] || misused "$1 is ${3//|/ or }, not '$2'."; }
@@ -450,6 +433,23 @@ check_cvat() {
     fi
 }
 
+# A function that was deployed before there was a deploy.env: its settings become choices, so that none is lost.
+take_over_settings() {
+    local line name
+    while IFS= read -r line; do
+        name=${line%%=*}
+        [[ $name == MASKBANK_* && $line != MASKBANK_DEVICE=cuda && ! ${!name+made} ]] || continue
+        if [[ $name == MASKBANK_WEIGHTS ]]; then
+            line=$name=weights/${line##*/}
+            [[ -f ${line#*=} ]] || fail "the function that runs has the weights ${line##*/}: name that file with --weights."
+        fi
+        printf -v "$name" %s "${line#*=}"
+        note "taken over from the function that runs: $(without_secret "$line")"
+    done < <(docker inspect --format '{{range .Config.Env}}{{println .}}{{end}}' "nuclio-$NAMESPACE-$NAME" 2>/dev/null)
+    weights=${MASKBANK_WEIGHTS:-}
+    check_choices
+}
+
 has_gpu() {
     if [[ $PLATFORM == kube ]]; then
         [[ $(kubectl get nodes -o 'jsonpath={.items[*].status.allocatable.nvidia\.com/gpu}') =~ [1-9] ]]
@@ -466,7 +466,10 @@ if "$dry_run"; then
     if [[ $VARIANT == auto ]]; then note "a dry run does not look for a GPU and shows the cpu variant."; VARIANT=cpu; fi
 else
     check_tools
-    if [[ $PLATFORM == local ]]; then check_cvat; fi
+    if [[ $PLATFORM == local ]]; then
+        check_cvat
+        if [[ ! -f $KEPT ]] && ! "$rollback"; then take_over_settings; fi
+    fi
     if [[ $VARIANT == auto ]]; then if has_gpu; then VARIANT=gpu; else VARIANT=cpu; fi; fi
 fi
 
