@@ -169,11 +169,11 @@ class Repository:
 
     def settings(self) -> dict[str, object]:
         """The environment that it gives to the function, but for what function.yaml always has."""
-        entries = {
-            entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in self.deployed()["spec"]["env"]
-        }
-        assert len(entries) == len(self.deployed()["spec"]["env"])
-        return {name: value for name, value in entries.items() if not name.startswith("MALLOC_")}
+        env = self.deployed()["spec"]["env"]
+        entries = {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in env}
+        assert len(entries) == len(env), "of two with the same name, the winner would be left to chance"
+        always = {entry["name"] for entry in read("function.yaml")["spec"]["env"]}
+        return {name: value for name, value in entries.items() if name not in always}
 
     @property
     def choices(self) -> dict[str, str]:
