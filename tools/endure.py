@@ -124,9 +124,8 @@ def track_job(number: int, length: int, call: Call) -> list[list]:
 
 
 def in_this_process(size: int) -> Call:
-    environment = os.environ | {"MASKBANK_SIZE": str(size)}
     torch.set_num_threads(1)  # as the workers: another number of threads adds up in another order
-    return handler_call(environment)
+    return handler_call(os.environ | {"MASKBANK_SIZE": str(size), "OMP_NUM_THREADS": "1"})
 
 
 class Balancer:

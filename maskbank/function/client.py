@@ -10,10 +10,9 @@ from urllib import error, request
 
 import numpy as np
 
+from maskbank.function.token import TOKEN_HEADER
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
-
-TOKEN_HEADER = "X-MaskBank-Token"
 
 Call = Callable[[dict[str, Any]], dict[str, Any]]  # a request's body → the reply; raises FunctionError
 
