@@ -80,10 +80,18 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
         max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
         adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
-        token=_token(text("MASKBANK_TOKEN", "")),
+        token=read_token(environment),
     )
     _check_budget(settings)
     return settings
+
+
+def read_token(environment: Mapping[str, str]) -> str | None:
+    """The secret that requests to the function must have; None: they need none. Raises SettingsError."""
+    token = environment.get("MASKBANK_TOKEN", "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise SettingsError("MASKBANK_TOKEN must be ASCII characters without spaces: it is sent in a header.")
+    return token or None
 
 
 def _store(environment: Mapping[str, str]) -> str:
@@ -96,12 +104,6 @@ def _store(environment: Mapping[str, str]) -> str:
     except StoreUrlError as error:
         raise SettingsError(f"MASKBANK_STORE is {redacted(url)!r}, but {error}.") from error
     return url
-
-
-def _token(token: str) -> str | None:
-    if not re.fullmatch(r"[!-~]*", token):
-        raise SettingsError("MASKBANK_TOKEN must be ASCII characters without spaces: it is sent in a header.")
-    return token or None
 
 
 def _device(name: str) -> str:

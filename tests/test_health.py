@@ -238,7 +238,7 @@ def test_cores_of_an_older_container(cgroup: Callable[..., int], monkeypatch: py
 
 def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-    monkeypatch.setattr("maskbank.function.threads.MEMBERSHIP", Path("/none"))
+    monkeypatch.setattr("maskbank.function.threads._quotas", lambda *_: [])
     assert [share_of_cores(workers) for workers in (1, 2, 5, 8)] == [5, 2, 1, 1]
 
 
