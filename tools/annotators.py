@@ -13,6 +13,7 @@ what was measured.
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -151,10 +152,11 @@ def predicted(annotators: int, workers: int, service_s: float, idle_s: float) ->
 
     Annotators and requests arrive by chance, and each annotator waits for the answer before the next request.
     """
-    weights = [1.0]
+    logarithms = [0.0]  # of how likely it is that so many requests are there, up to a factor
     for there in range(1, annotators + 1):
         arriving, leaving = (annotators - there + 1) / idle_s, min(there, workers) / service_s
-        weights.append(weights[-1] * arriving / leaving)
+        logarithms.append(logarithms[-1] + math.log(arriving / leaving))
+    weights = [math.exp(each - max(logarithms)) for each in logarithms]
     busy = sum(min(there, workers) * weight for there, weight in enumerate(weights)) / sum(weights)
     return busy / workers, annotators * service_s / busy - idle_s - service_s
 
