@@ -141,13 +141,20 @@ def _new_process(environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, F
 def _stop_signals_held() -> Iterator[None]:
     """A process that is started meanwhile never gets SIGINT and SIGTERM, which a terminal and systemd send to all.
 
-    Its parent is stopped by them, and ends it when it has finished its work.
+    Its parent is stopped by them, once it has started it whole, and ends it when it has finished its work.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    stops = {signal.SIGINT, signal.SIGTERM}
+    arrived: list[int] = []  # by way of a thread of a library, which does not hold them
+    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in stops}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 @contextmanager
