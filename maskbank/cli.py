@@ -126,17 +126,30 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="answer CVAT without Nuclio and Docker",
-        description="Runs the function as a server that CVAT takes for Nuclio. It has no authentication: anyone who "
-        "can reach the port can use it, so keep it on a private network.",
+        description="Runs the function as a server that CVAT takes for Nuclio. Without a token, anyone who can reach "
+        "the port can use it, so keep it on a private network.",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=_port, default=8070, help="0 takes a free one (default: %(default)s)")
     serve.add_argument(
         "--workers",
         type=_count,
-        default=1,
         metavar="N",
-        help="processes, each with the network in memory and its share of the cores (default: %(default)s)",
+        help="processes, each with the network in memory and its share of the cores (default: one for two cores, but "
+        "two on a machine with two, and at most eight)",
+    )
+    serve.add_argument(
+        "--token",
+        help="secret that requests must have in the header X-MaskBank-Token; other users of this machine see it here, "
+        "so rather set MASKBANK_TOKEN (CVAT sends none: a proxy between CVAT and this server has to add it)",
+    )
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name by which clients call this server; its addresses, localhost, host.docker.internal and this "
+        "machine's name need not be given",
     )
     _add_model_options(serve)
     serve.set_defaults(run=_serve, extra="serve")
@@ -205,7 +218,12 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         help="first delete the automatic annotations of these labels, such as an earlier run left",
     )
     job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
-    job.add_argument("--function-url", metavar="URL", help="track with a deployed function (default: on this machine)")
+    job.add_argument(
+        "--function-url",
+        metavar="URL",
+        help="track with a deployed function, and with the token in MASKBANK_TOKEN if it wants one (default: on this "
+        "machine)",
+    )
     _add_model_options(job)
     job.set_defaults(run=_job, extra="job")
 
@@ -299,12 +317,12 @@ def _job(options: argparse.Namespace) -> None:
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
-    from maskbank.settings import read_settings
+    from maskbank.settings import read_settings, read_token
 
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
-        propagate, tracker = deployed(options.function_url), options.function_url
+        propagate, tracker = deployed(options.function_url, read_token(os.environ)), options.function_url
     else:
         environment = _environment(options)
         settings = read_settings(environment)
@@ -348,7 +366,8 @@ def _train(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from maskbank.serving.server import serve
 
-    serve(options.host, options.port, options.workers, _environment(options))
+    environment = _environment(options) | ({"MASKBANK_TOKEN": options.token} if options.token else {})
+    serve(options.host, options.port, options.workers, environment, options.allow_host)
 
 
 def _weights_list(options: argparse.Namespace) -> None:

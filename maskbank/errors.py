@@ -9,6 +9,12 @@ class RequestError(ValueError):
     status = 400
 
 
+class UnauthorizedError(RequestError):
+    """The request lacks the token that the administrator chose."""
+
+    status = 401
+
+
 class TooLargeError(RequestError):
     """Something in the request is over a limit (bytes, pixels, objects)."""
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ class Settings:
     max_pixels: int = 40_000_000
     max_objects: int = 50
     adapt_seconds: float = 15.0  # at most, whenever objects were outlined; 0: not at all
+    token: str | None = field(default=None, repr=False)  # which requests must have; None: every request is answered
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -79,9 +80,18 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
         max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
         adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
+        token=read_token(environment),
     )
     _check_budget(settings)
     return settings
+
+
+def read_token(environment: Mapping[str, str]) -> str | None:
+    """The secret that requests to the function must have; None: they need none. Raises SettingsError."""
+    token = environment.get("MASKBANK_TOKEN", "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        raise SettingsError("MASKBANK_TOKEN must be ASCII characters without spaces: it is sent in a header.")
+    return token or None
 
 
 def _store(environment: Mapping[str, str]) -> str:

@@ -1,8 +1,11 @@
 """What a worker says of itself: /, /healthz, /metrics and its log."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support import RED_KOI, TURTLE, Function, mask_shape, request, true_mask
 
+from maskbank.function.handler import init_context
+from maskbank.function.health import quantile_ms
 from maskbank.function.local import invoke, local_function
+from maskbank.function.siblings import count_workers
+from maskbank.function.threads import cores, share_of_cores
 
 
 def get(function: Function, path: str) -> tuple[int, str, str]:
@@ -40,6 +47,7 @@ def test_a_new_worker_is_well_and_has_done_nothing(worker: Function) -> None:
     assert report["status"] == "ok" and report["model"] == "lite" and report["device"] == "cpu"
     assert re.fullmatch(r"[0-9a-f]{12}", report["weights"]) and report["store"].startswith("file:///")
     assert (report["frames"], report["p50_ms"], report["p95_ms"], report["store_cached_banks"]) == (0, None, None, 0)
+    assert report["workers"] == 1
 
 
 def test_work_is_counted(worker: Function, frames: list[bytes]) -> None:
@@ -100,3 +108,210 @@ def test_what_the_store_has_to_say_is_in_the_functions_log(
     (tmp_path / "banks").write_text("in the way")
     assert function.track(frames[1], states)[1][0]["shared"] is False
     assert set(errors) == {f"The store cannot be used: {tmp_path}/banks: Not a directory"}
+
+
+# ---- several workers under Nuclio ----
+
+ROOT = Path(__file__).parents[1]
+WORKER = """
+import json, logging, sys
+import nuclio_sdk, nuclio_sdk.logger
+import main
+context = nuclio_sdk.Context(logger=nuclio_sdk.logger.Logger(logging.ERROR, "function"))
+main.init_context(context)
+print("ready", flush=True)
+for line in sys.stdin:
+    method, path, body = json.loads(line)
+    response = main.handler(context, nuclio_sdk.Event(body=body, path=path, method=method, _id="1"))
+    print(json.dumps([response.status_code, response.body]), flush=True)
+"""
+
+
+class NuclioWorker:
+    """A process that does what Nuclio's wrapper does, as a child of this one, its processor."""
+
+    def __init__(self, temporary: Path, **settings: object):
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PROMETHEUS_")}
+        environment |= {name: str(value) for name, value in settings.items()} | {"TMPDIR": str(temporary)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER], cwd=ROOT, env=environment, stdin=-1, stdout=-1, text=True
+        )
+
+    def wait_until_ready(self) -> "NuclioWorker":
+        assert self.process.stdout.readline() == "ready\n"
+        return self
+
+    def send(self, method: str, path: str, body: object = None) -> tuple[int, str]:
+        self.process.stdin.write(json.dumps([method, path, body]) + "\n")
+        self.process.stdin.flush()
+        status, body = json.loads(self.process.stdout.readline())
+        return status, body
+
+    def report(self) -> dict:
+        return json.loads(self.send("GET", "/")[1])
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_any_worker_answers_for_all(tmp_path: Path, frames: list[bytes]) -> None:
+    """Also for one that Nuclio has stopped: what it has done stays counted."""
+    temporary, stale = tmp_path / "tmp", tmp_path / "tmp" / "maskbank-workers-1-1"
+    stale.mkdir(parents=True)  # of a container that was restarted
+    settings = {"MASKBANK_SIZE": 64, "MASKBANK_STORE": f"file://{tmp_path}/banks", "OMP_NUM_THREADS": 1}
+    workers = [NuclioWorker(temporary, **settings) for _ in range(2)]
+    try:
+        first, second = [worker.wait_until_ready() for worker in workers]
+        assert not stale.exists() and len(list(temporary.glob("maskbank-workers-*"))) == 1
+        start = request(frames[0], [mask_shape(true_mask(0, TURTLE))], [])
+        status, reply = first.send("POST", "/", start)
+        assert status == 200
+        assert second.send("POST", "/", request(frames[1], [None], json.loads(reply)["states"]))[0] == 200
+        assert second.send("POST", "/", {"image": None})[0] == 400
+        one, other = first.report(), second.report()
+        assert one == other
+        assert (one["workers"], one["frames"], one["store_cached_banks"], one["store_reachable"]) == (2, 2, 2, 1)
+        assert 0 < one["p50_ms"] <= one["p95_ms"]
+        text = first.send("GET", "/metrics")[1]
+        values = [line for line in text.splitlines() if not line.startswith("#")]
+        assert 'maskbank_requests_total{status="200"} 2.0' in values
+        assert 'maskbank_requests_total{status="400"} 1.0' in values
+        assert len([line for line in values if line.startswith("maskbank_info{")]) == 1
+        assert not [line for line in values if "pid=" in line]
+        first.end()
+        left = second.report()
+        assert (left["workers"], left["frames"], left["store_cached_banks"]) == (1, 2, 1)
+        assert left["store_written_bytes"] == one["store_written_bytes"]
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+def test_percentiles_from_a_histogram() -> None:
+    inf = float("inf")
+    assert quantile_ms({0.1: 0, inf: 0}, 0.5) is None
+    assert quantile_ms({0.1: 0, 0.2: 10, inf: 10}, 0.5) == 150
+    assert quantile_ms({0.1: 5, 0.2: 10, inf: 10}, 0.95) == 190
+    assert quantile_ms({0.1: 1, 0.2: 2, inf: 100}, 0.95) == 200  # all that is known: beyond the last bound
+
+
+# ---- threads ----
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path) -> Callable[..., int]:
+    """The cores in a cgroup that is told by the files of the kernel."""
+
+    def cgroup(membership: str, **files: str) -> int:
+        (tmp_path / "self").write_text(membership)
+        for name, text in files.items():
+            path = tmp_path / name.replace("__", "/").replace("_max", ".max").replace("cpu_cfs", "cpu.cfs")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return cores(tmp_path, tmp_path / "self")
+
+    return cgroup
+
+
+def test_cores_of_a_container(cgroup: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert cgroup("0::/\n") == 16
+    assert cgroup("0::/\n", cpu_max="max 100000\n") == 16
+    assert cgroup("0::/\n", cpu_max="400000 100000\n") == 4
+    assert cgroup("0::/\n", cpu_max="250000 100000\n") == 2
+    assert cgroup("0::/\n", cpu_max="20000 100000\n") == 1
+    assert cgroup("0::/\n", cpu_max="6400000 100000\n") == 16
+
+
+def test_the_quota_of_a_cgroup_around_counts(cgroup: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert cgroup("0::/a/b\n", a__b__cpu_max="max 100000", a__cpu_max="300000 100000") == 3
+
+
+def test_cores_of_an_older_container(cgroup: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    membership = "5:memory:/docker/x\n4:cpu,cpuacct:/docker/x\n0::/system.slice\n"
+    assert cgroup(membership, cpu__cpu_cfs_quota_us="-1", cpu__cpu_cfs_period_us="100000") == 16
+    assert cgroup(membership, cpu__cpu_cfs_quota_us="500000", cpu__cpu_cfs_period_us="100000") == 5
+
+
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    monkeypatch.setattr("maskbank.function.threads._quotas", lambda *_: [])
+    assert [share_of_cores(workers) for workers in (1, 2, 5, 8)] == [5, 2, 1, 1]
+
+
+def test_threads_are_set_unless_the_environment_does() -> None:
+    """In a process of its own: the number is the process's."""
+    program = (
+        "import os, cv2, torch\nfrom maskbank.function.threads import limit_threads\n"
+        "os.sched_getaffinity = lambda _: set(range(6))\n"
+        "import maskbank.function.threads as threads\n"
+        "threads._quotas = lambda *_: []\n"
+        "print(limit_threads(2, {'OMP_NUM_THREADS': ' '}), torch.get_num_threads(), cv2.getNumThreads())\n"
+        "torch.set_num_threads(1)\nprint(limit_threads(2, {'OMP_NUM_THREADS': '1'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["3", "3", "3", "1"], done.stderr
+
+
+def test_nuclio_says_how_many_workers_there_are(tmp_path: Path) -> None:
+    configuration = tmp_path / "processor.yaml"
+    for triggers, expected in (
+        ("{web: {kind: http, numWorkers: 4}}", 4),  # as Nuclio 1.14 writes it
+        ("{web: {kind: http, maxWorkers: 3}}", 3),  # as Nuclio 1.13 writes it
+        ("{web: {kind: http, numWorkers: 2, maxWorkers: 1}, tick: {kind: cron}}", 3),
+        ("{web: {kind: http, numWorkers: 0}}", 1),
+        ("{}", 1),
+    ):
+        configuration.write_text(f"metadata: {{name: maskbank}}\nspec: {{triggers: {triggers}}}\n")
+        assert count_workers(configuration) == expected, triggers
+    configuration.write_text("metadata: {name: maskbank}\n")
+    assert count_workers(configuration) == 1
+    assert count_workers(tmp_path / "none.yaml") == 1
+
+
+# ---- the token ----
+
+
+@pytest.fixture
+def guarded(no_settings: pytest.MonkeyPatch, tmp_path: Path) -> Function:
+    """A worker that asks for a token."""
+    import nuclio_sdk
+
+    from maskbank.function.handler import handler
+
+    logger = nuclio_sdk.logger.Logger(0, "function")
+    context = nuclio_sdk.Context(logger=logger)
+    settings = {
+        "MASKBANK_DEVICE": "cpu",
+        "MASKBANK_SIZE": "64",
+        "MASKBANK_STORE": "memory://",
+        "MASKBANK_TOKEN": "s3cret",
+    }
+    init_context(context, os.environ | settings)
+    return Function(handler, context)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, 401),
+        ({"X-MaskBank-Token": "wrong"}, 401),
+        ({"X-MaskBank-Token": ""}, 401),
+        ({"X-MaskBank-Token": "s3cret\u00e9"}, 401),
+        ({"X-MaskBank-Token": "s3cret"}, 200),
+        ({"X-Maskbank-Token": "s3cret"}, 200),  # as Go writes headers
+    ],
+)
+def test_a_token(
+    guarded: Function, frames: list[bytes], headers: dict, expected: int, capfd: pytest.CaptureFixture
+) -> None:
+    body = json.dumps(request(frames[0], [mask_shape(true_mask(0, TURTLE))], [])).encode()
+    status, _, reply = invoke(guarded.handler, guarded.context, body, "application/json", headers=headers)
+    assert status == expected
+    if status == 401:
+        assert reply == b"The tracker wants its token in the header X-MaskBank-Token."
+    assert get(guarded, "/healthz")[0] == get(guarded, "/metrics")[0] == 200  # probes have none
+    assert "s3cret" not in "".join(capfd.readouterr()) + get(guarded, "/metrics")[2] + get(guarded, "/")[2]

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,6 +39,7 @@ from maskbank.jobs import retrying, sweeps, uploads
 from maskbank.jobs.annotate import AnnotateOptions, annotate
 from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
+from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape
@@ -709,12 +712,36 @@ def test_a_deployed_function(cvat, run, function_url, undisturbed):
     assert results(cvat) == undisturbed
 
 
-def test_a_function_that_is_busy_for_a_while(cvat, run, function_url, undisturbed, capsys):
+def test_a_function_that_is_busy_for_a_while(cvat, run, function_url, undisturbed, monkeypatch):
+    monkeypatch.setattr(retrying, "LONGEST_PAUSE_S", retrying.FIRST_PAUSE_S)
     cvat.add(JOB, shapes=seeds())
     with gateway(function_url) as (url, own):
-        own += [(503, "The tracker's memory is unreachable; try again."), (502, "<html>Bad Gateway</html>")]
-        run(deployed(url), retry_s=5)
+        own += [(408, '{"error": "handler timed out"}'), (503, "The tracker's memory is unreachable; try again.")]
+        own += [(429, "<html>Too Many Requests</html>"), (502, "<html>Bad Gateway</html>"), (504, "")]
+        run(deployed(url), retry_s=60)
+        assert own == []
     assert results(cvat) == undisturbed
+
+
+def test_a_person_sees_that_it_waits(cvat, propagate, monkeypatch, tmp_path, capsys):
+    """The reason once, and in the progress line for whom, until it goes on."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    cvat.add(JOB, shapes=seeds())
+    away = [BusyError("The function at http://here answers 503: It is busy.")] * 3
+
+    def busy_at_first(body: dict) -> dict:
+        if away:
+            raise away.pop()
+        return propagate(body)
+
+    with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
+        options = AnnotateOptions(None, (), False, False, tmp_path, "test")
+        annotate(client, [JOB], busy_at_first, options)
+    shown = capsys.readouterr().err
+    assert shown.count("answers 503: It is busy. Waiting for the tracker…") == 1
+    lines = re.split(r"[\r\n]", shown)
+    assert [line for line in lines if line.startswith("job 12") and line.endswith("Waiting for the tracker…]")]
+    assert "Waiting" not in lines[-2]
 
 
 def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):

@@ -1,17 +1,19 @@
 """The parts of `maskbank job` that need neither CVAT nor the function: objects, fusing, the work folder, uploads."""
 
-import json
+import email.utils
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from support import one_sentence
 
+from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
 from maskbank.jobs.annotate import ranges
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
-from maskbank.jobs.retrying import retried
+from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
@@ -432,21 +434,50 @@ def test_ranges():
     assert ranges([7, 1, 2, 3, 9, 10]) == "1-3, 7, 9-10"
 
 
-def test_retrying(monkeypatch):
+def retrying(monkeypatch: pytest.MonkeyPatch, *replies: object, seconds: float = 60) -> tuple[object, list, list]:
+    """What a call that replies so leads to, the pauses between its attempts, and what was told; in no real time."""
     pauses, told = [], []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    replies = iter([ConnectionError("Busy."), ConnectionError("Busy."), "done"])
+    coming = iter(replies)
 
-    def action() -> str:
-        answer = next(replies)
+    def action() -> object:
+        answer = next(coming)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    assert retried(action, 60, told.append) == "done"
-    assert pauses == [0.5, 1.0] and told == ["Busy.", "Busy."]
-    with pytest.raises(ConnectionError, match="Gone"):
-        retried(lambda: (_ for _ in ()).throw(ConnectionError("Gone")), 0, told.append)
-    with pytest.raises(ValueError):
-        retried(lambda: json.loads("?"), 60, told.append)
-    assert len(told) == 2
+    try:
+        return retried(action, seconds, told.append), pauses, told
+    except (ConnectionError, ValueError) as error:
+        return error, pauses, told
+
+
+def test_retrying(monkeypatch):
+    result, pauses, told = retrying(monkeypatch, ConnectionError("Away."), BusyError("Busy."), "done")
+    assert result == "done" and told == ["Away.", "Busy."]
+    assert 0.5 <= pauses[0] <= 1 and 0.5 <= pauses[1] <= 2
+
+
+def test_retrying_is_over_at_some_time(monkeypatch):
+    gone = ConnectionError("Gone")
+    assert retrying(monkeypatch, gone, "done", seconds=0) == (gone, [], [])
+    wrong = ValueError("Wrong")
+    assert retrying(monkeypatch, wrong, "done") == (wrong, [], [])
+
+
+def test_pauses_grow_and_differ(monkeypatch):
+    """Many that failed together come back at different times, and those that fail again and again more rarely."""
+    pauses = [retrying(monkeypatch, *[BusyError("Busy.")] * 8, "done")[1] for _ in range(30)]
+    assert len({each[0] for each in pauses}) == 30
+    assert all(0.5 <= pause <= 10 for each in pauses for pause in each)
+    assert np.mean([each[0] for each in pauses]) < 1 < np.mean([each[-1] for each in pauses])
+
+
+def test_a_server_says_how_long_to_wait(monkeypatch):
+    assert retrying(monkeypatch, BusyError("Busy.", 25.0), "done")[1] == [25.0]
+    later = BusyError("Busy.", 90.0)
+    assert retrying(monkeypatch, later, "done") == (later, [], [])  # it would be too late then
+    date = email.utils.format_datetime(datetime.now(UTC) + timedelta(seconds=40))
+    assert 35 < seconds_to_wait(date) <= 40
+    assert seconds_to_wait("Wed, 21 Oct 2015 07:28:00 GMT") == 0
+    assert [seconds_to_wait(text) for text in (" 7 ", "-7", "soon", "", None)] == [7.0, None, None, None, None]

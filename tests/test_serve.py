@@ -23,6 +23,8 @@ import yaml
 from support import GOLDEN_KOI, RED_KOI, TURTLE, decoded, disjoint, jaccard, jpeg, mask_shape, one_sentence, true_mask
 
 from maskbank import cli
+from maskbank.jobs.function import deployed
+from maskbank.serving.server import default_workers
 
 FUNCTION_YAML = Path(__file__).parents[1] / "function.yaml"
 ANIMALS = (RED_KOI, GOLDEN_KOI, TURTLE)
@@ -119,7 +121,7 @@ class Server:
         return self.post(support.request(jpeg(0), outlines(), []))["states"]
 
     def frames(self) -> int:
-        """How many the worker that is asked has answered."""
+        """How many the workers have answered."""
         return json.loads(self.ask("GET", "/")[1])["frames"]
 
     def connect(self) -> socket.socket:
@@ -171,7 +173,7 @@ class Call:
         body = json.dumps(content).encode()
         self.connection = server.connect()
         self.connection.sendall(
-            b"POST / HTTP/1.1\r\nHost: maskbank\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
             b"Content-Length: %d\r\n\r\n" % len(body)
         )
         assert self.connection.recv(1000).startswith(b"HTTP/1.1 100 ")
@@ -207,6 +209,11 @@ def serving() -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"file://{tmp_path_factory.mktemp('store')}"
+
+
+@pytest.fixture
+def free_store(tmp_path: Path) -> str:
+    return f"file://{tmp_path / 'store'}"
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +275,8 @@ def test_it_says_how_it_is(server: Server) -> None:
         assert status == 200 and json.loads(body)["status"] == "ok"
     status, body = server.ask("GET", "/metrics")
     assert status == 200 and b"maskbank_frames_total" in body
+    report = json.loads(server.ask("GET", "/")[1])
+    assert report["workers"] == 2 and report["store_reachable"] == 1
     assert server.ask("GET", "/secret") == (404, b"There is / (or /healthz) and /metrics to get.")
 
 
@@ -317,18 +326,19 @@ def test_any_worker_answers_any_frame(server: Server) -> None:
         one, other = pool.map(lambda _: job(), range(2))
     assert one == other
     assert jaccard(decoded(one[-1][2]), true_mask(frames - 1, TURTLE)) > 0.6
-    assert server.frames() - before < 2 * frames  # the other one did the rest
+    assert server.frames() - before == 2 * frames  # of all workers
 
 
 def test_a_request_goes_to_an_idle_worker(server: Server) -> None:
     """And the server says how it is while all of them work."""
-    report = server.ask("GET", "/healthz")
+    report, metrics = server.ask("GET", "/healthz"), server.ask("GET", "/metrics")
     first, second = workers = server.workers()
     for worker in workers:
         os.kill(worker, signal.SIGSTOP)
     calls = [Call(server, support.request(jpeg(0), outlines(), [])) for _ in workers]
     time.sleep(0.2)  # until they are with the workers
     assert server.ask("GET", "/healthz") == report
+    assert server.ask("GET", "/metrics") == metrics
     os.kill(first, signal.SIGCONT)
     server.start()  # would hang behind the second one
     server.start()
@@ -344,6 +354,8 @@ def test_a_worker_that_dies_is_replaced(server: Server) -> None:
     masks = [decoded(shape) for shape in server.track(1, states)[0]]
     assert jaccard(masks[2], true_mask(1, TURTLE)) > 0.6
     assert len(set(server.workers()) - set(before)) == 1
+    server.start()  # the other one is replaced when it is needed
+    until(lambda: json.loads(server.ask("GET", "/")[1])["workers"] == len(server.workers()))
 
 
 def test_a_request_outlives_its_worker(server: Server) -> None:
@@ -379,14 +391,16 @@ def strict(serving: Callable[..., Server], tmp_path_factory: pytest.TempPathFact
     [trigger] = described["spec"]["triggers"].values()
     trigger["attributes"]["maxRequestBodySize"] = 1_000_000
     trigger["workerAvailabilityTimeoutMilliseconds"] = 3000
+    described["spec"]["eventTimeout"] = "8s"
     described["spec"]["env"] = [{"name": "OMP_NUM_THREADS", "value": "1"}]
     changed = tmp_path_factory.mktemp("strict") / "function.yaml"
     changed.write_text(yaml.safe_dump(described))
     prelude = (
-        "from pathlib import Path\nfrom maskbank.function import spec\nfrom maskbank.serving import app\n"
-        f"app.BODY_WITHIN_S = 2\nspec.read_function_spec.__defaults__ = (Path({str(changed)!r}),)"
+        "from pathlib import Path\nfrom maskbank.function import spec\n"
+        "from maskbank.serving import bodies, connections\nbodies.WITHIN_S = connections.REQUEST_WITHIN_S = 2\n"
+        f"spec.read_function_spec.__defaults__ = (Path({str(changed)!r}),)"
     )
-    return serving(prelude=prelude, MASKBANK_STORE=store).wait_until_served()
+    return serving("--workers", 1, prelude=prelude, MASKBANK_STORE=store).wait_until_served()
 
 
 TOO_LARGE = (413, b"The request is larger than the 1000000 bytes that are allowed.")
@@ -394,7 +408,7 @@ TOO_LARGE = (413, b"The request is larger than the 1000000 bytes that are allowe
 
 def test_a_large_body_of_unknown_length_is_refused(strict: Server) -> None:
     connection = strict.connect()
-    connection.sendall(b"POST / HTTP/1.1\r\nHost: maskbank\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(11):
         connection.sendall(b"%x\r\n%s\r\n" % (100_000, b" " * 100_000))
     connection.sendall(b"0\r\n\r\n")
@@ -418,7 +432,7 @@ def peak_memory(server: Server) -> int:
 def test_a_body_of_unknown_length_is_read(strict: Server) -> None:
     body = json.dumps(support.request(jpeg(0), outlines(), [])).encode()
     connection = strict.connect()
-    connection.sendall(b"POST / HTTP/1.1\r\nHost: maskbank\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
     connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
     assert read_response(connection)[0] == 200
 
@@ -428,7 +442,7 @@ def test_a_body_that_is_longer_than_it_says_is_cut(strict: Server, length: str) 
     connection = strict.connect()
     header = f"Content-Length: {length}\r\n" if length else ""
     body = json.dumps(support.request(jpeg(0), outlines(), [])).encode()
-    connection.sendall(f"POST / HTTP/1.1\r\nHost: maskbank\r\n{header}Connection: close\r\n\r\n".encode() + body[:100])
+    connection.sendall(f"POST / HTTP/1.1\r\nHost: localhost\r\n{header}Connection: close\r\n\r\n".encode() + body[:100])
     status, reply = read_response(connection)
     assert (status, reply) == (400, b"The request is not JSON.")
 
@@ -436,14 +450,14 @@ def test_a_body_that_is_longer_than_it_says_is_cut(strict: Server, length: str) 
 @pytest.mark.parametrize("length", ["-5", "many", "5, 6"])
 def test_a_length_that_is_none_is_refused(strict: Server, length: str) -> None:
     connection = strict.connect()
-    connection.sendall(f"POST / HTTP/1.1\r\nHost: maskbank\r\nContent-Length: {length}\r\n\r\n{{}}".encode())
+    connection.sendall(f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{{}}".encode())
     assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
     connection.close()
 
 
 def test_a_slow_body_is_not_waited_for_for_ever(strict: Server) -> None:
     connection = strict.connect()
-    connection.sendall(b"POST / HTTP/1.1\r\nHost: maskbank\r\nContent-Length: 1000\r\n\r\n{")
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
     status, reply = read_response(connection)
     assert status == 408 and one_sentence(reply.decode())
 
@@ -451,7 +465,7 @@ def test_a_slow_body_is_not_waited_for_for_ever(strict: Server) -> None:
 def test_who_goes_away_harms_nobody(strict: Server) -> None:
     before = len(strict.lines)
     connection = strict.connect()
-    connection.sendall(b"POST / HTTP/1.1\r\nHost: maskbank\r\nContent-Length: 1000\r\n\r\n{")
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
     connection.close()
     call = Call(strict, support.request(jpeg(0), outlines(), []))
     call.connection.close()
@@ -471,6 +485,55 @@ def test_nothing_is_tracked_for_who_went_away(strict: Server) -> None:
     assert strict.frames() == before + 2
 
 
+def test_a_worker_that_hangs_is_replaced(strict: Server) -> None:
+    """After what function.yaml gives a request, and with Nuclio's status for it."""
+    states = strict.start()
+    [worker] = strict.workers()
+    os.kill(worker, signal.SIGSTOP)
+    status, body = Call(strict, support.request(jpeg(1), [None] * 3, states)).answer()
+    assert (status, body) == (408, b"The tracker did not answer in time; try again.")
+    assert len(strict.track(1, states)[0]) == 3
+    assert worker not in strict.workers()
+
+
+def test_a_connection_without_a_request_is_closed(strict: Server) -> None:
+    """Nothing is sent; a request trickles in; nothing follows an answer."""
+    silent, slow, idle = strict.connect(), strict.connect(), strict.connect()
+    idle.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    until(lambda: is_closed_though_it_sends(slow))
+    assert silent.recv(100) == b""
+    with idle.makefile("rb") as stream:
+        assert stream.read().startswith(b"HTTP/1.1 200 ")  # and then the end
+    for connection in (silent, slow, idle):
+        connection.close()
+
+
+def is_closed_though_it_sends(connection: socket.socket) -> bool:
+    try:
+        connection.sendall(b"G")
+    except OSError:
+        return True
+    return False
+
+
+def test_unfinished_bodies_do_not_fill_the_memory(strict: Server) -> None:
+    """Of more than there is room for, some are refused; the others are read once that happened."""
+    before = peak_memory(strict)
+    size = 900_000
+    head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
+    connections = [strict.connect() for _ in range(40)]
+    for connection in connections:
+        connection.sendall(head + b" " * (size - 1))
+    time.sleep(0.5)
+    for connection in connections:
+        connection.sendall(b" ")
+    answers = [read_response(connection) for connection in connections]
+    assert {status for status, _ in answers} == {400, 503}  # it is no JSON
+    assert (503, b"The tracker is being sent too much at once; try again.") in answers
+    assert peak_memory(strict) - before < 40 * size  # all of them, and what reading them takes
+    strict.start()
+
+
 def test_nobody_waits_for_a_busy_worker_for_ever(strict: Server) -> None:
     [worker] = strict.workers()
     os.kill(worker, signal.SIGSTOP)
@@ -481,16 +544,58 @@ def test_nobody_waits_for_a_busy_worker_for_ever(strict: Server) -> None:
     assert call.answer()[0] == 200
 
 
+# ---- who is answered ----
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8070", "127.0.0.1", "[::1]:8070", "10.1.2.3:80", "host.docker.internal:8070", "LocalHost"]
+)
+def test_names_of_the_server(server: Server, host: str) -> None:
+    assert server.ask("GET", "/", Host=host)[0] == 200
+    assert server.ask("GET", "/", Origin=f"http://{host}")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8070", "localhost.evil.example", "[::1", "127.0.0.1.nip.io"]
+)
+def test_a_foreign_name_that_was_made_to_point_here(server: Server, host: str) -> None:
+    for method, path in (("GET", "/"), ("GET", "/api/functions"), ("POST", "/"), ("POST", "/api/function_invocations")):
+        status, body = server.ask(method, path, b"{}" if method == "POST" else None, Host=host)
+        assert status == 403 and one_sentence(body.decode().replace(";", ","))
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://maskbank.example:8070"])
+def test_a_page_of_another_server(server: Server, origin: str) -> None:
+    body = json.dumps(support.request(jpeg(0), outlines(), [])).encode()
+    status, reply = server.ask("POST", "/", body, "text/plain", Origin=origin)
+    assert status == 403 and one_sentence(reply.decode())
+
+
+def test_a_name_that_was_allowed_and_a_token(serving: Callable[..., Server], free_store: str) -> None:
+    options = ("--workers", 1, "--allow-host", "tracker.example", "--token", "s3cret")
+    server = serving(*options, MASKBANK_STORE=free_store).wait_until_served()
+    body = json.dumps(support.request(jpeg(0), outlines(), [])).encode()
+    unasked = (401, b"The tracker wants its token in the header X-MaskBank-Token.")
+    assert server.ask("GET", "/api/functions", Host="tracker.example:8070")[0] == 200
+    assert server.ask("POST", "/", body) == server.ask("POST", "/", body, X_MaskBank_Token="wrong") == unasked
+    named = {"x_nuclio_function_name": "maskbank"}
+    assert server.ask("POST", "/api/function_invocations", body, **named) == unasked
+    assert server.ask("POST", "/", body, X_MaskBank_Token="s3cret")[0] == 200
+    assert server.ask("POST", "/api/function_invocations", body, **named, X_MaskBank_Token="s3cret")[0] == 200
+    assert server.ask("GET", "/metrics")[0] == 200
+    call = deployed(server.url, "s3cret")
+    frame = {"image": base64.b64encode(jpeg(0)).decode(), "shapes": outlines()}
+    assert len(call({"frames": [frame]})["states"]) == 3
+    with pytest.raises(ValueError, match="answers 401: The tracker wants its token"):
+        deployed(server.url)({"frames": [frame]})
+    assert "s3cret" not in "".join(server.lines)
+
+
 # ---- start and stop ----
 
 
-@pytest.fixture
-def free_store(tmp_path: Path) -> str:
-    return f"file://{tmp_path / 'store'}"
-
-
 def test_a_stop_waits_for_what_runs(serving: Callable[..., Server], free_store: str) -> None:
-    server = serving(MASKBANK_STORE=free_store, OMP_NUM_THREADS=1).wait_until_served()
+    server = serving("--workers", 1, MASKBANK_STORE=free_store, OMP_NUM_THREADS=1).wait_until_served()
     [worker] = server.workers()
     os.kill(worker, signal.SIGSTOP)
     call = Call(server, support.request(jpeg(0), outlines(), []))
@@ -529,9 +634,21 @@ def test_it_can_be_stopped_while_it_starts(serving: Callable[..., Server], free_
 
 def test_workers_do_not_outlive_a_server_that_is_killed(serving: Callable[..., Server], free_store: str) -> None:
     server = serving(MASKBANK_STORE=free_store).wait_until_served()
-    [worker] = server.workers()
+    workers = server.workers()
+    assert len(workers) == default_workers({"MASKBANK_STORE": free_store})
     server.end(server.process.kill)
-    until(lambda: not Path(f"/proc/{worker}").exists())
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+
+
+def test_workers_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = [1, 2, 3, 4, 8, 64]
+    monkeypatch.setattr("maskbank.function.threads._quotas", lambda *_: [])
+    found = []
+    for number in there:
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, number=number: set(range(number)))
+        found.append(default_workers({"MASKBANK_STORE": "file:///banks"}))
+        assert default_workers({"MASKBANK_STORE": "memory://"}) == 1
+    assert found == [1, 2, 2, 2, 4, 8]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_everything_has_a_default() -> None:
 
 def test_empty_counts_as_unset() -> None:
     names = ["MODEL", "WEIGHTS", "SIZE", "STORE", "BUDGET", "TTL_HOURS", "CACHE_MB", "MAX_PIXELS"]
-    names += ["MAX_OBJECTS", "ADAPT_SECONDS"]
+    names += ["MAX_OBJECTS", "ADAPT_SECONDS", "TOKEN"]
     assert read_settings({f"MASKBANK_{name}": " " for name in names} | {"MASKBANK_DEVICE": "cpu"}) == read_settings(
         {"MASKBANK_DEVICE": "cpu"}
     )
@@ -51,6 +51,7 @@ def test_empty_counts_as_unset() -> None:
         ("MAX_PIXELS", "1000000", "max_pixels", 1_000_000),
         ("MAX_OBJECTS", "1", "max_objects", 1),
         ("ADAPT_SECONDS", "0", "adapt_seconds", 0.0),
+        ("TOKEN", "s3cret", "token", "s3cret"),
     ],
 )
 def test_variables(name: str, value: str, attribute: str, expected: object) -> None:
@@ -216,3 +217,11 @@ def test_the_paper_s_network_brings_no_weights(monkeypatch: pytest.MonkeyPatch) 
         start(monkeypatch, MODEL="afb-urr")
     with pytest.raises(WeightsError):
         load_tracker(Settings(model="afb-urr-paper"))
+
+
+def test_a_token_is_shown_nowhere() -> None:
+    assert "s3cret" not in repr(read_settings({"MASKBANK_DEVICE": "cpu", "MASKBANK_TOKEN": "s3cret"}))
+    for token in ("two words s3cret", "s3cret\u00e9", "s3cret\n-e x"):
+        with pytest.raises(SettingsError) as refused:
+            read_settings({"MASKBANK_DEVICE": "cpu", "MASKBANK_TOKEN": token})
+        assert "s3cret" not in str(refused.value)

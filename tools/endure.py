@@ -4,20 +4,19 @@
     python tools/endure.py faults  kills workers and restarts Redis while jobs are tracked: is anything lost or wrong?
     python tools/endure.py jobs    many jobs at once, any worker for any frame: does any get another's masks?
     python tools/endure.py fuzz    thousands of broken requests: does any get a 5xx or kill the worker?
+    python tools/endure.py annotators   how long do so many annotators wait, and does any request fail in the end?
 
-Each prints its numbers and exits with 1 when something is lost or wrong. `faults` and `jobs` start a redis-server.
+Each prints its numbers and exits with 1 when something is lost or wrong. `faults`, `jobs` and `annotators` start a
+redis-server.
 """
 
 import argparse
-import base64
 import http.client
 import json
 import os
 import random
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -26,94 +25,48 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import annotators
 import numpy as np
 import torch
+from rig import Process, frame, free_port, objects_on, outlines, redis_server
 from tqdm import tqdm
 
 from maskbank.evaluation.evaluate import handler_call
-from maskbank.files.masks import read_id_mask
 from maskbank.function.client import Call
 from maskbank.function.local import invoke, local_function, start_worker
-from maskbank.shapes.rle import encode_rle
 
 os.environ["MASKBANK_ADAPT_SECONDS"] = "0"  # what depends on the time would differ between runs
-CLIP = Path(__file__).parents[1] / "samples" / "clip"
 GIVE_UP_S = 120  # on one frame
 FLAT = 1.05  # growth of the memory that counts as none: glibc takes it in steps of tens of MiB
 
 
-def frame(index: int) -> str:
-    """A frame of an endless clip, there and back again, as CVAT sends it."""
-    last = len(list((CLIP / "frames").iterdir())) - 1
-    index %= 2 * last
-    return base64.b64encode((CLIP / "frames" / f"{min(index, 2 * last - index):05d}.jpg").read_bytes()).decode()
-
-
-def outlines(index: int, objects: list[int]) -> list[dict]:
-    ids = read_id_mask(CLIP / "masks" / f"{index:05d}.png")
-    return [{"type": "mask", "points": encode_rle(ids == i)} for i in objects]
-
-
-def free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Process:
-    """A server in a process of its own, on a port that it keeps over restarts."""
-
-    def __init__(self, command: list[str], port: int, environment: dict[str, str] | None = None):
-        self.command, self.port = command, port
-        self.environment = os.environ | (environment or {})
-        self.start()
-
-    def start(self) -> None:
-        self.process = subprocess.Popen(self.command, env=self.environment, stdout=subprocess.DEVNULL)
-        for _ in range(1200):
-            with closing(socket.socket()) as probe:
-                if not probe.connect_ex(("127.0.0.1", self.port)):
-                    return
-            time.sleep(0.05)
-        raise RuntimeError(f"{self.command[0]} does not start")
-
-    def stop(self, sign: int = signal.SIGTERM) -> None:
-        self.process.send_signal(sign)
-        self.process.wait(30)
-
-
 @contextmanager
 def redis_and_workers(workers: int, size: int) -> Iterator[tuple[Process, list[Process]]]:
-    folder = tempfile.mkdtemp()
-    port = free_port()
-    keeping = ["--dir", folder, "--save", "", "--appendonly", "yes"]
-    redis = Process(["redis-server", "--port", str(port), *keeping], port)
-    settings = {
-        "MASKBANK_STORE": f"redis://127.0.0.1:{port}/0",
-        "MASKBANK_SIZE": str(size),
-        "OMP_NUM_THREADS": "1",
-    }
     started: list[Process] = []
-    try:
-        for _ in range(workers):
-            port = free_port()
-            started.append(Process([sys.executable, __file__, "worker", "--port", str(port)], port, settings))
-        yield redis, started
-    finally:
-        for process in (*started, redis):
-            process.stop(signal.SIGKILL)
-        shutil.rmtree(folder)
+    with redis_server() as redis:
+        settings = {
+            "MASKBANK_STORE": f"redis://127.0.0.1:{redis.port}/0",
+            "MASKBANK_SIZE": str(size),
+            "OMP_NUM_THREADS": "1",
+        }
+        try:
+            for _ in range(workers):
+                port = free_port()
+                started.append(Process([sys.executable, __file__, "worker", "--port", str(port)], port, settings))
+            yield redis, started
+        finally:
+            for process in started:
+                process.stop(signal.SIGKILL)
 
 
 def track_job(number: int, length: int, call: Call) -> list[list]:
     """The masks of one job of its own: its first frame and its objects depend on its number."""
     first = 7 * number % 50
-    seen = np.unique(read_id_mask(CLIP / "masks" / f"{first:05d}.png"))
-    objects = [i for i in [[2], [3], [1, 3], [2, 3], [1, 2, 3]][number % 5] if i in seen]
+    objects = [i for i in [[2], [3], [1, 3], [2, 3], [1, 2, 3]][number % 5] if i in objects_on(first)]
     reply = call({"image": frame(first), "shapes": outlines(first, objects), "states": []})
     found = [reply["shapes"]]
     for index in range(first + 1, first + length):
@@ -124,9 +77,8 @@ def track_job(number: int, length: int, call: Call) -> list[list]:
 
 
 def in_this_process(size: int) -> Call:
-    environment = os.environ | {"MASKBANK_SIZE": str(size)}
     torch.set_num_threads(1)  # as the workers: another number of threads adds up in another order
-    return handler_call(environment)
+    return handler_call(os.environ | {"MASKBANK_SIZE": str(size), "OMP_NUM_THREADS": "1"})
 
 
 class Balancer:
@@ -366,12 +318,15 @@ def main() -> int:
     options = runs.add_parser("fuzz")
     options.add_argument("--requests", type=int, default=20_000)
     options.add_argument("--seed", type=int, default=0)
+    annotators.add_options(runs.add_parser("annotators"))
     options = runs.add_parser("worker", help="for this tool's own use")
     options.add_argument("--port", type=int)
     chosen = parser.parse_args()
     if chosen.run == "worker":
         with local_function(chosen.port):
             threading.Event().wait()
+    if chosen.run == "annotators":
+        return not annotators.measure(chosen)
     if chosen.run == "soak":
         return not soak(chosen.frames, chosen.objects, chosen.size, chosen.every)
     if chosen.run == "fuzz":

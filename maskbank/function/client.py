@@ -2,12 +2,15 @@
 
 import base64
 import json
+import time
 from collections.abc import Callable, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib import error, request
 
 import numpy as np
 
+from maskbank.function.token import TOKEN_HEADER
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 
@@ -15,26 +18,43 @@ Call = Callable[[dict[str, Any]], dict[str, Any]]  # a request's body → the re
 
 
 class FunctionError(RuntimeError):
-    """The function refused a request or failed; the text is the status and what the annotator would see."""
+    """The function refused a request or failed; the text is the status and what the annotator would see.
 
-    def __init__(self, status: int, sentence: str):
+    retry_after_s: the seconds after which the function asks to be asked again, if it said so.
+    """
+
+    def __init__(self, status: int, sentence: str, retry_after_s: float | None = None):
         super().__init__(f"{status}: {sentence}")
-        self.status, self.sentence = status, sentence
+        self.status, self.sentence, self.retry_after_s = status, sentence, retry_after_s
 
 
-def http_call(url: str, timeout: float = 120.0) -> Call:
-    """A call to a function at `url`; CVAT waits 120 s."""
+def http_call(url: str, timeout: float = 120.0, token: str | None = None) -> Call:
+    """A call to a function at `url`, with its token if it has one; CVAT waits 120 s."""
+    headers = {"Content-Type": "application/json"} | ({TOKEN_HEADER: token} if token else {})
 
     def call(body: dict[str, Any]) -> dict[str, Any]:
-        message = request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        message = request.Request(url, json.dumps(body).encode(), headers)
         try:
             with request.urlopen(message, timeout=timeout) as response:
                 reply: dict[str, Any] = json.load(response)
             return reply
         except error.HTTPError as refused:
-            raise FunctionError(refused.code, refused.read().decode(errors="replace")) from None
+            sentence = refused.read().decode(errors="replace")
+            raise FunctionError(refused.code, sentence, seconds_to_wait(refused.headers["Retry-After"])) from None
 
     return call
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """What a header Retry-After asks for, which is a number of seconds or a date; None if it is neither."""
+    try:
+        if retry_after is None:
+            return None
+        if retry_after.strip().isdecimal():
+            return float(retry_after)
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except ValueError:
+        return None
 
 
 class TrackingSession:

@@ -6,10 +6,13 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from maskbank.errors import RequestError
+from maskbank.errors import RequestError, UnauthorizedError
 from maskbank.function.health import Health
 from maskbank.function.logs import log_to
 from maskbank.function.model_handler import ModelHandler
+from maskbank.function.siblings import count_workers
+from maskbank.function.threads import limit_threads
+from maskbank.function.token import TOKEN_HEADER, has_token
 from maskbank.service.timing import Timings
 
 
@@ -19,8 +22,10 @@ def init_context(context: Any, environment: Mapping[str, str] | None = None) -> 
     environment: where the settings are; Nuclio gives none, and the worker's own counts.
     """
     log_to(context.logger)
-    context.user_data.model = ModelHandler(os.environ if environment is None else environment)
-    context.logger.info_with("MaskBank is ready", **context.user_data.model.description)
+    environment = os.environ if environment is None else environment
+    threads = limit_threads(count_workers(), environment)
+    context.user_data.model = ModelHandler(environment)
+    context.logger.info_with("MaskBank is ready", threads=threads, **context.user_data.model.description)
 
 
 def handler(context: Any, event: Any) -> Any:
@@ -29,7 +34,10 @@ def handler(context: Any, event: Any) -> Any:
     timings = Timings()
     try:
         if event.method == "GET":
-            return _about(context, event.path, model.health)
+            status, content_type, body = model.health.answer(event.path)
+            return context.Response(body=body, headers={}, content_type=content_type, status_code=status)
+        if not has_token(event.headers, model.token):
+            raise UnauthorizedError(f"The tracker wants its token in the header {TOKEN_HEADER}.")
         reply_to = model.service.propagate if event.path == "/propagate" else model.service.handle
         reply = reply_to(event.body, timings)
         with timings.stage("encode"):
@@ -53,16 +61,6 @@ def handler(context: Any, event: Any) -> Any:
         milliseconds=timings.rounded(),
     )
     return context.Response(body=body, headers={}, content_type="application/json", status_code=200)
-
-
-def _about(context: Any, path: str, health: Health) -> Any:
-    if path.rstrip("/") in ("", "/healthz"):
-        body, content_type, status = json.dumps(health.report()), "application/json", 200
-    elif path == "/metrics":
-        body, content_type, status = health.metrics(), "text/plain; version=1.0.0; charset=utf-8", 200
-    else:
-        body, content_type, status = "There is / (or /healthz) and /metrics to get.", "text/plain", 404
-    return context.Response(body=body, headers={}, content_type=content_type, status_code=status)
 
 
 def _refusal(context: Any, health: Health, status: int, sentence: str) -> Any:

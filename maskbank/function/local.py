@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from maskbank.function.handler import handler, init_context
 def start_worker(environment: Mapping[str, str] | None = None, log_level: int = logging.WARNING) -> tuple[Any, Any]:
     """The handler and a context for it, initialised as Nuclio's wrapper does for each worker.
 
+    It asks for no token: who calls it is in this process, or has asked for one already.
+
     environment: where the settings are; None: this process's.
     """
     logger = nuclio_sdk.logger.Logger(log_level, "function")
@@ -26,12 +29,19 @@ def start_worker(environment: Mapping[str, str] | None = None, log_level: int = 
     logging.getLogger("function").filters = [lambda record: record.levelno >= log_level]
     logger.set_handler("default", sys.stderr, nuclio_sdk.logger.HumanReadableFormatter())
     context = nuclio_sdk.Context(logger=logger)
-    init_context(context, environment)
+    environment = os.environ if environment is None else environment
+    init_context(context, {name: value for name, value in environment.items() if name != "MASKBANK_TOKEN"})
     return handler, context
 
 
 def invoke(
-    handler: Any, context: Any, body: bytes | bytearray, content_type: str, path: str = "/", method: str = "POST"
+    handler: Any,
+    context: Any,
+    body: bytes | bytearray,
+    content_type: str,
+    path: str = "/",
+    method: str = "POST",
+    headers: Mapping[str, str] | None = None,
 ) -> tuple[int, str, bytes]:
     """One event through the handler, as Nuclio's wrapper does it: status, content type and body of the response.
 
@@ -43,7 +53,9 @@ def invoke(
             parsed = json.loads(body)
         except (ValueError, RecursionError):
             parsed = body
-    event = nuclio_sdk.Event(body=parsed, content_type=content_type, path=path, method=method, _id=str(uuid4()))
+    event = nuclio_sdk.Event(
+        body=parsed, content_type=content_type, path=path, method=method, headers=headers, _id=str(uuid4())
+    )
     output = nuclio_sdk.Response.from_entrypoint_output(json.dumps, handler(context, event))
     return output["status_code"], output["content_type"], output["body"].encode()
 

@@ -19,6 +19,7 @@ class ModelHandler:
         ttl_s, cache_bytes = settings.ttl_hours * 3600, settings.cache_mb << 20
         store = open_store(settings.store, ttl_s, model_id, cache_bytes, tracker.device)
         self.service = Service(tracker, store, settings.max_pixels, settings.max_objects)
+        self.token = settings.token
         self.description = {
             "model": settings.model,
             "weights": fingerprint,

@@ -1,5 +1,6 @@
 """The function's specification, function.yaml, for servers other than Nuclio."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class FunctionSpec:
     environment: dict[str, str]  # of its workers
     max_body_bytes: int  # of a request
     worker_wait_s: float  # for which a request waits for a worker
+    event_timeout_s: float  # for which a worker may work on a request
 
     @property
     def name(self) -> str:
@@ -44,4 +46,11 @@ def read_function_spec(path: Path = FUNCTION_YAML) -> FunctionSpec:
         environment={variable["name"]: variable["value"] for variable in spec["env"]},
         max_body_bytes=trigger["attributes"]["maxRequestBodySize"],
         worker_wait_s=trigger["workerAvailabilityTimeoutMilliseconds"] / 1000,
+        event_timeout_s=_seconds(spec["eventTimeout"]),
     )
+
+
+def _seconds(duration: str) -> float:
+    """Of a duration as Go writes it, such as 1m30s."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", duration))

@@ -5,11 +5,11 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -29,6 +29,8 @@ from maskbank.jobs.uploads import (
     result_type,
     without,
 )
+
+T = TypeVar("T")
 
 UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
 
@@ -52,7 +54,7 @@ class AnnotateOptions:
     replace: bool
     work: Path
     tracker: str
-    retry_s: float = 120.0
+    retry_s: float = 300.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def annotate_job(cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options
                     cvat.create(job.id, portion)
             return found
 
-        found = retried(upload, options.retry_s, _say)
+        found = retried(upload, options.retry_s, _Waiting("CVAT").tell)
         if not options.dry_run:
             folder.note("uploaded", form)
     return report(outlined, found, options)
@@ -167,14 +169,20 @@ def _track(
         folder.log("backward", backward_order(job.frames, objects)),
     ]
 
-    def image_of(frame: int) -> bytes:
-        return retried(partial(cvat.image, job.id, frame), options.retry_s, _say)
-
-    def ask(body: dict[str, Any]) -> dict[str, Any]:
-        return retried(partial(propagate, body), options.retry_s, _say)
-
     total = sum(len(log.order) for log in logs)
     with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
+
+        def image_of(frame: int) -> bytes:
+            return patiently(partial(cvat.image, job.id, frame), "CVAT")
+
+        def ask(body: dict[str, Any]) -> dict[str, Any]:
+            return patiently(partial(propagate, body), "the tracker")
+
+        def patiently(action: Callable[[], T], whom: str) -> T:
+            answer = retried(action, options.retry_s, _Waiting(whom, bar).tell)
+            bar.set_postfix_str("", refresh=False)
+            return answer
+
         for log in logs:
             if len(log.order) > 1:  # one frame has a seed, and nothing to find
                 for _ in sweep(log, objects, image_of, ask):
@@ -188,8 +196,19 @@ def _answered(logs: Iterable[SweepLog]) -> int:
     return sum(len(log.answers) for log in logs)
 
 
-def _say(reason: str) -> None:
-    tqdm.write(f"{reason} Trying again.", file=sys.stderr)
+class _Waiting:
+    """What a person sees while a server is waited for: every reason once, and for whom, in the progress line if any."""
+
+    def __init__(self, whom: str, bar: "tqdm[Any] | None" = None):
+        self._text, self._bar = f"Waiting for {whom}…", bar
+        self._told = ""
+
+    def tell(self, reason: str) -> None:
+        if reason != self._told:
+            tqdm.write(f"{reason} {self._text}", file=sys.stderr)
+            self._told = reason
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text)
 
 
 def plan_upload(

@@ -15,8 +15,9 @@ from cvat_sdk.core.exceptions import CvatSdkException
 from cvat_sdk.core.helpers import get_paginated_collection
 from cvat_sdk.core.proxies.annotations import AnnotationUpdateAction
 
-from maskbank.jobs.function import RETRYABLE
+from maskbank.function.client import seconds_to_wait
 from maskbank.jobs.objects import Label
+from maskbank.jobs.retrying import RETRYABLE, BusyError
 from maskbank.jobs.uploads import Annotations
 
 TIMEOUT_S = 300  # of one request; CVAT itself takes long for jobs with many annotations
@@ -161,7 +162,8 @@ def _plainly(host: str, what: str) -> Iterator[None]:
 
 def _refusal(host: str, what: str, error: ApiException) -> Exception:
     if error.status in RETRYABLE:
-        return ConnectionError(f"CVAT at {host} answers {error.status} ({error.reason}).")
+        after = seconds_to_wait((error.headers or {}).get("Retry-After"))
+        return BusyError(f"CVAT at {host} answers {error.status} ({error.reason}).", after)
     if error.status == 404:
         return ValueError(f"CVAT at {host} has no {what}, or does not show it to this user.")
     return ValueError(f"CVAT at {host} refuses {what} with {error.status}: {_detail(error.body or error.reason)}")

@@ -8,29 +8,31 @@ from typing import Any
 
 from maskbank.function.client import FunctionError, http_call
 from maskbank.function.local import invoke, start_worker
+from maskbank.jobs.retrying import RETRYABLE, BusyError
 
 Propagate = Callable[[dict[str, Any]], dict[str, Any]]
 """A request's body to the reply. Raises StateExpired; ConnectionError where the same request may succeed later; and
 ValueError with the function's sentence where it will not."""
-
-RETRYABLE = (502, 503, 504)  # 503 is the function's own, the others come from what stands before a server
 
 
 class StateExpired(Exception):
     """The function does not know a state that it gave out."""
 
 
-def deployed(url: str) -> Propagate:
-    """The function at `http://host:port`; raises ValueError with one sentence for what is no such address."""
+def deployed(url: str, token: str | None = None) -> Propagate:
+    """The function at `http://host:port`, with the token that it asks for (`MASKBANK_TOKEN`), if any.
+
+    Raises ValueError with one sentence for what is no such address.
+    """
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"A function's address begins with http:// or https://, but {url} does not.")
-    call = http_call(f"{url.rstrip('/')}/propagate")
+    call = http_call(f"{url.rstrip('/')}/propagate", token=token)
 
     def propagate(body: dict[str, Any]) -> dict[str, Any]:
         try:
             reply = call(body)
         except FunctionError as error:
-            raise _refusal(error.status, f"The function at {url}", error.sentence) from error
+            raise _refusal(error.status, f"The function at {url}", error.sentence, error.retry_after_s) from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ConnectionError(f"The function at {url} cannot be reached ({reason}).") from error
@@ -56,11 +58,11 @@ def in_this_process(environment: Mapping[str, str] | None = None) -> Propagate:
     return propagate
 
 
-def _refusal(status: int, who: str, sentence: str) -> Exception:
+def _refusal(status: int, who: str, sentence: str, retry_after_s: float | None = None) -> Exception:
     if status == 410:
         return StateExpired(sentence)
-    kind = ConnectionError if status in RETRYABLE else ValueError
-    return kind(f"{who} answers {status}: {sentence.strip()[:300]}")
+    text = f"{who} answers {status}: {sentence.strip()[:300]}"
+    return BusyError(text, retry_after_s) if status in RETRYABLE else ValueError(text)
 
 
 def _checked(reply: object, url: str) -> dict[str, Any]:

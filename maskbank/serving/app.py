@@ -1,23 +1,21 @@
 """HTTP: the function's own paths, and the paths of Nuclio's dashboard that CVAT asks."""
 
-import asyncio
-import time
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from maskbank.function.health import answer_about, of_all_workers
 from maskbank.function.spec import FunctionSpec
+from maskbank.serving.bodies import Bodies, BodyError
 from maskbank.serving.workers import Event, Reply, Workers
 
-BODY_WITHIN_S = 60.0  # a request has to arrive
-REPORT_GOOD_FOR_S = 60.0  # longer than any request takes: workers that hang are noticed
 
-
-def build_app(function: FunctionSpec, workers: Workers, port: int) -> Starlette:
-    """The ASGI application that answers for the function on `port`."""
-    endpoints = Endpoints(function, workers, port)
+def build_app(function: FunctionSpec, workers: Workers, port: int, counted: Path) -> Starlette:
+    """The ASGI application that answers for the function on `port`; its workers count in the folder `counted`."""
+    endpoints = Endpoints(function, workers, port, counted)
     return Starlette(
         routes=[
             Route("/api/functions", endpoints.functions),
@@ -32,11 +30,12 @@ def build_app(function: FunctionSpec, workers: Workers, port: int) -> Starlette:
 class Endpoints:
     """See `build_app`."""
 
-    def __init__(self, function: FunctionSpec, workers: Workers, port: int):
+    def __init__(self, function: FunctionSpec, workers: Workers, port: int, counted: Path):
         self._function = function
         self._dashboard_entry = function.dashboard_entry(port)
         self._workers = workers
-        self._reports: dict[str, tuple[float, Reply]] = {}  # by path: when, and what a worker said of itself
+        self._bodies = Bodies(function.max_body_bytes)
+        self._counted = counted
 
     async def functions(self, request: Request) -> Response:
         """All functions of this dashboard: one."""
@@ -64,28 +63,18 @@ class Endpoints:
 
     async def _answer(self, request: Request, path: str) -> Response:
         if request.method != "POST":
-            return await self._report(request, path)
-        limit = self._function.max_body_bytes
+            return response(self._report(path))
         try:
-            async with asyncio.timeout(BODY_WITHIN_S):
-                body = await read_body(request, limit)
-        except TimeoutError:
-            text = f"The request did not arrive within {BODY_WITHIN_S:g} s."
-            return PlainTextResponse(text, 408, {"Connection": "close"})
-        if body is None:
-            return PlainTextResponse(f"The request is larger than the {limit} bytes that are allowed.", 413)
-        event = Event(body, request.headers.get("content-type", ""), path, "POST")
-        return response(await self._ask_worker(request, event))
+            async with self._bodies.read(request) as body:
+                event = Event(body, request.headers.get("content-type", ""), path, "POST")
+                return response(await self._ask_worker(request, event))
+        except BodyError as error:
+            return PlainTextResponse(str(error), error.status, {"Connection": "close"} if error.status == 408 else {})
 
-    async def _report(self, request: Request, path: str) -> Response:
-        """What a worker says of itself; while all of them work, what one said a moment ago."""
-        path = path.rstrip("/") or "/"
-        said_at, reply = self._reports.get(path, (-float("inf"), None))
-        if reply is None or not self._workers.are_all_busy or time.monotonic() - said_at > REPORT_GOOD_FOR_S:
-            reply = await self._ask_worker(request, Event(b"", "", path, "GET"))
-            if reply.status == 200:
-                self._reports[path] = time.monotonic(), reply
-        return response(reply)
+    def _report(self, path: str) -> Reply:
+        """What the workers have counted; they need not be asked, so the answer comes while all of them work."""
+        status, content_type, text = answer_about(path, self._workers.description, of_all_workers(self._counted))
+        return Reply(status, content_type, text.encode())
 
     async def _ask_worker(self, request: Request, event: Event) -> Reply:
         """The answer of an idle worker, to who is still there to read it."""
@@ -101,21 +90,6 @@ class Endpoints:
 def response(reply: Reply) -> Response:
     """A worker's reply as HTTP."""
     return Response(reply.body, reply.status, media_type=reply.content_type)
-
-
-async def read_body(request: Request, limit: int) -> bytearray | None:
-    """The body, or None if it is larger than `limit` bytes.
-
-    Then the rest of it is thrown away as it comes: a client that is still sending would not read an answer.
-    """
-    body, size = bytearray(), 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size <= limit:
-            body += chunk
-        else:
-            body.clear()
-    return body if size <= limit else None
 
 
 def refusal_of_nuclio(status: int, text: str) -> Response:

@@ -1,4 +1,4 @@
-"""Worker processes: each has a handler of its own, answers one event at a time, and is replaced when it dies."""
+"""Worker processes: each has its own handler, answers one event at a time, and is replaced when it dies or hangs."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -38,18 +38,26 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class Started(NamedTuple):
+    """A process whose handler is ready."""
+
+    pid: int
+    description: dict[str, object]  # by its model handler
+
+
 class Worker:
     """A process with a handler.
 
     When it dies, the event is given to its successor: the same request gets the same answer, so nothing is done twice.
+    When it works on an event for longer than `deadline_s`, it is killed and replaced, as Nuclio does.
     """
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+    def __init__(self, deadline_s: float, environment: Mapping[str, str]) -> None:
+        self._deadline_s, self._environment = deadline_s, environment
         self._process, self._started = _new_process(environment)
 
-    def wait_until_ready(self) -> dict[str, object]:
-        """The description by its model handler. Raises StartError."""
+    def wait_until_ready(self) -> Started:
+        """Raises StartError."""
         try:
             return self._started.result()
         except BrokenProcessPool:
@@ -60,9 +68,7 @@ class Worker:
         try:
             return await self._ask(event)
         except (BrokenProcessPool, StartError) as error:
-            log.warning("A worker process is replaced: %s", error)
-            self._process.shutdown(wait=False)
-            self._process, self._started = _new_process(self._environment)
+            self._replace(str(error))
             return await self._ask(event)
 
     def close(self) -> None:
@@ -70,8 +76,20 @@ class Worker:
         self._process.shutdown(cancel_futures=True)
 
     async def _ask(self, event: Event) -> Reply:
-        await asyncio.wrap_future(self._started)
-        return await asyncio.wrap_future(self._process.submit(_invoke_here, event))
+        started = await asyncio.wrap_future(self._started)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await asyncio.wrap_future(self._process.submit(_invoke_here, event))
+        except TimeoutError:
+            with suppress(ProcessLookupError):  # it died at the last moment
+                os.kill(started.pid, signal.SIGKILL)
+            self._replace(f"it did not answer within {self._deadline_s:g} s.")
+            return Reply(408, "text/plain", b"The tracker did not answer in time; try again.")
+
+    def _replace(self, why: str) -> None:
+        log.warning("A worker process is replaced: %s", why)
+        self._process.shutdown(wait=False)
+        self._process, self._started = _new_process(self._environment)
 
 
 class Workers:
@@ -80,24 +98,21 @@ class Workers:
     Args:
         count: how many.
         wait_s: how long a borrower waits.
+        deadline_s: how long one may work on an event.
         environment: of their processes, with their settings.
     """
 
-    def __init__(self, count: int, wait_s: float, environment: Mapping[str, str]):
+    def __init__(self, count: int, wait_s: float, deadline_s: float, environment: Mapping[str, str]):
         self.wait_s = wait_s
-        self._all = [Worker(environment) for _ in range(count)]
+        self.description: dict[str, object] = {}  # by their model handlers, once they are ready
+        self._all = [Worker(deadline_s, environment) for _ in range(count)]
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()  # last in, first out: its cache knows the job
         for worker in self._all:
             self._idle.put_nowait(worker)
 
-    @property
-    def are_all_busy(self) -> bool:
-        """Whether no worker is idle."""
-        return self._idle.empty()
-
-    def wait_until_ready(self) -> dict[str, object]:
-        """The description by one of them. Raises StartError."""
-        return [worker.wait_until_ready() for worker in self._all][0]
+    def wait_until_ready(self) -> None:
+        """Raises StartError."""
+        self.description = [worker.wait_until_ready().description for worker in self._all][0]
 
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[Worker]:
@@ -115,8 +130,8 @@ class Workers:
             worker.close()
 
 
-def _new_process(environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, Future[dict[str, object]]]:
-    """A pool of one process, and the description that its model handler will give."""
+def _new_process(environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, Future[Started]]:
+    """A pool of one process, and when it is ready."""
     process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
     with _stop_signals_held(), _inherited(environment):
         return process, process.submit(_start_here)
@@ -126,13 +141,20 @@ def _new_process(environment: Mapping[str, str]) -> tuple[ProcessPoolExecutor, F
 def _stop_signals_held() -> Iterator[None]:
     """A process that is started meanwhile never gets SIGINT and SIGTERM, which a terminal and systemd send to all.
 
-    Its parent is stopped by them, and ends it when it has finished its work.
+    Its parent is stopped by them, once it has started it whole, and ends it when it has finished its work.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    stops = {signal.SIGINT, signal.SIGTERM}
+    arrived: list[int] = []  # by way of a thread of a library, which does not hold them
+    handlers = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in stops}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, stops)
     try:
         yield
     finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 @contextmanager
@@ -152,7 +174,7 @@ def _inherited(environment: Mapping[str, str]) -> Iterator[None]:
 _function: tuple[Any, Any]  # its handler and context
 
 
-def _start_here() -> dict[str, object]:
+def _start_here() -> Started:
     global _function
     Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -160,8 +182,7 @@ def _start_here() -> dict[str, object]:
     except (ValueError, OSError) as error:
         raise StartError(str(error)) from None
     _, context = _function
-    description: dict[str, object] = context.user_data.model.description
-    return description
+    return Started(os.getpid(), context.user_data.model.description)
 
 
 def _invoke_here(event: Event) -> Reply:

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Screen } from '../src/ts/action';
 import { AITracker } from '../src/ts/action';
 import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
@@ -785,9 +785,9 @@ describe('the tracker fails', () => {
     });
 
     test('on the first frame to track', async () => {
-        failOn(1, new ServerError('HTTPConnectionPool(host=nuclio, port=8070): Read timed out.', 504));
+        failOn(1, new ServerError('413 Client Error: Request Entity Too Large for url: http://nuclio:8070/', 413));
         job.draw({ frame: 0, type: 'mask', points: MASK });
-        await expect(run(0, 9)).rejects.toThrow('The tracker did not answer in time; try again.');
+        await expect(run(0, 9)).rejects.toThrow('These are more objects, or larger frames, than the tracker takes');
     });
 
     test('CVAT cannot say whether a frame is deleted', async () => {
@@ -812,6 +812,67 @@ describe('the tracker fails', () => {
         action = new AITracker(few, { trackers: () => [], notify: () => {}, showFrame: async () => {} });
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
+    });
+});
+
+describe('the tracker is busy', () => {
+    beforeEach(() => {
+        vi.useFakeTimers();
+    });
+    afterEach(() => {
+        vi.useRealTimers();
+    });
+
+    /** The next so many requests for a frame are answered as by a function whose workers are all at work. */
+    function busyOn(frame: number, times: number): void {
+        server.before = (request) => {
+            if (request.frame === frame && times-- > 0) {
+                throw new ServerError('503 Server Error: Service Unavailable for url: http://nuclio:8070/', 503);
+            }
+        };
+    }
+
+    /** What a run leads to, in no real time. */
+    async function settled<T>(running: Promise<T>): Promise<T> {
+        let isSettled = false;
+        const settle = (): void => {
+            isSettled = true;
+        };
+        running.then(settle, settle);
+        while (!isSettled) {
+            await vi.advanceTimersByTimeAsync(100);
+        }
+        return running;
+    }
+
+    test.each([0, 4])('on frame %d: the annotator sees that it waits, and then all goes on', async (frame) => {
+        busyOn(frame, 3);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const messages = await settled(run(0, 6));
+        expect(messages.filter((message) => message === 'Waiting for the tracker…')).toHaveLength(3);
+        expect(messages.at(-1)).toBe('Frame 6 (6 of 6), confidence 0.90');
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 6), 0));
+        expect(server.requests).toHaveLength(7 + 3);
+        expect(notices).toEqual([]);
+    });
+
+    test('for ever: what was done is kept', async () => {
+        busyOn(3, Infinity);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await settled(run(0, 6));
+        const sentence = 'The tracker or its memory is unreachable; try again. What was tracked up to frame 2 is kept.';
+        expect(notices).toEqual([['error', `Frame 3: ${sentence}`]]);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
+    });
+
+    test.each([0, 3])('on frame %d, and the annotator cancels meanwhile', async (frame) => {
+        busyOn(frame, Infinity);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const started = Date.now();
+        await settled(run(0, 6, {}, () => Date.now() - started > 20_000));
+        expect(Date.now() - started).toBeLessThan(21_000);
+        expect(Object.keys(pointsOf('mask'))).toHaveLength(Math.max(1, frame));
+        expect(notices).toEqual([]);
     });
 });
 

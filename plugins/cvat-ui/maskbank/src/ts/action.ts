@@ -82,7 +82,8 @@ export class AITracker extends BaseCollectionAction {
 
         const call = (request: TrackerRequest): Promise<unknown> =>
             this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
-        input.onProgress(`Starting on frame ${from}`, 0);
+        let percent = 0;
+        input.onProgress(`Starting on frame ${from}`, percent);
         let tracked: Tracked;
         try {
             tracked = await trackObjects(call, objects, {
@@ -92,9 +93,10 @@ export class AITracker extends BaseCollectionAction {
                 onFrame: (frame, confidence) => {
                     const count = frames.indexOf(frame) + 1;
                     const how = confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`;
-                    const percent = Math.round((100 * count) / frames.length);
+                    percent = Math.round((100 * count) / frames.length);
                     input.onProgress(`Frame ${frame} (${count} of ${frames.length})${how}`, percent);
                 },
+                onWait: () => input.onProgress('Waiting for the tracker…', percent),
                 onUnreadable: () => this.#tellUnreadable(objects),
             });
         } catch (error) {

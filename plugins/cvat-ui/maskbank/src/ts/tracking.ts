@@ -1,5 +1,6 @@
 import type { Outline } from './outlines';
 import { sameOutline } from './outlines';
+import { Cancelled, patiently } from './patience';
 import type { Certainty } from './states';
 import { readState } from './states';
 
@@ -22,6 +23,7 @@ export interface Options {
     isDeleted(frame: number): Promise<boolean>;
     cancelled(): boolean;
     onFrame(frame: number, lowestConfidence: number | null): void;
+    onWait(): void; // whenever the tracker is busy or away, and is asked again later
     onUnreadable(): void; // once, if a state hides its confidence
 }
 
@@ -42,15 +44,16 @@ interface Answer {
 }
 
 /**
- * Follows objects through frames, all of them with one call for each frame.
+ * Follows objects through frames, all of them with one call for each frame, which is repeated while the tracker is busy.
  *
  * What fails before the first frame is done is thrown; what fails later ends the tracking, and what was done stays.
  */
 export async function trackObjects(
-    call: (request: TrackerRequest) => Promise<unknown>,
+    send: (request: TrackerRequest) => Promise<unknown>,
     objects: readonly Target[],
     options: Options,
 ): Promise<Tracked> {
+    const call = (request: TrackerRequest): Promise<unknown> => patiently(() => send(request), options);
     const done: number[] = [];
     const found = objects.map(() => new Map<number, Outline | null>());
     let unreadable = false;
@@ -61,7 +64,15 @@ export async function trackObjects(
         frame: options.from,
         shapes: objects.map((object) => object.start),
     } as const;
-    let states = statesOf(objects.length, await call(start));
+    let states: unknown[];
+    try {
+        states = statesOf(objects.length, await call(start));
+    } catch (error) {
+        if (error instanceof Cancelled) {
+            return ended({ reason: 'cancelled' });
+        }
+        throw error;
+    }
     for (const frame of options.frames) {
         if (options.cancelled()) {
             return ended({ reason: 'cancelled' });
@@ -82,6 +93,9 @@ export async function trackObjects(
                 }
             });
         } catch (error) {
+            if (error instanceof Cancelled) {
+                return ended({ reason: 'cancelled' });
+            }
             if (!done.length) {
                 throw error;
             }
