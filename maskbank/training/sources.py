@@ -3,10 +3,11 @@
     DATA/static/<source>/<name>.jpg + <name>.png
     DATA/video/<source>/<sequence>/<frame>.jpg + <frame>.png
 
-In a mask 0 is background, 255 is void (scored as background) and every other index is one object; a grey mask shows
+Images may be .jpg, .jpeg or .webp. In a mask 0 is background, 255 is void (scored as background) and every other index is one object; a grey mask shows
 one object.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from PIL import Image
 
 from maskbank.files.masks import read_id_mask
 from maskbank.tuning.samples import Sample, shrunk
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".webp")
 
 
 def read_sample(image_path: Path) -> Sample:
@@ -47,14 +50,14 @@ def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source
     """
     stills, videos = [], []
     for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
-        items = [[read_sample(p)] for p in sorted(folder.glob("*.jpg")) if p.with_suffix(".png").exists()]
+        items = [[read_sample(path)] for path in _annotated(folder)]
         items = [item for item in items if item[0].objects()]
         if items:
             stills.append(Source(folder.name, items))
     for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
         items = []
         for sequence in sorted(p for p in folder.iterdir() if p.is_dir()):
-            frames = [read_sample(p) for p in sorted(sequence.glob("*.jpg")) if p.with_suffix(".png").exists()]
+            frames = [read_sample(path) for path in _annotated(sequence)]
             if len(frames) >= 2:
                 items.append(frames)
         if items:
@@ -64,3 +67,10 @@ def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source
             f"{data} holds neither static/<source>/*.jpg nor video/<source>/<sequence>/*.jpg with .png masks beside."
         )
     return stills, videos
+
+
+def _annotated(folder: Path) -> Iterator[Path]:
+    """The images that have a mask, in the order of their names."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_ENDINGS and path.with_suffix(".png").exists():
+            yield path
