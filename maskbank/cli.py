@@ -310,19 +310,21 @@ def _track(options: argparse.Namespace) -> None:
 
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
+    import torch
 
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings
 
+    environment = _environment(options)
+    settings = read_settings(environment)
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
         propagate, tracker = deployed(options.function_url), options.function_url
     else:
-        environment = _environment(options)
-        settings = read_settings(environment)
         propagate = in_this_process(environment)
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
@@ -331,7 +333,7 @@ def _job(options: argparse.Namespace) -> None:
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
-        annotate(cvat, jobs, propagate, how)
+        annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

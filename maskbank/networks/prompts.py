@@ -70,31 +70,31 @@ def window_around(box: Box, context: float = CONTEXT) -> Window:
     )
 
 
-def draw_prompts(
-    window: Window,
-    box: Box | None = None,
-    positive: Points = (),
-    negative: Points = (),
-    mask: np.ndarray | None = None,
-) -> np.ndarray:
-    """The prompts as the network's input.
+@dataclass(frozen=True)
+class Prompts:
+    """What a person says of an object in an image.
 
-    Args:
-        window: of the crop.
-        box: around the object.
-        positive, negative: clicks on the object, and beside it.
-        mask: (H, W) uint8, 0 or 1: what was found before, in the whole image.
-
-    Returns:
-        (4, S, S) uint8, from 0 to 255.
+    Attributes:
+        box: around it.
+        positive, negative: clicks on it, and beside it.
+        mask: (H, W) uint8, 0 or 1: what was found before.
     """
-    channels = np.zeros((PROMPTS, CROP_SIZE, CROP_SIZE), np.uint8)
-    if box is not None:
-        left, top, right, bottom = window.to_crop(np.array(box).reshape(2, 2)).round().astype(int).ravel().tolist()
-        channels[0, max(top, 0) : max(bottom, top + 1, 1), max(left, 0) : max(right, left + 1, 1)] = 255
-    for channel, clicks in zip(channels[1:3], (positive, negative), strict=True):
-        for x, y in window.to_crop(np.array(clicks, np.float64).reshape(-1, 2)).round().astype(int).tolist():
-            cv2.circle(channel, (x, y), CLICK_RADIUS, 255, -1)
-    if mask is not None:
-        channels[3] = window.crop(mask * np.uint8(255), 0)
-    return channels
+
+    box: Box | None = None
+    positive: Points = ()
+    negative: Points = ()
+    mask: np.ndarray | None = None
+
+    def draw(self, window: Window) -> np.ndarray:
+        """The network's input: (4, S, S) uint8, from 0 to 255."""
+        channels = np.zeros((PROMPTS, CROP_SIZE, CROP_SIZE), np.uint8)
+        if self.box is not None:
+            corners = window.to_crop(np.array(self.box).reshape(2, 2)).round().astype(int)
+            left, top, right, bottom = corners.clip(0, CROP_SIZE).ravel().tolist()
+            channels[0, top : max(bottom, top + 1), left : max(right, left + 1)] = 255
+        for channel, clicks in zip(channels[1:3], (self.positive, self.negative), strict=True):
+            for x, y in window.to_crop(np.array(clicks, np.float64).reshape(-1, 2)).round().astype(int).tolist():
+                cv2.circle(channel, (x, y), CLICK_RADIUS, 255, -1)
+        if self.mask is not None:
+            channels[3] = window.crop(self.mask * np.uint8(255), 0)
+        return channels

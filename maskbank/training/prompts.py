@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from maskbank.networks.prompts import OUTSIDE, Box, Points, Window, draw_prompts, window_around
+from maskbank.networks.prompts import CONTEXT, OUTSIDE, Box, Points, Prompts, Window, window_around
 from maskbank.training.sources import Source
 from maskbank.tuning.clips import augment
 from maskbank.tuning.samples import Sample
@@ -63,14 +63,14 @@ class PromptMaker:
         before = None
         if kind < BOX_ONLY + BOX_AND_CLICKS:
             prompt: Box | None = self._jittered(box, mask.shape) if random.random() < 0.5 else box
-            window = window_around(prompt or box, 1.4 * np.exp(random.normal(0, 0.05)))
+            window = window_around(prompt or box, CONTEXT * np.exp(random.normal(0, 0.05)))
         else:
             prompt, window = None, self._window_around_clicks(box)
         if kind >= BOX_ONLY:
             if prompt is not None or random.random() < 0.5:
                 before = self._spoiled(mask)
             positive, negative = self._clicks(mask, before, window)
-        prompts = draw_prompts(window, prompt, positive, negative, before)
+        prompts = Prompts(prompt, positive, negative, before).draw(window)
         crop, target = window.crop(image, OUTSIDE), window.crop(mask * np.uint8(255), 0)
         crop = augment(crop[None], random)[0]
         if random.random() < 0.5:
@@ -102,7 +102,7 @@ class PromptMaker:
 
     def _window_around_clicks(self, box: Box) -> Window:
         """Without a box nobody knows where the object ends."""
-        window = window_around(box, np.exp(self.random.uniform(np.log(1.4), np.log(WIDEST))))
+        window = window_around(box, np.exp(self.random.uniform(np.log(CONTEXT), np.log(WIDEST))))
         room_x, room_y = window.width - (box[2] - box[0]), window.height - (box[3] - box[1])
         shift = self.random.uniform(-0.4, 0.4, 2) * (room_x, room_y)
         return Window(window.left + round(shift[0]), window.top + round(shift[1]), window.width, window.height)
@@ -139,7 +139,9 @@ class PromptMaker:
         if distance.max() < 2:
             return ()
         weights = np.where(distance >= 0.3 * distance.max(), distance, 0).ravel().astype(np.float64)
-        rows, columns = np.unravel_index(self.random.choice(weights.size, count, p=weights / weights.sum()), region.shape)
+        rows, columns = np.unravel_index(
+            self.random.choice(weights.size, count, p=weights / weights.sum()), region.shape
+        )
         return list(zip(columns + 0.5, rows + 0.5, strict=True))
 
 
