@@ -1,7 +1,7 @@
 """The network of the interactor: a box or clicks become the mask of an object.
 
-One pass over a crop around the object: EfficientNet-Lite0 down to stride 32 sees the image and, as further inputs of its
-first convolution, the prompts (Sofiiuk et al. 2021, RITM, arXiv 2102.06583); a decoder with shortcuts brings the
+One pass over a crop around the object: EfficientNet-Lite0 down to stride 32 sees the image and, as further inputs of
+its first convolution, the prompts (Sofiiuk et al. 2021, RITM, arXiv 2102.06583); a decoder with shortcuts brings the
 result back to half of the crop's resolution.
 """
 

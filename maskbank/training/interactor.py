@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from math import cos, pi
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -143,7 +144,8 @@ def train_interactor(
             if clock.step % LOG_EVERY == 0:
                 means = log.add(clock.step, clock.seconds, loss.item(), jaccard.item())
                 bar.n = min(progress, 1.0)
-                bar.set_postfix(step=clock.step, **{name: f"{value:.3f}" for name, value in means.items()})
+                shown: dict[str, Any] = {name: f"{value:.3f}" for name, value in means.items()}
+                bar.set_postfix(step=clock.step, **shown)
             if time.monotonic() - saved > SAVE_EVERY_S:
                 save()
                 saved = time.monotonic()
