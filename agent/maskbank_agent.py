@@ -17,8 +17,9 @@ from PIL import Image
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
+from maskbank.networks.outliner import load_outliner
 from maskbank.settings import read_settings
-from maskbank.shapes.conversion import mask_to_shape, shape_to_mask
+from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.shape import SHAPE_TYPES, parse_shape
 from maskbank.tracking.loading import load_tracker
 from maskbank.tracking.tracker import EncodedFrame
@@ -46,6 +47,7 @@ class TrackingFunction:
         settings = read_settings(os.environ | {"MASKBANK_STORE": "memory://"} | chosen)
         self._max_pixels = settings.max_pixels
         self._tracker, _ = load_tracker(settings)
+        self._outliner = load_outliner(settings.interactor, self._tracker.device)
 
     def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> EncodedFrame:
         """The image, encoded once for all its objects; BadFunctionError with one sentence if it cannot be used."""
@@ -59,7 +61,7 @@ class TrackingFunction:
     ) -> TrackingState:
         """Raises BadFunctionError with one sentence for a shape that does not fit its image."""
         try:
-            outlined = shape_to_mask(parse_shape({"type": shape.type, "points": shape.points}), pp_image.image)
+            outlined = self._outliner.mask(parse_shape({"type": shape.type, "points": shape.points}), pp_image.image)
         except RequestError as error:
             raise refusal(error) from None
         seed = Seed(outlined, from_box=shape.type == "rectangle")

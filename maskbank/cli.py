@@ -74,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("data", type=Path, help="folder of sequences: .jpg frames with indexed .png masks beside")
     evaluate.add_argument("--out", type=Path, help="file for the Markdown table")
+    evaluate.add_argument(
+        "--boxes", action="store_true", help="also find the objects in their boxes, and track what is found there"
+    )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -122,6 +125,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     train.set_defaults(run=_train, extra="train")
+
+    interactor = commands.add_parser(
+        "train-interactor",
+        help="train the network that finds objects in boxes",
+        description="Trains the network `interactor` on annotated images and videos; each object of each of them is a "
+        "sample. Stopped runs are resumed from --out.",
+    )
+    interactor.add_argument("--data", type=Path, nargs="+", required=True, help="as for train")
+    interactor.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
+    how_long = interactor.add_mutually_exclusive_group(required=True)
+    how_long.add_argument("--minutes", type=_minutes, help="length of the whole run")
+    how_long.add_argument("--steps", type=_steps, help="length in steps instead")
+    interactor.add_argument(
+        "--stop-after", type=_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
+    )
+    interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
+    interactor.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
+    interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
+    interactor.set_defaults(run=_train_interactor, extra="train")
 
     serve = commands.add_parser(
         "serve",
@@ -313,19 +335,21 @@ def _track(options: argparse.Namespace) -> None:
 
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
+    import torch
 
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token
 
+    environment = _environment(options)
+    settings = read_settings(environment)
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
         propagate, tracker = deployed(options.function_url, read_token(os.environ)), options.function_url
     else:
-        environment = _environment(options)
-        settings = read_settings(environment)
         propagate = in_this_process(environment)
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
@@ -334,21 +358,34 @@ def _job(options: argparse.Namespace) -> None:
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
-        annotate(cvat, jobs, propagate, how)
+        annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from maskbank.evaluation.evaluate import evaluate, report
+    import torch
 
+    from maskbank.evaluation.boxes import box_report, score_boxes
+    from maskbank.evaluation.evaluate import evaluate, report
+    from maskbank.evaluation.sequences import read_sequences
+    from maskbank.networks.outliner import load_outliner
+    from maskbank.settings import read_settings
+
+    environment = _environment(options)
+    settings = read_settings(environment)
+    outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
+    tables = []
+    if outliner:
+        tables.append(box_report([score_boxes(outliner, sequence) for sequence in read_sequences(options.data)]))
     results = []
     try:
-        for result in evaluate(options.data, _environment(options)):
+        for result in evaluate(options.data, environment, outliner):
             results.append(result)
     finally:  # what was done before an interruption or a bad sequence is worth having
         if results:
-            print(report(results))
+            tables.append(report(results))
+            print("\n\n".join(tables))
             if options.out:
-                options.out.write_text(report(results) + "\n")
+                options.out.write_text("\n\n".join(tables) + "\n")
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -361,6 +398,13 @@ def _train(options: argparse.Namespace) -> None:
     if options.init is not None:
         chosen["init"] = BUNDLED_WEIGHTS.get(options.init) or Path(options.init)
     print(train(**chosen))
+
+
+def _train_interactor(options: argparse.Namespace) -> None:
+    from maskbank.training.interactor import train_interactor
+
+    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
+    print(train_interactor(**chosen | {"exclude": tuple(options.exclude)}))
 
 
 def _serve(options: argparse.Namespace) -> None:

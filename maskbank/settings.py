@@ -11,7 +11,7 @@ import torch
 from maskbank.bank.policies import AdaptivePolicy
 from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
-from maskbank.networks.models import MODELS
+from maskbank.networks.models import BUNDLED_INTERACTORS, MODELS, interactor_beside
 from maskbank.store.opening import StoreUrlError, open_backend, redacted, store_url
 
 Default = TypeVar("Default")
@@ -28,6 +28,7 @@ class Settings:
 
     model: str = "lite"
     weights: Path | None = None  # None: the bundled file
+    interactor: Path = BUNDLED_INTERACTORS["interactor"]  # weights of the network that finds objects in boxes
     device: str = "cpu"
     short_side: int | None = None  # pixels; None: the model's own
     store: str = "memory://"  # its address; may hold a password
@@ -49,6 +50,12 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     def text(name: str, default: str) -> str:
         return environment.get(name, "").strip() or default
 
+    def file(name: str) -> Path | None:
+        value = text(name, "")
+        if value and not Path(value).is_file():
+            raise SettingsError(f"{name} is {value!r}, but there is no such file.")
+        return Path(value) if value else None
+
     def number(name: str, default: Default, low: float, high: float, kind: Callable[[str], Number]) -> Number | Default:
         value = text(name, "")
         if not value:
@@ -65,12 +72,11 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     model = text("MASKBANK_MODEL", Settings.model)
     if model not in MODELS:
         raise SettingsError(f"MASKBANK_MODEL is {model!r}, but must be one of {', '.join(MODELS)}.")
-    weights = text("MASKBANK_WEIGHTS", "")
-    if weights and not Path(weights).is_file():
-        raise SettingsError(f"MASKBANK_WEIGHTS is {weights!r}, but there is no such file.")
+    weights = file("MASKBANK_WEIGHTS")
     settings = Settings(
         model=model,
-        weights=Path(weights) if weights else None,
+        weights=weights,
+        interactor=file("MASKBANK_INTERACTOR_WEIGHTS") or interactor_beside(weights),
         device=_device(text("MASKBANK_DEVICE", "auto")),
         short_side=number("MASKBANK_SIZE", None, 64, 2160, int),
         store=_store(environment),

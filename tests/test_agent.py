@@ -119,7 +119,7 @@ def filled(type_: str, points: Sequence[float]) -> np.ndarray:
     if type_ == "rectangle":
         left, top, right, bottom = points
         type_, points = "polygon", (left, top, right, top, right, bottom, left, bottom)
-    return shape_to_mask(Shape(type_, tuple(points)), rgb(0))
+    return shape_to_mask(Shape(type_, tuple(points)), *rgb(0).shape[:2])
 
 
 @pytest.mark.parametrize("type_", ["mask", "rectangle"])

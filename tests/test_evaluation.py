@@ -140,7 +140,7 @@ def test_samples_are_compared_with_what_was_true():
 def test_bad_data_gives_one_sentence_and_keeps_what_was_done(data, tmp_path, capsys):
     assert cli.main(["evaluate", str(tmp_path / "nowhere")]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "nowhere holds no folder of .jpg frames with .png masks beside" in line
+    assert "nowhere holds no folder of .jpg or .webp frames with .png masks beside" in line
     broken = data / "pond" / "turtle" / "00002.jpg"
     broken.write_bytes(broken.read_bytes()[:500])
     assert cli.main(["evaluate", str(data), "--out", str(tmp_path / "report.md")]) == 1

@@ -16,6 +16,7 @@ from urllib import error, request
 
 import numpy as np
 import pytest
+import torch
 from cvat_stand_in import PASSWORD, TOKEN, USER, CvatStandIn, StoredJob, cvat_stand_in, drop, refuse
 from support import (
     GOLDEN_KOI,
@@ -41,6 +42,8 @@ from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
 from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
+from maskbank.networks.models import BUNDLED_INTERACTORS
+from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape
 
@@ -97,14 +100,21 @@ def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
 
 
+@pytest.fixture(scope="module")
+def outliner() -> Outliner:
+    return load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
+
+
 @pytest.fixture
-def run(cvat: CvatStandIn, propagate: Propagate, tmp_path: Path, capsys) -> Callable[..., str]:
+def run(cvat: CvatStandIn, propagate: Propagate, outliner: Outliner, tmp_path: Path, capsys) -> Callable[..., str]:
     """Annotates the job; returns what is printed: run(form="track", call=..., replace=True)."""
 
     def run(call: Propagate = propagate, jobs: tuple[int, ...] = (JOB,), **options: object) -> str:
         known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "retry_s": 0.0}
         with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
-            annotate(client, jobs, call, AnnotateOptions(**known | {"work": tmp_path / "work"} | options))
+            annotate(
+                client, jobs, call, outliner.mask, AnnotateOptions(**known | {"work": tmp_path / "work"} | options)
+            )
         return capsys.readouterr().out
 
     return run
@@ -173,7 +183,7 @@ def mask_of(shape: dict) -> np.ndarray:
     if shape["type"] == "rectangle":
         x0, y0, x1, y1 = points
         points, shape = [x0, y0, x1, y0, x1, y1, x0, y1], {"type": "polygon"}
-    return shape_to_mask(Shape(shape["type"], tuple(points)), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    return shape_to_mask(Shape(shape["type"], tuple(points)), HEIGHT, WIDTH)
 
 
 def filled_box(mask: np.ndarray) -> np.ndarray:
@@ -446,7 +456,7 @@ def seeds() -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(no_settings, propagate, tmp_path_factory) -> list[dict]:
+def undisturbed(no_settings, propagate, outliner, tmp_path_factory) -> list[dict]:
     """The results that every interrupted run must come to."""
     with cvat_stand_in() as server:
         server.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(FRAMES)}, LABELS)
@@ -454,7 +464,11 @@ def undisturbed(no_settings, propagate, tmp_path_factory) -> list[dict]:
         with connect(Login(server.url, f"{USER}:{PASSWORD}")) as client, pytest.MonkeyPatch.context() as patch:
             patch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
             annotate(
-                client, [JOB], propagate, AnnotateOptions(None, (), False, False, tmp_path_factory.mktemp("w"), "test")
+                client,
+                [JOB],
+                propagate,
+                outliner.mask,
+                AnnotateOptions(None, (), False, False, tmp_path_factory.mktemp("w"), "test"),
             )
         found = results(server)
     assert len(found) == 8 + 9

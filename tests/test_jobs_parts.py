@@ -114,7 +114,7 @@ def test_a_turned_rectangle_becomes_its_polygon():
     [car] = find_objects({"shapes": [shape(0, **drawn)], "tracks": []}, LABELS, FRAMES)
     [turned] = car.seeds[0].shapes
     assert car.type == "rectangle" and turned.type == "polygon"
-    mask = shape_to_mask(turned, np.zeros((50, 50, 3), np.uint8))
+    mask = shape_to_mask(turned, 50, 50)
     expected = np.zeros((50, 50), bool)
     expected[0:35, 15:25] = True  # 10 wide and 40 high around (20, 15), cut at the image's edge
     np.testing.assert_array_equal(mask, expected)
@@ -129,7 +129,7 @@ def test_a_turned_shape_turns_clockwise():
     assert left[1] < right[1]  # the right end goes down
     ellipse = shape(0, type="ellipse", points=[25.0, 25.0, 45.0, 20.0], rotation=45.0)
     [car] = find_objects({"shapes": [ellipse], "tracks": []}, LABELS, FRAMES)
-    mask = shape_to_mask(car.seeds[0].shapes[0], np.zeros((50, 50, 3), np.uint8))
+    mask = shape_to_mask(car.seeds[0].shapes[0], 50, 50)
     assert mask[37, 37] and mask[13, 13] and not mask[13, 37] and not mask[37, 13]
     assert mask.sum() == pytest.approx(np.pi * 20 * 5, rel=0.02)
 
@@ -362,7 +362,7 @@ def test_a_track_ends_wherever_the_object_is_not_found():
     assert {each["type"] for each in track["shapes"]} == {"polygon"}
     assert all(each["attributes"] == [{"spec_id": 11, "value": "pose"}] for each in track["shapes"])
     assert track["shapes"][0]["z_order"] == 2
-    assert shape_to_mask(Shape("polygon", tuple(track["shapes"][0]["points"])), np.zeros((20, 60, 3))).sum() == 100
+    assert shape_to_mask(Shape("polygon", tuple(track["shapes"][0]["points"])), 20, 60).sum() == 100
 
 
 def test_a_track_of_nothing_is_not_made():

@@ -589,7 +589,7 @@ def test_a_run_that_was_killed_forgets_what_it_logged_after_its_state(data, tmp_
 
 
 def test_a_wrong_folder_for_validation_is_found_out_at_once(data, tmp_path, tiny):
-    with pytest.raises(ValueError, match="holds no folder of .jpg frames with .png masks"):
+    with pytest.raises(ValueError, match="holds no folder of .jpg or .webp frames with .png masks"):
         train([data], tmp_path / "out", steps=1, schedule=tiny, val=tmp_path / "nowhere")
     assert not (tmp_path / "out" / "state.pt").exists()
 
@@ -616,7 +616,7 @@ def test_bad_data_and_weights_give_one_sentence(data, tmp_path, capsys):
         return cli.main(["train", "--data", str(folder), "--out", str(tmp_path / "out"), "--minutes", "1", *more])
 
     assert run(tmp_path / "nowhere") == 1
-    assert "nowhere holds neither static/<source>/*.jpg nor video/" in one_sentence(capsys)
+    assert "nowhere holds neither static/<source>/ nor video/" in one_sentence(capsys)
     (tmp_path / "text.safetensors").write_text("no weights")
     assert run(data, "--init", str(tmp_path / "text.safetensors")) == 1
     assert "text.safetensors is damaged" in one_sentence(capsys)

@@ -15,8 +15,11 @@ from maskbank.evaluation.measures import Score, rank_correlation
 from maskbank.evaluation.sequences import AnnotatedSequence, ConfidenceSample, SequenceScore, read_sequences, score
 from maskbank.function.client import Call, FunctionError, TrackingSession
 from maskbank.function.local import invoke, start_worker
+from maskbank.networks.outliner import Outliner
+from maskbank.shapes.conversion import mask_to_shape
 
 TOGETHER, ALONE = "all objects together", "one object at a time"
+FROM_BOXES = "all objects together, from boxes"
 
 
 def handler_call(environment: Mapping[str, str]) -> Call:
@@ -35,14 +38,15 @@ def handler_call(environment: Mapping[str, str]) -> Call:
 
 
 def track_sequence(
-    call: Call, sequence: AnnotatedSequence, objects: list[int]
+    call: Call, sequence: AnnotatedSequence, objects: list[int], seed: np.ndarray
 ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
     """The id map of each frame, the seed's included, and the objects' states with it.
+
+    seed: (H, W) uint8, the ids in the first frame.
 
     Raises ValueError with one sentence when the function refuses a frame or fails on it.
     """
     session = TrackingSession(call)
-    seed = sequence.seed
     try:
         session.start(sequence.images[0].read_bytes(), [seed == i for i in objects])
         yield np.where(np.isin(seed, objects), seed, 0), session.states
@@ -55,17 +59,38 @@ def track_sequence(
         raise ValueError(f"The function refused the sequence {sequence.name}: {error}") from error
 
 
-def evaluate(data: Path, environment: Mapping[str, str]) -> Iterator[SequenceScore]:
+def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarray:
+    """The ids in the first frame as they are found in the boxes of its objects, (H, W) uint8.
+
+    As in the function, an object that overlaps a larger one has the pixels.
+    """
+    image = np.asarray(Image.open(sequence.images[0]).convert("RGB"))
+    found = {}
+    for object_id in sequence.objects:
+        box = mask_to_shape(sequence.seed == object_id, "rectangle")
+        assert box is not None
+        found[object_id] = outliner.mask(box, image)
+    ids = np.zeros_like(sequence.seed)
+    for object_id, mask in sorted(found.items(), key=lambda one: -one[1].sum()):
+        ids[mask] = object_id
+    return ids
+
+
+def evaluate(data: Path, environment: Mapping[str, str], outliner: Outliner | None = None) -> Iterator[SequenceScore]:
     """Scores every sequence below `data`, seeded on its first annotated frame, by the function and the baselines.
 
+    outliner: tracks from boxes as well, with the masks that it finds in them.
     The last frame is left out as DAVIS does, unless only some frames are annotated.
     """
     call = handler_call(environment)
     for sequence in tqdm(read_sequences(data), unit="sequence", desc="evaluating"):
         objects = sequence.objects
-        yield score(sequence, TOGETHER, objects, track_sequence(call, sequence, objects))
+        yield score(sequence, TOGETHER, objects, track_sequence(call, sequence, objects, sequence.seed))
+        if outliner:
+            seed = seed_from_boxes(outliner, sequence)
+            yield score(sequence, FROM_BOXES, objects, track_sequence(call, sequence, objects, seed))
         if len(objects) > 1:
-            alone = [score(sequence, ALONE, [i], track_sequence(call, sequence, [i])) for i in objects]
+            alone = [score(sequence, ALONE, [i], track_sequence(call, sequence, [i], sequence.seed)) for i in objects]
             scores = {i: own for result in alone for i, own in result.scores.items()}
             seconds = sum(result.seconds_per_frame for result in alone)
             samples = tuple(sample for result in alone for sample in result.samples)
@@ -90,7 +115,7 @@ def report(results: list[SequenceScore]) -> str:
     for folder in sorted({str(Path(r.sequence).parent) for r in results}):
         inside = [r for r in results if str(Path(r.sequence).parent) == folder]
         ways = {r.way for r in inside}
-        for way in (w for w in (TOGETHER, ALONE, *BASELINES) if w in ways):
+        for way in (w for w in (TOGETHER, FROM_BOXES, ALONE, *BASELINES) if w in ways):
             fallback = {r.sequence: r for r in inside if r.way == TOGETHER and way == ALONE}
             own = list((fallback | {r.sequence: r for r in inside if r.way == way}).values())
             if len(own) > 1:

@@ -11,6 +11,8 @@ import numpy as np
 from maskbank.evaluation.measures import Score, jaccard, mean_j_and_f
 from maskbank.files.masks import read_id_mask
 
+FRAME_ENDINGS = (".jpg", ".webp")
+
 
 @dataclass(frozen=True)
 class AnnotatedSequence:
@@ -33,13 +35,14 @@ class AnnotatedSequence:
 
 
 def read_sequences(data: Path) -> list[AnnotatedSequence]:
-    """All sequences below `data`: folders of .jpg frames with .png masks beside at least two of them.
+    """All sequences below `data`: folders of .jpg or .webp frames with .png masks beside at least two of them.
 
     Raises ValueError with one sentence when there is none.
     """
     sequences = []
-    for folder in sorted({path.parent for path in data.rglob("*.jpg")}):
-        images = sorted(folder.glob("*.jpg"))
+    frames = [path for ending in FRAME_ENDINGS for path in data.rglob(f"*{ending}")]
+    for folder in sorted({path.parent for path in frames}):
+        images = sorted(path for path in frames if path.parent == folder)
         masks = [image.with_suffix(".png") for image in images]
         truths = [read_id_mask(mask) if mask.exists() else None for mask in masks]
         annotated = [(i, truth) for i, truth in enumerate(truths) if truth is not None]
@@ -47,7 +50,7 @@ def read_sequences(data: Path) -> list[AnnotatedSequence]:
             first = annotated[0][0]
             sequences.append(AnnotatedSequence(str(folder.relative_to(data)), images[first:], truths[first:]))
     if not sequences:
-        raise ValueError(f"{data} holds no folder of .jpg frames with .png masks beside two or more of them.")
+        raise ValueError(f"{data} holds no folder of .jpg or .webp frames with .png masks beside two or more of them.")
     return sequences
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from maskbank.function.health import Health
+from maskbank.networks.outliner import load_outliner
 from maskbank.service.service import Service
 from maskbank.settings import read_settings
 from maskbank.store.opening import open_store, redacted
@@ -18,7 +19,8 @@ class ModelHandler:
         model_id = f"{settings.model} {fingerprint}"
         ttl_s, cache_bytes = settings.ttl_hours * 3600, settings.cache_mb << 20
         store = open_store(settings.store, ttl_s, model_id, cache_bytes, tracker.device)
-        self.service = Service(tracker, store, settings.max_pixels, settings.max_objects)
+        outliner = load_outliner(settings.interactor, tracker.device)
+        self.service = Service(tracker, outliner, store, settings.max_pixels, settings.max_objects)
         self.token = settings.token
         self.description = {
             "model": settings.model,

@@ -19,7 +19,7 @@ from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
 from maskbank.jobs.retrying import retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import backward_order, forward_order, fuse, sweep
+from maskbank.jobs.sweeps import MaskOf, backward_order, forward_order, fuse, sweep
 from maskbank.jobs.uploads import (
     Annotations,
     annotations_of,
@@ -84,8 +84,12 @@ class Upload:
     outdated: Annotations  # results of earlier runs that are there
 
 
-def annotate(cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, options: AnnotateOptions) -> None:
+def annotate(
+    cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions
+) -> None:
     """Tracks what is outlined in jobs through all their frames, uploads it, and prints a report for each.
+
+    mask_of: the pixels that an outline means.
 
     All jobs are checked before the first is tracked. A run that is stopped goes on from where it was when it is run
     again.
@@ -103,7 +107,7 @@ def annotate(cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, options: 
             print(f"Job {each.job.id}: nothing is outlined in it.")
             continue
         try:
-            print(annotate_job(cvat, each, propagate, options))
+            print(annotate_job(cvat, each, propagate, mask_of, options))
         except ConnectionError as error:
             reason = str(error).rstrip(".")
             raise ConnectionError(f"{reason}; what was done is kept, so run this again later.") from error
@@ -128,7 +132,9 @@ def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
     return JobToTrack(job, annotations, objects, set(labels) if options.labels else {o.label.id for o in objects})
 
 
-def annotate_job(cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options: AnnotateOptions) -> str:
+def annotate_job(
+    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions
+) -> str:
     """Tracks and uploads; returns the report."""
     job = outlined.job
     folder = RunFolder(outlined.folder(cvat.host, options))
@@ -138,7 +144,7 @@ def annotate_job(cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options
             return f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do."
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
-        forward, backward = _track(cvat, outlined, propagate, options, folder)
+        forward, backward = _track(cvat, outlined, propagate, mask_of, options, folder)
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
@@ -160,7 +166,7 @@ def annotate_job(cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options
 
 
 def _track(
-    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, options: AnnotateOptions, folder: RunFolder
+    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions, folder: RunFolder
 ) -> tuple[dict[int, list[SweepPrediction | None]], dict[int, list[SweepPrediction | None]]]:
     """The objects' answers by frame of the forward and of the backward sweep."""
     job, objects = outlined.job, outlined.objects
@@ -185,7 +191,7 @@ def _track(
 
         for log in logs:
             if len(log.order) > 1:  # one frame has a seed, and nothing to find
-                for _ in sweep(log, objects, image_of, ask):
+                for _ in sweep(log, objects, image_of, ask, mask_of):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
     forward, backward = (dict(zip(log.order, log.answers, strict=False)) for log in logs)

@@ -16,8 +16,8 @@ from maskbank.files.images import decode_image
 from maskbank.jobs.function import Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
-from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.rle import decode_rle, encode_rle
+from maskbank.shapes.shape import Shape
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
 BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
@@ -25,6 +25,7 @@ MAX_PIXELS = 170_000_000  # of an image with seeds; the function may be set to t
 MAX_LOSSES = 3  # of the states in one sweep; then the function cannot keep them
 
 ImageOf = Callable[[int], bytes]  # a frame's number to its encoded image
+MaskOf = Callable[[Shape, np.ndarray], np.ndarray]  # see `Outliner.mask`
 
 
 def forward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
@@ -37,7 +38,9 @@ def backward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[
     return list(frames[: bisect_right(frames, max(max(each.seeds) for each in objects))])[::-1]
 
 
-def sweep(log: SweepLog, objects: Sequence[JobObject], image_of: ImageOf, propagate: Propagate) -> Iterator[int]:
+def sweep(
+    log: SweepLog, objects: Sequence[JobObject], image_of: ImageOf, propagate: Propagate, mask_of: MaskOf
+) -> Iterator[int]:
     """Tracks all objects, which compete for pixels, through the frames of a log that have no answers yet.
 
     A seed on the way starts its object or corrects it. Where the function has lost the states, all objects start again
@@ -52,7 +55,7 @@ def sweep(log: SweepLog, objects: Sequence[JobObject], image_of: ImageOf, propag
         if log.states is None:
             log.drop_from(last_seeds(log.order[: len(log.answers)], objects))
         frames = _next_request(log.order[len(log.answers) :], objects, fetch)
-        body = {"frames": [_request_frame(frame, objects, fetch(frame)) for frame in frames]}
+        body = {"frames": [_request_frame(frame, objects, fetch(frame), mask_of) for frame in frames]}
         if log.states is not None:
             body["states"] = log.states
         try:
@@ -93,23 +96,23 @@ def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObje
     return states and [None if frame in each.seeds else state for each, state in zip(objects, states, strict=True)]
 
 
-def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes) -> dict[str, Any]:
+def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes, mask_of: MaskOf) -> dict[str, Any]:
     sent: dict[str, Any] = {"image": base64.b64encode(image).decode()}
     if any(frame in each.seeds for each in objects):
         try:
             pixels = decode_image(image, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
-        sent["shapes"] = [_seed_mask(each, frame, pixels) for each in objects]
+        sent["shapes"] = [_seed_mask(each, frame, pixels, mask_of) for each in objects]
     return sent
 
 
-def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray) -> dict[str, Any] | None:
+def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray, mask_of: MaskOf) -> dict[str, Any] | None:
     """A mask, whatever was drawn: it says most, and the results may be of any type."""
     if frame not in drawn.seeds:
         return None
     try:
-        masks = [shape_to_mask(shape, pixels) for shape in drawn.seeds[frame].shapes]
+        masks = [mask_of(shape, pixels) for shape in drawn.seeds[frame].shapes]
     except RequestError as error:
         raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
     return {"type": "mask", "points": encode_rle(np.any(masks, axis=0))}

@@ -26,9 +26,14 @@ class Encoder(nn.Module):
             InvertedResidual(112, 112, 6, 5, 1),
         )
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, 3, 16h, 16w) → features at 1/2 (16 channels), 1/4 (24), 1/8 (40) and 1/16 (112)."""
-        f2 = self.to2(self.stem(same_padding(images, 3)))
+    def forward(self, images: Tensor, prompts: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, 16h, 16w) → features at 1/2 (16 channels), 1/4 (24), 1/8 (40) and 1/16 (112).
+
+        prompts: (B, 32, 8h, 8w), what else the first layer is to see, added to its convolution.
+        """
+        convolution, activation = self.stem
+        x = convolution(same_padding(images, 3))
+        f2 = self.to2(activation(x if prompts is None else x + prompts))
         f4 = self.to4(f2)
         f8 = self.to8(f4)
         return f2, f4, f8, self.to16(f8)

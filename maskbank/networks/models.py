@@ -17,6 +17,7 @@ from maskbank.networks.segmenter import Segmenter
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
 from maskbank.resources import WEIGHTS_FOLDER
 
+BUNDLED_INTERACTORS = {name: WEIGHTS_FOLDER / f"{name}.safetensors" for name in ("interactor", "interactor-open")}
 BUNDLED_WEIGHTS = {name: WEIGHTS_FOLDER / f"{name}.safetensors" for name in ("lite", "lite-open")}  # for `lite`
 
 Policy = AdaptivePolicy | PaperPolicy
@@ -88,6 +89,11 @@ MODELS = {
         max_scale=1.0,
     ),
 }
+
+
+def interactor_beside(weights: Path | None) -> Path:
+    """The bundled weights of the interactor that go with a tracker's: their terms must not be stricter."""
+    return BUNDLED_INTERACTORS["interactor-open" if weights and weights.stem == "lite-open" else "interactor"]
 
 
 def load_segmenter(name: str, weights: Path | None, device: torch.device) -> tuple[Segmenter, str]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.errors import RequestError
+from maskbank.networks.outliner import Outliner
 from maskbank.service.requests import Entry, in_object
-from maskbank.shapes.conversion import shape_to_mask
 from maskbank.store.store import Revision
 
 NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
@@ -30,7 +30,7 @@ class BankPlan:
         return self.revision.bank_id, self.revision.number
 
 
-def outlined_masks(entries: Sequence[Entry], image: np.ndarray) -> dict[int, np.ndarray]:
+def outlined_masks(entries: Sequence[Entry], image: np.ndarray, outliner: Outliner) -> dict[int, np.ndarray]:
     """The masks of the shapes in a request, by position of the entry: (H, W) bool, made disjoint.
 
     Where shapes overlap, the smaller one has the pixels: it is more likely in front, and would be lost otherwise.
@@ -43,7 +43,7 @@ def outlined_masks(entries: Sequence[Entry], image: np.ndarray) -> dict[int, np.
         if entry.shape is None:
             continue
         try:
-            masks[index] = shape_to_mask(entry.shape, image)
+            masks[index] = outliner.mask(entry.shape, image)
         except RequestError as error:
             raise in_object(entry.number, error) from None
     free = np.ones(image.shape[:2], bool)

@@ -8,6 +8,7 @@ from typing import Any
 from maskbank.bank.feature_bank import BankFullError
 from maskbank.errors import START_AGAIN, ExpiredError, RequestError, UnavailableError
 from maskbank.files.images import decode_image
+from maskbank.networks.outliner import Outliner
 from maskbank.service.planning import BankPlan, Place, outlined_masks, plan
 from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of
 from maskbank.service.requests import (
@@ -31,13 +32,15 @@ class Service:
 
     Args:
         tracker: finds objects in frames.
+        outliner: finds objects in boxes.
         store: keeps banks between requests.
         max_pixels: of an image.
         max_objects: of a request.
     """
 
-    def __init__(self, tracker: Tracker, store: Store, max_pixels: int, max_objects: int):
+    def __init__(self, tracker: Tracker, outliner: Outliner, store: Store, max_pixels: int, max_objects: int):
         self.tracker = tracker
+        self.outliner = outliner
         self.store = store
         self.max_pixels = max_pixels
         self.max_objects = max_objects
@@ -99,7 +102,7 @@ class Service:
             revisions = self._load(entries)
         with timings.stage("decode"):
             image = decode_image(encoded, self.max_pixels)
-            masks = outlined_masks(entries, image)
+            masks = outlined_masks(entries, image, self.outliner)
             digest = request_digest(encoded, entries)
 
         objects, rounds = plan(entries, revisions, masks)

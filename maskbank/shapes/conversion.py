@@ -9,30 +9,24 @@ overlap nor leave a gap. Only the box of a mask RLE counts whole pixels and incl
 import numpy as np
 
 from maskbank.errors import RequestError
-from maskbank.shapes.box import box_to_mask
 from maskbank.shapes.polygon import fill_ellipse, fill_polygon, largest_outline
 from maskbank.shapes.rle import decode_rle, encode_rle, mask_box
 from maskbank.shapes.shape import SHAPE_TYPES, Shape
 
 
-def shape_to_mask(shape: Shape, image: np.ndarray) -> np.ndarray:
-    """The pixels that a shape means on its image.
+def shape_to_mask(shape: Shape, height: int, width: int) -> np.ndarray:
+    """The pixels that a mask, a polygon or an ellipse means on an image of a size.
 
-    A mask is decoded; a polygon is filled by the even-odd rule; an ellipse is filled; in a rectangle the
-    object is searched for (`box_to_mask`), which is why the image is needed. What lies outside the image
-    is cut off, except for a mask, whose box has to lie inside.
-
-    Args:
-        shape: a shape as `parse_shape` or `mask_to_shape` returns it.
-        image: (H, W, 3) uint8 RGB.
+    A mask is decoded; a polygon is filled by the even-odd rule; an ellipse is filled. What lies outside the image is
+    cut off, except for a mask, whose box has to lie inside. What a rectangle means depends on the image: see
+    `maskbank.networks.outliner`.
 
     Returns:
-        (H, W) bool with at least one pixel set. The same shape and image always give the same mask.
+        (height, width) bool with at least one pixel set.
 
     Raises:
         RequestError: the shape does not fit the image or covers none of its pixels.
     """
-    height, width = image.shape[:2]
     if shape.type == "mask":
         mask = decode_rle(shape.points, height, width)
     elif shape.type == "polygon":
@@ -40,7 +34,7 @@ def shape_to_mask(shape: Shape, image: np.ndarray) -> np.ndarray:
     elif shape.type == "ellipse":
         mask = fill_ellipse(shape.points, height, width)
     else:
-        mask = box_to_mask(shape.points, image)
+        raise ValueError(f"Which pixels a {shape.type} means depends on the image.")
     if not mask.any():
         raise RequestError(f"The {shape.type} covers no pixel of the image of {width} x {height} pixels.")
     return mask

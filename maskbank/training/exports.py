@@ -14,15 +14,18 @@ import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 
 from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
-from maskbank.shapes.conversion import shape_to_mask
+from maskbank.networks.models import BUNDLED_INTERACTORS
+from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.shapes.rotation import unrotated
 from maskbank.shapes.shape import Shape
 from maskbank.training.sources import Source, load_sources
@@ -199,7 +202,7 @@ def _sample(file: Folder, outlines: list[Outline]) -> Sample:
     ids = np.zeros(image.shape[:2], np.uint8)
     for object_id, shape in outlines:
         with suppress(RequestError):  # it lies outside of the image, or is too small for a pixel
-            ids[shape_to_mask(shape, image)] = object_id
+            ids[_outliner().mask(shape, image)] = object_id
     return shrunk(Sample(image, ids))
 
 
@@ -238,12 +241,18 @@ def _coco_sample(file: Folder, annotations: list[dict[str, Any]]) -> Sample:
     return shrunk(Sample(image, ids))
 
 
+@cache
+def _outliner() -> Outliner:
+    """For boxes; its terms are those of the data with the fewest limits, as what is trained inherits them."""
+    return load_outliner(BUNDLED_INTERACTORS["interactor-open"], torch.device("cpu"))
+
+
 def _coco_mask(annotation: dict[str, Any], image: np.ndarray) -> np.ndarray:
     height, width = image.shape[:2]
     segmentation = annotation.get("segmentation")
     if not segmentation:
         left, top, across, down = annotation["bbox"]
-        return shape_to_mask(Shape("rectangle", (left, top, left + across, top + down)), image)
+        return _outliner().mask(Shape("rectangle", (left, top, left + across, top + down)), image)
     if isinstance(segmentation, list):
         corners = [polygon for polygon in segmentation if len(polygon) >= 6]
         if not corners:

@@ -4,15 +4,15 @@ import importlib.util
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
-from maskbank.networks.efficientnet_lite import Encoder
+from torch import Tensor, nn
 
 NORM_EPSILON = 1e-3  # of the published network's batch norms
 
 
-def load_pretrained(encoder: Encoder, checkpoint: Path) -> None:
+def load_pretrained(encoder: nn.Module, checkpoint: Path) -> None:
     """Fills the encoder from a state dict of EfficientNet-Lite0: the same convolutions in the same order.
+
+    encoder: `Encoder`, or that and the blocks that follow in the published network.
 
     Each batch norm is merged into the convolution before it: a few clips per step are too few to train on its
     statistics. Raises ValueError with one sentence when the file holds another network.

@@ -3,18 +3,22 @@
     DATA/static/<source>/<name>.jpg + <name>.png
     DATA/video/<source>/<sequence>/<frame>.jpg + <frame>.png
 
-In a mask 0 is background, 255 is void (scored as background) and every other index is one object; a grey mask shows
-one object.
+Images may be of any kind that `track` reads, but for .png. In a mask 0 is background, 255 is void (scored as
+background) and every other index is one object; a grey mask shows one object.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from maskbank.files.frames import IMAGE_ENDINGS
 from maskbank.files.masks import read_id_mask
 from maskbank.tuning.samples import Sample, shrunk
+
+MASK_ENDING = ".png"
 
 
 def read_sample(image_path: Path) -> Sample:
@@ -26,7 +30,7 @@ def read_sample(image_path: Path) -> Sample:
         image = np.asarray(Image.open(image_path).convert("RGB"))
     except OSError as error:
         raise ValueError(f"{image_path} is not an image that can be read.") from error
-    ids = read_id_mask(image_path.with_suffix(".png"))
+    ids = read_id_mask(image_path.with_suffix(MASK_ENDING))
     if ids.shape != image.shape[:2]:
         raise ValueError(f"The mask of {image_path} has another size than the image.")
     return shrunk(Sample(image, ids))
@@ -47,20 +51,27 @@ def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source
     """
     stills, videos = [], []
     for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
-        items = [[read_sample(p)] for p in sorted(folder.glob("*.jpg")) if p.with_suffix(".png").exists()]
+        items = [[read_sample(path)] for path in _annotated(folder)]
         items = [item for item in items if item[0].objects()]
         if items:
             stills.append(Source(folder.name, items))
     for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
         items = []
         for sequence in sorted(p for p in folder.iterdir() if p.is_dir()):
-            frames = [read_sample(p) for p in sorted(sequence.glob("*.jpg")) if p.with_suffix(".png").exists()]
+            frames = [read_sample(path) for path in _annotated(sequence)]
             if len(frames) >= 2:
                 items.append(frames)
         if items:
             videos.append(Source(folder.name, items))
     if not stills and not videos:
         raise ValueError(
-            f"{data} holds neither static/<source>/*.jpg nor video/<source>/<sequence>/*.jpg with .png masks beside."
+            f"{data} holds neither static/<source>/ nor video/<source>/<sequence>/ with images and .png masks beside."
         )
     return stills, videos
+
+
+def _annotated(folder: Path) -> Iterator[Path]:
+    """The images that have a mask, in the order of their names."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in IMAGE_ENDINGS - {MASK_ENDING} and path.with_suffix(MASK_ENDING).exists():
+            yield path

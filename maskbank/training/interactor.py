@@ -1,0 +1,197 @@
+"""Training of the interactor: annotated images in, weights out; may be stopped and resumed at any minute."""
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from maskbank.files.atomic import atomic_write
+from maskbank.networks.interactor import Interaction, Interactor
+from maskbank.networks.lite import upsample2
+from maskbank.networks.lite_segmenter import fast_bfloat16
+from maskbank.networks.weights import fit_weights, load_state_dict, save_weights
+from maskbank.training.exports import load_data
+from maskbank.training.log import TrainingLog
+from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.prompts import PromptMaker
+from maskbank.training.schedules import Clock
+from maskbank.training.sources import Source
+from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S, WeightAverage
+from maskbank.tuning.losses import dice
+
+BATCH = 16
+LEARNING_RATE = 1e-3
+PRETRAINED_RATE = 0.3  # of the learning rate, for the encoder that comes from ImageNet
+WARM_UP_STEPS = 100
+HELD_OUT_EVERY = 40  # one image in so many is not trained on, but measured
+HELD_OUT_CROPS = 384
+
+Batch = tuple[Tensor, Tensor, Tensor]  # images (B, S, S, 3), prompts (B, 4, S, S), masks (B, S, S): uint8
+
+
+class PromptBatches(torch.utils.data.IterableDataset[Batch]):
+    """Batches without end; each worker draws its own."""
+
+    def __init__(self, sources: list[Source], seed: tuple[int, ...]):
+        self.sources, self.seed = sources, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        maker = PromptMaker(self.sources, np.random.default_rng([*self.seed, worker.id if worker else 0]))
+        while True:
+            crops = [maker.crop() for _ in range(BATCH)]
+            yield (
+                torch.from_numpy(np.stack([crop.image for crop in crops])),
+                torch.from_numpy(np.stack([crop.prompts for crop in crops])),
+                torch.from_numpy(np.stack([crop.mask for crop in crops])),
+            )
+
+
+def train_interactor(
+    data: Sequence[Path],
+    out: Path,
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    init: Path | None = None,
+    exclude: tuple[str, ...] = (),
+    stop_after: float | None = None,
+) -> Path:
+    """Trains `Interactor` on `data` (see `load_data`) and writes `out`/interactor.safetensors, log.csv and log.png.
+
+    A run in `out` is resumed. Every `HELD_OUT_EVERY`th image is left out, and measured in the end.
+
+    Args:
+        minutes, steps: the length of the run.
+        seed: of all random numbers.
+        init: weights to start from; None: an encoder that knows ImageNet.
+        exclude: sources to leave out.
+        stop_after: leave after so many minutes of this call, to be resumed.
+
+    Returns the path of the weights. Raises ValueError with one sentence.
+    """
+    clock = Clock(minutes, steps)
+    out.mkdir(parents=True, exist_ok=True)
+    stills, videos = load_data(data, exclude)
+    sources, held_out = split_sources([*stills, *videos])
+    PromptMaker(sources, np.random.default_rng(seed)).crop()  # unusable data is found out here, not in a worker
+    torch.manual_seed(seed)
+    network = Interactor().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if init:
+        fit_weights(network, load_state_dict(init), str(init))
+    else:
+        load_pretrained(nn.ModuleList([network.encoder, network.to32]), published_encoder())
+    pretrained = [*network.encoder.parameters(), *network.to32.parameters()]
+    known = set(map(id, pretrained))
+    groups = [
+        {"params": pretrained, "rate": PRETRAINED_RATE},
+        {"params": [weight for weight in network.parameters() if id(weight) not in known], "rate": 1.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=1e-3)
+    average = WeightAverage(network)
+    state_path, weights_path = out / "state.pt", out / "interactor.safetensors"
+    if state_path.exists():
+        state = torch.load(state_path, map_location="cpu", weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.state = state["average"]
+        clock.step, clock.spent_s = state["step"], state["spent_s"]
+
+    def save() -> None:
+        state = {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.state,
+            "step": clock.step,
+            "spent_s": clock.seconds,
+        }
+        with atomic_write(state_path) as draft:
+            torch.save(state, draft)
+        save_weights({name: value.half().contiguous() for name, value in average.state.items()}, weights_path)
+
+    cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
+    loader = torch.utils.data.DataLoader(
+        PromptBatches(sources, (seed, clock.step)), batch_size=None, num_workers=1, prefetch_factor=4
+    )
+    batches = iter(loader)
+    log = TrainingLog(out, clock.step)
+    network.train()
+    leave_at = time.monotonic() + (stop_after or float("inf")) * 60
+    saved = time.monotonic()
+    with tqdm(total=1.0, initial=min(clock.progress(), 1.0), desc="training", bar_format=BAR) as bar:
+        while (progress := clock.progress()) < 1 and time.monotonic() < leave_at:
+            for group in optimizer.param_groups:
+                warmth = min((clock.step + 1) / WARM_UP_STEPS, 1)
+                group["lr"] = LEARNING_RATE * group["rate"] * warmth * (0.01 + 0.99 * cos(progress * pi / 2) ** 2)
+            images, prompts, masks = next(batches)
+            loss, jaccard = _loss(_seen(network, images, prompts), masks)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():
+                raise ValueError(f"Training diverged at step {clock.step}.")
+            optimizer.step()
+            clock.step += 1
+            average.update(network, clock.step)
+            if clock.step % LOG_EVERY == 0:
+                means = log.add(clock.step, clock.seconds, loss.item(), jaccard.item())
+                bar.n = min(progress, 1.0)
+                shown: dict[str, Any] = {name: f"{value:.3f}" for name, value in means.items()}
+                bar.set_postfix(step=clock.step, **shown)
+            if time.monotonic() - saved > SAVE_EVERY_S:
+                save()
+                saved = time.monotonic()
+    save()
+    network.load_state_dict(average.state)
+    log.add_validation(clock.step, clock.seconds, 100 * mean_jaccard(network, held_out))
+    log.plot()
+    return weights_path
+
+
+def split_sources(sources: list[Source]) -> tuple[list[Source], list[Source]]:
+    """What is trained on, and every `HELD_OUT_EVERY`th image or sequence of those that have so many."""
+    trained = [Source(s.name, [item for n, item in enumerate(s.items, 1) if n % HELD_OUT_EVERY]) for s in sources]
+    held_out = [Source(s.name, s.items[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]) for s in sources]
+    return trained, [source for source in held_out if source.items]
+
+
+@torch.no_grad()
+def mean_jaccard(network: Interactor, sources: list[Source]) -> float:
+    """Of `HELD_OUT_CROPS` crops, drawn as in training; always the same ones."""
+    if not sources:
+        return float("nan")
+    network.eval()
+    batches = iter(PromptBatches(sources, (0,)))
+    scores = []
+    for images, prompts, masks in itertools.islice(batches, HELD_OUT_CROPS // BATCH):
+        scores.append(_loss(_seen(network, images, prompts), masks)[1])
+    return float(torch.stack(scores).mean())
+
+
+def _seen(network: Interactor, images: Tensor, prompts: Tensor) -> Interaction:
+    pixels = images.permute(0, 3, 1, 2).float() / 255  # channels last already
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
+        found: Interaction = network(pixels, prompts.float() / 255)
+    return found
+
+
+def _loss(found: Interaction, masks: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss of a batch and its mean Jaccard index; masks: (B, S, S) uint8."""
+    target = masks[:, None].float() / 255
+    logits = upsample2(found.logits[:, None].float())
+    probability = logits.sigmoid()
+    mask = (probability > 0.5).float()
+    truth = (target > 0.5).float()
+    overlap = (mask * truth).sum((1, 2, 3))
+    jaccard = (overlap + 1) / ((mask + truth - mask * truth).sum((1, 2, 3)) + 1)
+    quality = F.binary_cross_entropy_with_logits(found.quality.float(), jaccard.detach())
+    loss = F.binary_cross_entropy_with_logits(logits, target) + dice(probability, target).mean() + 0.2 * quality
+    return loss, jaccard.mean()
