@@ -98,12 +98,12 @@ while (($#)); do
 done
 
 # Paths are the caller's; everything below runs in the repository.
-for name in MASKBANK_WEIGHTS SPEC stage; do
+for name in MASKBANK_WEIGHTS MASKBANK_INTERACTOR_WEIGHTS SPEC stage; do
     if [[ ${!name-} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
 done
 cd "$(dirname "${BASH_SOURCE[0]}")"
 # What lies in the repository may move with it.
-for name in MASKBANK_WEIGHTS SPEC; do
+for name in MASKBANK_WEIGHTS MASKBANK_INTERACTOR_WEIGHTS SPEC; do
     if [[ ${!name-} ]]; then printf -v "$name" %s "${!name#"$PWD/"}"; fi
 done
 
@@ -254,13 +254,20 @@ run() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# The weights of the network that finds objects in boxes: unless chosen, those whose terms are the tracker's.
+interactor_weights() {
+    local open=''
+    [[ ${weights##*/} != lite-open.safetensors ]] || open=-open
+    echo "${MASKBANK_INTERACTOR_WEIGHTS:-weights/interactor$open.safetensors}"
+}
+
 # Puts the function's files into $1, which is new or empty: nuctl packs the whole folder it is given.
 stage_files() {
     run mkdir -p "$1"
     run cp "${FUNCTION_FILES[@]}" "$1/"
     run cp -R maskbank "$1/"
     run mkdir "$1/weights"
-    run cp "${weights:-weights/lite.safetensors}" "$1/weights/"
+    run cp "${weights:-weights/lite.safetensors}" "$(interactor_weights)" "$1/weights/"
     run cp weights/MODEL_CARD.md weights/LICENSE "$1/weights/"
     run rm -rf "${NOT_IN_FUNCTION[@]/#/$1/}"
     run find "$1" -name __pycache__ -prune -exec rm -rf '{}' +
@@ -273,7 +280,8 @@ digest_of_files() {
     sum=$(
         {
             echo "$torch_index"
-            printf '%s\n' "${FUNCTION_FILES[@]}" weights/MODEL_CARD.md weights/LICENSE "${weights:-weights/lite.safetensors}"
+            printf '%s\n' "${FUNCTION_FILES[@]}" weights/MODEL_CARD.md weights/LICENSE \
+                "${weights:-weights/lite.safetensors}" "$(interactor_weights)"
             find maskbank \( "${skipped[@]}" -name __pycache__ \) -prune -o -type f -print | LC_ALL=C sort
         } | while IFS= read -r file; do
             echo "$file"
@@ -289,8 +297,8 @@ quoted() { echo "'${1//\'/\'\'}'"; }
 environment_entries() {
     local name
     for name in $(settings_named); do
-        if [[ $name == MASKBANK_WEIGHTS ]]; then
-            [[ -z $weights ]] || echo "    - {name: $name, value: $(quoted "/opt/nuclio/weights/${weights##*/}")}"
+        if [[ $name == *_WEIGHTS ]]; then
+            [[ -z ${!name} ]] || echo "    - {name: $name, value: $(quoted "/opt/nuclio/weights/${!name##*/}")}"
         elif [[ ${!name} ]]; then
             echo "    - {name: $name, value: $(quoted "${!name}")}"
         fi
@@ -439,9 +447,9 @@ take_over_settings() {
     while IFS= read -r line; do
         name=${line%%=*}
         [[ $name == MASKBANK_* && $line != MASKBANK_DEVICE=cuda && ! ${!name+made} ]] || continue
-        if [[ $name == MASKBANK_WEIGHTS ]]; then
+        if [[ $name == *_WEIGHTS ]]; then
             line=$name=weights/${line##*/}
-            [[ -f ${line#*=} ]] || fail "the function that runs has the weights ${line##*/}: name that file with --weights."
+            [[ -f ${line#*=} ]] || fail "the function that runs has the weights ${line##*/}: name that file with $name=FILE."
         fi
         printf -v "$name" %s "${line#*=}"
         note "taken over from the function that runs: $(without_secret "$line")"

@@ -11,7 +11,7 @@ import torch
 from maskbank.bank.policies import AdaptivePolicy
 from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
-from maskbank.networks.models import BUNDLED_INTERACTORS, MODELS, interactor_beside
+from maskbank.networks.models import MODELS, interactor_beside
 from maskbank.store.opening import StoreUrlError, open_backend, redacted, store_url
 
 Default = TypeVar("Default")
@@ -28,7 +28,7 @@ class Settings:
 
     model: str = "lite"
     weights: Path | None = None  # None: the bundled file
-    interactor: Path = BUNDLED_INTERACTORS["interactor"]  # weights of the network that finds objects in boxes
+    interactor_weights: Path | None = None  # of the network that finds objects in boxes; None: see `interactor`
     device: str = "cpu"
     short_side: int | None = None  # pixels; None: the model's own
     store: str = "memory://"  # its address; may hold a password
@@ -39,6 +39,11 @@ class Settings:
     max_objects: int = 50
     adapt_seconds: float = 15.0  # at most, whenever objects were outlined; 0: not at all
     token: str | None = field(default=None, repr=False)  # which requests must have; None: every request is answered
+
+    @property
+    def interactor(self) -> Path:
+        """The file in `interactor_weights`, or the bundled one that goes with the tracker's."""
+        return self.interactor_weights or interactor_beside(self.weights)
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -76,7 +81,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     settings = Settings(
         model=model,
         weights=weights,
-        interactor=file("MASKBANK_INTERACTOR_WEIGHTS") or interactor_beside(weights),
+        interactor_weights=file("MASKBANK_INTERACTOR_WEIGHTS"),
         device=_device(text("MASKBANK_DEVICE", "auto")),
         short_side=number("MASKBANK_SIZE", None, 64, 2160, int),
         store=_store(environment),

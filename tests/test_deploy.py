@@ -49,6 +49,7 @@ NEEDED_FILES = {
     "maskbank/service/service.py",
     "maskbank/tuning/decoder_tuner.py",
     "maskbank/networks/lite.py",
+    "weights/interactor.safetensors",
     "weights/lite.safetensors",
     "weights/MODEL_CARD.md",
     "weights/LICENSE",
@@ -604,7 +605,8 @@ def test_an_upgrade_keeps_what_was_chosen(deployable, function, tmp_path):
 
 
 def test_the_settings_of_a_function_from_before_deploy_env_are_taken_over(deployable, function):
-    (deployable.folder / "weights/lite-open.safetensors").write_text("open")
+    for name in ("lite-open", "interactor-open"):
+        (deployable.folder / f"weights/{name}.safetensors").write_text("open")
     running = (
         "PATH=/bin\\nMASKBANK_SIZE=320\\nMASKBANK_STORE=redis://:secret@host\\nMASKBANK_DEVICE=cuda\\n"
         "MASKBANK_MODEL=lite\\nMASKBANK_WEIGHTS=/opt/nuclio/weights/lite-open.safetensors\\n"
@@ -627,7 +629,10 @@ def test_the_settings_of_a_function_from_before_deploy_env_are_taken_over(deploy
 def test_weights_of_a_function_from_before_deploy_env_have_to_be_named(deployable):
     done = deployable.deploy(RUNNING="MASKBANK_WEIGHTS=/opt/nuclio/weights/mine.pth\\n")
     assert done.returncode == 1
-    assert done.stderr == "deploy.sh: the function that runs has the weights mine.pth: name that file with --weights.\n"
+    assert (
+        done.stderr
+        == "deploy.sh: the function that runs has the weights mine.pth: name that file with MASKBANK_WEIGHTS=FILE.\n"
+    )
 
 
 def test_arguments_come_before_the_environment_and_both_before_the_file(deployable, function):
@@ -692,7 +697,8 @@ def test_a_line_break_in_a_value_is_refused(deployable, name):
 
 def test_the_licence_of_the_weights_is_said(deployable, function):
     assert "research and non-commercial use (weights/LICENSE)" in deployable.deploy("--dry-run").stderr
-    (deployable.folder / "weights/lite-open.safetensors").write_text("open")
+    for name in ("lite-open", "interactor-open"):
+        (deployable.folder / f"weights/{name}.safetensors").write_text("open")
     open_weights = deployable.deploy("--dry-run", "--weights", "weights/lite-open.safetensors")
     assert open_weights.returncode == 0 and "non-commercial" not in open_weights.stderr
 
@@ -1005,6 +1011,7 @@ def test_staging_with_settings(tmp_path, config):
     assert staged == own
     assert {path.name for path in (folder / "weights").iterdir()} == {
         "lite-open.safetensors",
+        "interactor-open.safetensors",
         "MODEL_CARD.md",
         "LICENSE",
     }

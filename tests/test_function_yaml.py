@@ -119,7 +119,12 @@ def test_a_configuration_names_every_setting_with_its_default(configuration):
 
 def test_the_table_names_every_setting_with_its_default():
     lite = MODELS[Settings.model]
-    of_the_model = {"WEIGHTS": "bundled", "SIZE": str(lite.short_side), "BUDGET": str(lite.policy(None, 2).budget)}
+    of_the_model = {
+        "WEIGHTS": "bundled",
+        "INTERACTOR_WEIGHTS": "bundled",
+        "SIZE": str(lite.short_side),
+        "BUDGET": str(lite.policy(None, 2).budget),
+    }
     without_default = of_the_model | {"TOKEN": "none"}
     table = in_table()
     assert set(table) == known_settings()

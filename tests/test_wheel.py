@@ -15,7 +15,7 @@ from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE
 
 from maskbank import __version__
 from maskbank.files.masks import read_id_mask
-from maskbank.networks.models import BUNDLED_WEIGHTS
+from maskbank.networks.models import BUNDLED_INTERACTORS, BUNDLED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES = 6
@@ -67,7 +67,9 @@ def test_the_wheel_holds_the_package_and_what_it_reads(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "maskbank").rglob("*.py")}
-    weights = {"manifest.yaml", "MODEL_CARD.md", "LICENSE"} | {path.name for path in BUNDLED_WEIGHTS.values()}
+    weights = {"manifest.yaml", "MODEL_CARD.md", "LICENSE"} | {
+        path.name for path in (*BUNDLED_WEIGHTS.values(), *BUNDLED_INTERACTORS.values())
+    }
     configurations = {"function.yaml", "function-gpu.yaml"}
     assert names == modules | {f"maskbank/weights/{name}" for name in weights} | {
         f"maskbank/{name}" for name in configurations

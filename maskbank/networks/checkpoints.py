@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from maskbank.networks.models import MODELS
+from maskbank.networks.models import NETWORKS
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict, save_weights
 
 BLOCK = 1 << 20
@@ -27,7 +27,7 @@ class Checkpoint:
 
     name: str
     about: str
-    model: str  # a name in `MODELS`
+    model: str  # a name in `NETWORKS`
     file: str
     licence: str
     home: str | None = None
@@ -64,8 +64,8 @@ def inspect(path: Path, model: str | None = None) -> dict[str, object]:
     """
     state = load_state_dict(path)
     misfits = []
-    for name in [model] if model else list(MODELS):
-        network = MODELS[name].network()
+    for name in [model] if model else list(NETWORKS):
+        network = NETWORKS[name]()
         try:
             fit_weights(network, state, str(path))
         except WeightsError as error:

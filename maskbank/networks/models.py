@@ -11,6 +11,7 @@ from torch import nn
 from maskbank.bank.policies import PAPER_TOTAL, AdaptivePolicy, PaperPolicy, paper_budget
 from maskbank.networks.afb_urr import AfbUrr
 from maskbank.networks.afb_urr_segmenter import AfbUrrSegmenter
+from maskbank.networks.interactor import Interactor
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.networks.segmenter import Segmenter
@@ -88,6 +89,12 @@ MODELS = {
         short_side=480,
         max_scale=1.0,
     ),
+}
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    **{name: model.network for name, model in MODELS.items()},
+    "interactor": Interactor,
 }
 
 
