@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from maskbank.bank.policies import AdaptivePolicy
+from maskbank.deadline import MAX_ADAPT_S
 from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
 from maskbank.networks.models import MODELS
@@ -36,7 +37,7 @@ class Settings:
     cache_mb: int = 2048
     max_pixels: int = 40_000_000
     max_objects: int = 50
-    adapt_seconds: float = 15.0  # at most, whenever objects were outlined; 0: not at all
+    adapt_seconds: float = 0.0  # of a request, at most, when objects were outlined; 0: not at all
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:
@@ -78,7 +79,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000, int),
         max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
         max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
-        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
+        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, MAX_ADAPT_S, float),
     )
     _check_budget(settings)
     return settings
