@@ -98,8 +98,8 @@ def largest_outline(mask: np.ndarray) -> np.ndarray:
         scale *= 2
         coarse = _halved(coarse)
         corners = _outline(coarse)
-    halved: np.ndarray = np.minimum(corners * scale, mask.shape[::-1])
-    return halved
+    outline: np.ndarray = np.minimum(corners * scale, mask.shape[::-1])
+    return outline
 
 
 def _halved(mask: np.ndarray) -> np.ndarray:
