@@ -48,3 +48,12 @@ class UnavailableError(RequestError):
 
     def __init__(self, sentence: str = "The tracker's memory is unreachable; try again.") -> None:
         super().__init__(sentence)
+
+
+class LateError(UnavailableError):
+    """The request cannot be answered in the time that whoever asked waits for it."""
+
+    def __init__(
+        self, sentence: str = "The tracker is too slow for this just now; try again, or with fewer objects."
+    ) -> None:
+        super().__init__(sentence)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from maskbank.bank.policies import AdaptivePolicy
+from maskbank.deadline import MAX_ADAPT_S
 from maskbank.files.images import MAX_ASPECT
 from maskbank.networks.lite import STRIDE
 from maskbank.networks.models import MODELS, interactor_beside
@@ -37,7 +38,7 @@ class Settings:
     cache_mb: int = 2048
     max_pixels: int = 40_000_000
     max_objects: int = 50
-    adapt_seconds: float = 15.0  # at most, whenever objects were outlined; 0: not at all
+    adapt_seconds: float = 0.0  # of a request, at most, when objects were outlined; 0: not at all
     token: str | None = field(default=None, repr=False)  # which requests must have; None: every request is answered
 
     @property
@@ -90,7 +91,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000, int),
         max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
         max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
-        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, 60, float),
+        adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, MAX_ADAPT_S, float),
         token=read_token(environment),
     )
     _check_budget(settings)

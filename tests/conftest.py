@@ -17,7 +17,6 @@ def no_settings() -> Iterator[pytest.MonkeyPatch]:
             patch.delenv(name)
         patch.setenv("MASKBANK_DEVICE", "cpu")  # where the same request gives the same bits
         patch.setenv("MASKBANK_STORE", "memory://")
-        patch.setenv("MASKBANK_ADAPT_SECONDS", "0")  # it takes seconds; tests/test_adaptation.py has it
         yield patch
 
 

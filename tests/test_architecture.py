@@ -6,7 +6,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "maskbank"
 # From the bottom of the house to its top; a module at the package's root is a folder of its own.
-LAYERS = ["errors", "resources", "files", "shapes", "bank", "networks", "tuning", "store", "settings", "tracking"]
+LAYERS = [
+    "errors",
+    "deadline",
+    "resources",
+    "files",
+    "shapes",
+    "bank",
+    "networks",
+    "tuning",
+    "store",
+    "settings",
+    "tracking",
+]
 LAYERS += ["service", "function", "serving", "evaluation", "jobs", "training", "cli"]
 
 

@@ -258,7 +258,7 @@ def test_what_cannot_be_used_is_one_sentence(export: Path, tmp_path: Path) -> No
         "annotations": [{"image_id": 1, "segmentation": {"size": [2, 2], "counts": [1, 3]}}],
     }
     files = {"annotations__a_dot_json": json.dumps(coco), "images__a_dot_jpg": jpeg(0)}
-    assert "An annotation of a.jpg is for an image of another size" in refused(**files)
+    assert "An annotation of a.jpg is damaged: it is for an image of another size" in refused(**files)
     coco["annotations"][0]["segmentation"] = {"counts": [1, 3]}
     assert "An annotation of a.jpg is damaged" in refused(**files | {"annotations__a_dot_json": json.dumps(coco)})
     (tmp_path / "cut.zip").write_bytes(export.read_bytes()[:-100] + b"x" * 78 + export.read_bytes()[-22:])

@@ -131,7 +131,7 @@ def test_folded_batch_norms_change_nothing(network: Lite) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (17, 31), (7, 90), (90, 7)])
 @torch.inference_mode()
 def test_any_size_is_padded_and_cut_again(network: Lite, size: tuple[int, int]) -> None:
-    height, width = (-(-side // 16) for side in size)
+    height, width = (max(2, -(-side // 16)) for side in size)
     features = network.encode(torch.rand(1, 3, *size))
     assert features.size == size and features.key.shape == (1, 64, height * width)
     masks = torch.rand(1, 2, *size) / 2

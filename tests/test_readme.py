@@ -1,4 +1,4 @@
-"""The README's Python example runs, on the first frames of the clip and without tuning."""
+"""The README's Python example runs, on the first frames of the clip."""
 
 import re
 import shutil
@@ -16,7 +16,6 @@ def test_python_example_writes_masks(tmp_path: Path, monkeypatch: pytest.MonkeyP
         folder.mkdir(parents=True)
         for path in sorted((ROOT / "samples" / "clip" / kind).iterdir())[:5]:
             shutil.copy(path, folder)
-    code = code.replace("Settings()", "Settings(adapt_seconds=0)")  # without tuning, which takes seconds
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     assert len(list((tmp_path / "results" / "masks").glob("*.png"))) == 5

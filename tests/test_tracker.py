@@ -93,7 +93,7 @@ def test_images_of_any_size(tracker: Tracker, size: tuple[int, int]) -> None:
     # The same image and what is known of it: nearly everything is found again.
     memory, _ = track(tracker, noise(0, *size), Memory(), seeds)
     assert memory.prev_mask.shape[1:] == tuple(
-        -(-side // 16) * 4 for side in working_size(*size, 64, MODELS["lite"].max_scale)
+        max(2, -(-side // 16)) * 4 for side in working_size(*size, 64, MODELS["lite"].max_scale)
     )
 
 

@@ -5,25 +5,29 @@
     python tools/endure.py jobs    many jobs at once, any worker for any frame: does any get another's masks?
     python tools/endure.py fuzz    thousands of broken requests: does any get a 5xx or kill the worker?
     python tools/endure.py annotators   how long do so many annotators wait, and does any request fail in the end?
+    python tools/endure.py attacks small requests that would cost much: does any take over 3 s of CPU or 1 GiB?
 
 Each prints its numbers and exits with 1 when something is lost or wrong. `faults`, `jobs` and `annotators` start a
 redis-server.
 """
 
 import argparse
+import base64
 import http.client
+import io
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +36,7 @@ from typing import Any
 import annotators
 import numpy as np
 import torch
+from PIL import Image
 from rig import Process, frame, free_port, objects_on, outlines, redis_server
 from tqdm import tqdm
 
@@ -252,6 +257,93 @@ def fuzz(requests: int, seed: int) -> bool:
     return after[0] - after[1] <= FLAT * (before[0] - before[1])
 
 
+# ---- attacks ----
+
+CPU_S, EXTRA_MIB = 3, 1024  # that a request may cost at most
+
+
+def photo(width: int, height: int, kind: str = "JPEG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 80, 70)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def asked(image: bytes, shapes: list[dict]) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode(), "shapes": shapes, "states": []}).encode()
+
+
+def polygon(points: np.ndarray) -> dict:
+    return {"type": "polygon", "points": points.ravel().tolist()}
+
+
+def repeated_scan(times: int) -> bytes:
+    data = photo(8000, 5000, progressive=True)
+    start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return asked(data[:end] + data[start:end] * times + data[end:], [BOX])
+
+
+def zigzag(points: int, width: int, height: int) -> dict:
+    order = np.arange(points)
+    return polygon(np.stack([order % 2 * width, order / points * height], 1))
+
+
+def squares(count: int) -> list[dict]:
+    corners = np.array([(0, 0), (60, 0), (60, 60), (0, 60)])
+    return [polygon(corners + (64 * (i % 10), 64 * (i // 10))) for i in range(count)]
+
+
+BOX = {"type": "rectangle", "points": [20, 20, 60, 60]}
+ATTACKS: dict[str, Callable[[], bytes]] = {
+    "an ordinary frame": lambda: asked(photo(1920, 1080), [BOX]),
+    "40 megapixels": lambda: asked(photo(8000, 5000), [BOX]),
+    "a progressive scan 50 times": lambda: repeated_scan(50),
+    "a progressive scan 2000 times": lambda: repeated_scan(2000),
+    "a line of 1 000 000 x 40 pixels": lambda: asked(photo(1_000_000, 40, "PNG"), [zigzag(1000, 1_000_000, 40)]),
+    "a zigzag of 250 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)]),
+    "50 zigzags of 250 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)] * 50),
+    "a zigzag of 10 000 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(10_000, 3840, 2160)]),
+    "50 objects in 4K": lambda: asked(photo(3840, 2160), squares(50)),
+    "10 objects on 40 megapixels": lambda: asked(photo(8000, 5000), squares(10)),
+    "50 objects on 40 megapixels": lambda: asked(photo(8000, 5000), squares(50)),
+    "nested JSON": lambda: b"[" * (8 << 20) + b"]" * (8 << 20),
+    "lists in 16 MiB of JSON": lambda: b"[" + b"[]," * (5 << 20) + b"[]]",
+}
+
+
+def attack(name: str) -> None:
+    """One of them, in this process; prints what it cost as JSON."""
+    environment = os.environ | {"MASKBANK_STORE": "memory://", "MASKBANK_SIZE": "64"}
+    handler, context = start_worker(environment)
+    invoke(handler, context, asked(photo(64, 64), [BOX]), "application/json")  # what only the first request costs
+    body = ATTACKS[name]()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    before, cpu = rss_mib(), time.process_time()
+    status, _, reply = invoke(handler, context, body, "application/json")
+    cpu = time.process_time() - cpu
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    cost = {"bytes": len(body), "cpu": cpu, "mib": (int(peak.split()[1]) >> 10) - before, "status": status}
+    print(json.dumps(cost | {"sentence": reply.decode() if status != 200 else ""}))
+
+
+def attacks() -> bool:
+    """All, each in a process of its own."""
+    good = True
+    print("| attack | bytes | s of CPU | more MiB | status | sentence |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name in ATTACKS:
+        command = [sys.executable, __file__, "attack", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            print(f"| {name} | the worker died: {done.stderr[-300:]!r} |")
+            good = False
+            continue
+        cost = json.loads(done.stdout.splitlines()[-1])
+        row = f"{cost['bytes']} | {cost['cpu']:.2f} | {cost['mib']} | {cost['status']} | {cost['sentence']}"
+        print(f"| {name} | {row} |", flush=True)
+        good &= cost["cpu"] <= CPU_S and cost["mib"] <= EXTRA_MIB and cost["status"] < 500
+    return good
+
+
 ODD = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 1e308, -1e308, float("nan"), float("inf")),
     *("", "x", "\0", "A" * 5000, "mask", "polygon", "rectangle", "ellipse"),
@@ -319,6 +411,8 @@ def main() -> int:
     options.add_argument("--requests", type=int, default=20_000)
     options.add_argument("--seed", type=int, default=0)
     annotators.add_options(runs.add_parser("annotators"))
+    runs.add_parser("attacks")
+    runs.add_parser("attack", help="for this tool's own use").add_argument("name", choices=ATTACKS)
     options = runs.add_parser("worker", help="for this tool's own use")
     options.add_argument("--port", type=int)
     chosen = parser.parse_args()
@@ -327,6 +421,11 @@ def main() -> int:
             threading.Event().wait()
     if chosen.run == "annotators":
         return not annotators.measure(chosen)
+    if chosen.run == "attack":
+        attack(chosen.name)
+        return 0
+    if chosen.run == "attacks":
+        return not attacks()
     if chosen.run == "soak":
         return not soak(chosen.frames, chosen.objects, chosen.size, chosen.every)
     if chosen.run == "fuzz":

@@ -41,12 +41,24 @@ class Memory:
         return len(self.prev_mask)
 
 
-@dataclass(frozen=True, eq=False)
 class Seed:
-    """The outline of an object on a frame: ground truth there, for ever."""
+    """The outline of an object on a frame: ground truth there, for ever.
 
-    mask: np.ndarray  # (H, W) bool
-    from_box: bool = False  # the object was searched for in a box, so its outline may be wrong
+    Args:
+        mask: (H, W) bool; kept as a bit per pixel, as fifty of a large image would take gigabytes.
+        from_box: the object was searched for in a box, so its outline may be wrong.
+    """
+
+    def __init__(self, mask: np.ndarray, from_box: bool = False):
+        self.from_box = from_box
+        self._size = mask.shape
+        self._bits = np.packbits(mask)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """(H, W) bool, unpacked anew."""
+        height, width = self._size
+        return np.unpackbits(self._bits, count=height * width).view(bool).reshape(height, width)
 
 
 @dataclass(frozen=True, eq=False)

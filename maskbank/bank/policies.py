@@ -67,7 +67,8 @@ class PaperPolicy:
 class AdaptivePolicy:
     """The default policy: seeds for ever, recent frames whole, older ones merged and thinned, a hard budget.
 
-    Keys and values are kept as half-precision numbers. `len(bank) <= budget` holds after every call. Keeping recent
+    Keys and values are kept as half-precision numbers. After every call `len(bank) <= budget` holds, unless the seeds
+    alone exceed it, as they were given under a larger one: then nothing else is kept. Keeping recent
     frames whole avoids what XMem (arXiv 2207.07115) found to be AFB-URR's weakness: features compressed as soon as
     they are made lose detail.
 
@@ -114,7 +115,8 @@ class AdaptivePolicy:
 
     def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
         """The bank within its limits: recent frames become older entries, and the least used of these go."""
-        room = self.budget - (0 if bank.seeds is None else len(bank.seeds))
+        # Seeds may exceed a budget that became smaller since: they stay, and leave room for nothing else.
+        room = max(0, self.budget - (0 if bank.seeds is None else len(bank.seeds)))
         older, recent = bank.older, bank.recent
         while len(recent) > self.recent_frames or sum(len(frame) for frame in recent) > room:
             leaving, *staying = recent
@@ -122,7 +124,7 @@ class AdaptivePolicy:
         limit = min(self.older, room - sum(len(frame) for frame in recent))
         if older is not None and len(older) > limit:
             worst_first = usage_per_age(older, now).argsort(stable=True)  # of equals, the oldest goes first
-            older = older.select(worst_first[len(older) - limit :].sort().values)
+            older = older.select(worst_first[len(older) - limit :].sort().values) if limit else None
         return replace(bank, older=older, recent=recent)
 
     def _compressed(self, older: Entries | None, leaving: Entries) -> Entries:

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import io
 import re
 import warnings
 
@@ -11,12 +10,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskbank.errors import RequestError, TooLargeError
+from maskbank.files.parts import CountedReads, check_parts
 
 # Only these decoders of Pillow can be reached: others are of no use to CVAT and some start programs (EPS).
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # The long side of a working image is at most this many times the requested short side, so that a strip of
 # 4000 x 10 pixels cannot cost more than an ordinary frame of a wide camera.
 MAX_ASPECT = 4
+MAX_SIDE = 65_535  # pixels, as in a JPEG: what costs time or memory per row or column has an end
 
 _DAMAGED = "The image is damaged or truncated and cannot be decoded."
 _BOMB = "The image has more pixels than can be decoded safely."  # Pillow's own limit, 179 million pixels
@@ -51,8 +52,8 @@ def decode_base64(text: object, max_bytes: int) -> bytes:
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """Decode an image file into what CVAT shows the annotator.
 
-    The size in the header is checked before any pixel is decoded. Of an animation or a multi-page file
-    the first frame is taken.
+    The size in the header and the number of the file's parts are checked before any pixel is decoded. Of an animation
+    or a multi-page file the first frame is taken.
 
     * EXIF orientation is applied: CVAT shows and measures the rotated image, so shapes refer to it.
     * Transparency is ignored, not composited: CVAT drops the alpha channel of RGBA, LA and palette images
@@ -71,12 +72,16 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 
     Raises:
         RequestError: not an image, damaged, truncated, without pixels, or with floating-point pixels.
-        TooLargeError: more than `max_pixels` pixels.
+        TooLargeError: more than `max_pixels` pixels, a side longer than `MAX_SIDE`, or a file whose many parts (scans,
+            chunks, strips) would take much longer than its pixels.
     """
+    check_parts(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and large images: we decide below
         try:
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            image = Image.open(CountedReads(data), formats=FORMATS)
+        except TooLargeError:
+            raise
         except Image.DecompressionBombError:
             raise TooLargeError(_BOMB) from None
         except UnidentifiedImageError:
@@ -92,6 +97,8 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
             raise TooLargeError(
                 f"The image has {width} x {height} pixels, but at most {max_pixels} pixels are allowed."
             )
+        if max(width, height) > MAX_SIDE:
+            raise TooLargeError(f"The image is {max(width, height)} pixels long, but at most {MAX_SIDE} are allowed.")
         try:
             image.load()
             return np.array(_to_rgb(_upright(image)))

@@ -41,7 +41,7 @@ def handler(context: Any, event: Any) -> Any:
         reply_to = model.service.propagate if event.path == "/propagate" else model.service.handle
         reply = reply_to(event.body, timings)
         with timings.stage("encode"):
-            body = json.dumps(reply)
+            body = json.dumps(reply, allow_nan=False)
     except RequestError as error:
         context.logger.info_with("Request refused", request=event.id, status=error.status, reason=str(error))
         return _refusal(context, model.health, error.status, str(error))

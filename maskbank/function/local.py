@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 from typing import Any
@@ -14,7 +14,9 @@ from uuid import uuid4
 import nuclio_sdk
 import nuclio_sdk.logger
 
+from maskbank.errors import RequestError
 from maskbank.function.handler import handler, init_context
+from maskbank.service.json_body import parse_json
 
 
 def start_worker(environment: Mapping[str, str] | None = None, log_level: int = logging.WARNING) -> tuple[Any, Any]:
@@ -49,10 +51,8 @@ def invoke(
     """
     parsed: object = body
     if content_type.split(";")[0].strip() == "application/json":
-        try:
-            parsed = json.loads(body)
-        except (ValueError, RecursionError):
-            parsed = body
+        with suppress(RequestError):  # then the service says why, as it does for all bytes that it gets
+            parsed = parse_json(body)
     event = nuclio_sdk.Event(
         body=parsed, content_type=content_type, path=path, method=method, headers=headers, _id=str(uuid4())
     )

@@ -284,9 +284,13 @@ def to_prev_mask(probabilities: Tensor) -> Tensor:
 
 
 def pad_to_stride(x: Tensor) -> Tensor:
-    """Zeros at the right and bottom up to a multiple of the stride: (..., H, W) → (..., 16h, 16w)."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE))
+    """Zeros at the right and bottom up to a multiple of the stride, at least two: (..., H, W) → (..., 16h, 16w).
+
+    On CPUs with bfloat16 a depthwise convolution of a single column reads memory that nobody wrote, so that each call
+    gives something else; so there are always two.
+    """
+    padding = [max(-side % STRIDE, 2 * STRIDE - side) for side in x.shape[-2:]]
+    return F.pad(x, (0, padding[1], 0, padding[0]))
 
 
 def full_size(logits: Tensor, size: tuple[int, ...]) -> Tensor:

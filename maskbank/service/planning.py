@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
-from maskbank.errors import RequestError
+from maskbank.deadline import Deadline
+from maskbank.errors import RequestError, TooLargeError
 from maskbank.networks.outliner import Outliner
 from maskbank.service.requests import Entry, in_object
 from maskbank.store.store import Revision
 
 NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
+
+BANKS_HOLD = 4  # times as many objects as a request may have: those that were outlined anew stay in their old bank
+MAX_OBJECT_PIXELS = 420_000_000  # objects of a request × pixels of its image: 50 in 4K, 10 in the largest image
 
 Place = tuple[str, int]  # of a revision: bank_id and number
 
@@ -30,36 +34,60 @@ class BankPlan:
         return self.revision.bank_id, self.revision.number
 
 
-def outlined_masks(entries: Sequence[Entry], image: np.ndarray, outliner: Outliner) -> dict[int, np.ndarray]:
-    """The masks of the shapes in a request, by position of the entry: (H, W) bool, made disjoint.
+def check_amount(entries: Sequence[Entry], revisions: Mapping[Place, Revision], most: int, pixels: int) -> None:
+    """Raises TooLargeError where the objects that would be tracked, with all that share their banks, are too many."""
+    new = sum(entry.state is None for entry in entries)
+    tracked = new + sum(len(revision.objects) for revision in revisions.values())
+    if tracked > BANKS_HOLD * most:
+        raise TooLargeError(
+            f"The banks of these objects hold {tracked} objects together, but at most {BANKS_HOLD * most} can be "
+            "tracked at once."
+        )
+    if tracked > 1 and tracked * pixels > MAX_OBJECT_PIXELS:
+        raise TooLargeError(
+            f"The request tracks {tracked} objects on {pixels} pixels, but on such an image at most "
+            f"{max(1, MAX_OBJECT_PIXELS // pixels)} can be tracked at once."
+        )
+
+
+def outlined_seeds(
+    entries: Sequence[Entry], image: np.ndarray, outliner: Outliner, deadline: Deadline
+) -> dict[int, Seed]:
+    """What was outlined in a request, by position of the entry, made disjoint.
 
     Where shapes overlap, the smaller one has the pixels: it is more likely in front, and would be lost otherwise.
 
     Raises:
         RequestError: a shape does not fit the image, or lies wholly under others.
+        LateError: there is no time for all of them.
     """
-    masks: dict[int, np.ndarray] = {}
+    seeds: dict[int, Seed] = {}
+    areas: dict[int, int] = {}
     for index, entry in enumerate(entries):
         if entry.shape is None:
             continue
+        deadline.check()
         try:
-            masks[index] = outliner.mask(entry.shape, image)
+            mask = outliner.mask(entry.shape, image)
         except RequestError as error:
             raise in_object(entry.number, error) from None
+        seeds[index] = Seed(mask, from_box=entry.shape.type == "rectangle")
+        areas[index] = int(mask.sum())
     free = np.ones(image.shape[:2], bool)
-    for index in sorted(masks, key=lambda i: (masks[i].sum(), i)):
-        masks[index] = masks[index] & free
-        if not masks[index].any():
+    for index in sorted(seeds, key=lambda i: (areas[i], i)):
+        mask = seeds[index].mask & free
+        if not mask.any():
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)
-        free &= ~masks[index]
-    return masks
+        free &= ~mask
+        seeds[index] = Seed(mask, seeds[index].from_box)
+    return seeds
 
 
 def plan(
-    entries: Sequence[Entry], revisions: Mapping[Place, Revision], masks: Mapping[int, np.ndarray]
+    entries: Sequence[Entry], revisions: Mapping[Place, Revision], outlined: Mapping[int, Seed]
 ) -> tuple[list[tuple[Place, int]], list[list[BankPlan]]]:
-    """Groups a request's objects by bank.
+    """Groups a request's objects by bank; `outlined`: from `outlined_seeds`.
 
     Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
     of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
@@ -76,7 +104,7 @@ def plan(
             place = new_place
             number = len(seeds.setdefault(place, {}))
         if entry.shape is not None:
-            seeds[place][number] = Seed(masks[index], from_box=entry.shape.type == "rectangle")
+            seeds[place][number] = outlined[index]
             types.setdefault(place, {})[number] = entry.shape.type
         requested.setdefault(place, set()).add(number)
         objects.append((place, number))

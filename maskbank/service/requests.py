@@ -1,12 +1,12 @@
 """A request, checked field by field before any pixel is decoded: CVAT's for a frame, or one for several frames."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from maskbank.errors import START_AGAIN, RequestError, TooLargeError
 from maskbank.files.images import decode_base64
+from maskbank.service.json_body import parse_json
 from maskbank.shapes.shape import SHAPE_TYPES, Shape, parse_shape
 from maskbank.store.backend import BANK_ID
 
@@ -118,10 +118,7 @@ def parse_propagate_request(body: object, max_objects: int) -> PropagateRequest:
 
 def _parse_object(body: object, expected: str) -> dict[str, Any]:
     if isinstance(body, bytes | bytearray | str):
-        try:
-            body = json.loads(body)
-        except (ValueError, RecursionError):
-            raise RequestError("The request is not JSON.") from None
+        body = parse_json(body)
     if not isinstance(body, dict):
         raise RequestError(expected)
     return body

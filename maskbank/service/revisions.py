@@ -22,8 +22,9 @@ def next_revision(plan: BankPlan, memory: Memory, predictions: Sequence[Predicti
 
 
 def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord:
-    box = mask_box(prediction.mask)
-    rle = tuple(encode_rle(prediction.mask)) if box else None
+    mask = prediction.mask
+    box = mask_box(mask)
+    rle = tuple(encode_rle(mask)) if box else None
     confidence = round(prediction.confidence, 3)
     if number < len(plan.revision.objects):
         known = plan.revision.objects[number]

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from maskbank.bank.feature_bank import BankFullError
-from maskbank.errors import START_AGAIN, ExpiredError, RequestError, UnavailableError
+from maskbank.deadline import ANSWER_WITHIN_S, REPLY_WITHIN_S, REST_S, Deadline
+from maskbank.errors import START_AGAIN, ExpiredError, LateError, RequestError, UnavailableError
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
-from maskbank.service.planning import BankPlan, Place, outlined_masks, plan
+from maskbank.service.planning import BankPlan, Place, check_amount, outlined_seeds, plan
 from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of
 from maskbank.service.requests import (
     Entry,
@@ -23,8 +24,6 @@ from maskbank.service.revisions import branch_id, next_revision, request_digest
 from maskbank.service.timing import Timings
 from maskbank.store.store import Revision, Store
 from maskbank.tracking.tracker import EncodedFrame, Tracker
-
-REPLY_WITHIN_S = 20.0  # with what is done by then; Nuclio and CVAT do not wait much longer
 
 
 class Service:
@@ -50,10 +49,11 @@ class Service:
 
         Raises RequestError with a status and one sentence for the annotator; nothing is changed then.
         """
+        deadline = Deadline.within(ANSWER_WITHIN_S)
         timings = Timings() if timings is None else timings
         with timings.stage("decode"):
             request = parse_frame_request(body, self.max_objects)
-        replies = self._track_frame(request.image, request.entries, timings)
+        replies = self._track_frame(request.image, request.entries, deadline, timings)
         with timings.stage("encode"):
             return {
                 "shapes": [shape_for_cvat(each) for each in replies],
@@ -68,23 +68,33 @@ class Service:
         starts that object; every later shape is one more seed for it. The frames are tracked in the order they come.
 
         The reply is `{"frames": [{"shapes": [...], "confidences": [...]}, ...], "states": [...]}`. What is not visible
-        is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that are not begun
-        after `REPLY_WITHIN_S` seconds are left out: the caller sends them again with the states of the reply.
+        is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that would not be done
+        after `REPLY_WITHIN_S` seconds are left out, but for the first: the caller sends them again with the states of
+        the reply.
 
         Raises RequestError as `handle` does; the states in the request stay good.
         """
-        started = time.monotonic()
+        deadline, reply_by = Deadline.within(ANSWER_WITHIN_S), Deadline.within(REPLY_WITHIN_S)
         timings = Timings() if timings is None else timings
         with timings.stage("decode"):
             request = parse_propagate_request(body, self.max_objects)
         states = list(request.states)
         latest: list[ObjectReply | None] = [None] * len(states)
-        frames = []
+        frames: list[dict[str, list[Any]]] = []
+        slowest_s = 0.0  # of the frames so far, as far as it was not for tuning
         for number, (image, shapes) in enumerate(zip(request.images, request.shapes, strict=True), 1):
             slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
             entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
+            tuning_s = self.tracker.tune_s if any(shapes) else 0.0
+            if frames and reply_by.left_s < slowest_s + tuning_s:
+                break
+            started = time.monotonic()
             try:
-                replies = self._track_frame(image, entries, timings) if slots else []
+                replies = self._track_frame(image, entries, deadline, timings) if slots else []
+            except LateError:
+                if frames:
+                    break
+                raise
             except RequestError as error:
                 raise in_frame(number, error) from None
             for slot, each in zip(slots, replies, strict=True):
@@ -92,29 +102,33 @@ class Service:
                 states[slot] = State(each.revision.bank_id, each.object, each.revision.number, each.revision.shared)
             with timings.stage("encode"):
                 frames.append(frame_reply(latest))
-            if time.monotonic() - started > REPLY_WITHIN_S:
-                break
+            slowest_s = max(slowest_s, time.monotonic() - started - tuning_s)
         return {"frames": frames, "states": [each and state_of(each) for each in latest]}
 
-    def _track_frame(self, encoded: bytes, entries: tuple[Entry, ...], timings: Timings) -> list[ObjectReply]:
-        """What becomes of each object in an image."""
+    def _track_frame(
+        self, encoded: bytes, entries: tuple[Entry, ...], deadline: Deadline, timings: Timings
+    ) -> list[ObjectReply]:
+        """What becomes of each object in an image. Raises LateError where the deadline passes meanwhile."""
+        tune_until = deadline.earlier(REST_S).sooner(self.tracker.tune_s)
         with timings.stage("store"):
             revisions = self._load(entries)
         with timings.stage("decode"):
             image = decode_image(encoded, self.max_pixels)
-            masks = outlined_masks(entries, image, self.outliner)
+            check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
+            seeds = outlined_seeds(entries, image, self.outliner, deadline)
             digest = request_digest(encoded, entries)
 
-        objects, rounds = plan(entries, revisions, masks)
+        objects, rounds = plan(entries, revisions, seeds)
         frame: EncodedFrame | None = None
         done: dict[Place, Revision] = {}
         for plans in rounds:
             with timings.stage("store"):
                 followers = self._replied_before(plans, digest)
             if followers is None:
+                deadline.check()
                 with timings.stage("track"):
                     frame = frame or self.tracker.encode(image)
-                    tracked = self._track(frame, plans, digest)
+                    tracked = self._track(frame, plans, digest, tune_until)
                 with timings.stage("store"):
                     followers = [self._save(each.revision, new) for each, new in zip(plans, tracked, strict=True)]
             done |= {each.place: follower for each, follower in zip(plans, followers, strict=True)}
@@ -160,10 +174,12 @@ class Service:
             found.append(follower)
         return found
 
-    def _track(self, frame: EncodedFrame, plans: Sequence[BankPlan], digest: str) -> list[Revision]:
+    def _track(
+        self, frame: EncodedFrame, plans: Sequence[BankPlan], digest: str, tune_until: Deadline
+    ) -> list[Revision]:
         """The revisions that follow those of the plans."""
         try:
-            results = self.tracker.track(frame, [each.request for each in plans])
+            results = self.tracker.track(frame, [each.request for each in plans], tune_until)
         except BankFullError:
             raise RequestError(
                 "These objects already have as many corrected frames as the tracker can remember; "

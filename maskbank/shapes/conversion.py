@@ -9,7 +9,7 @@ overlap nor leave a gap. Only the box of a mask RLE counts whole pixels and incl
 import numpy as np
 
 from maskbank.errors import RequestError
-from maskbank.shapes.polygon import fill_ellipse, fill_polygon, largest_outline
+from maskbank.shapes.polygon import check_crossings, fill_ellipse, fill_polygon, largest_outline
 from maskbank.shapes.rle import decode_rle, encode_rle, mask_box
 from maskbank.shapes.shape import SHAPE_TYPES, Shape
 
@@ -26,11 +26,14 @@ def shape_to_mask(shape: Shape, height: int, width: int) -> np.ndarray:
 
     Raises:
         RequestError: the shape does not fit the image or covers none of its pixels.
+        TooLargeError: a polygon's edges cross the image more often than those of any object.
     """
     if shape.type == "mask":
         mask = decode_rle(shape.points, height, width)
     elif shape.type == "polygon":
-        mask = fill_polygon(np.array(shape.points, np.float64).reshape(-1, 2), height, width)
+        corners = np.array(shape.points, np.float64).reshape(-1, 2)
+        check_crossings(corners, width)
+        mask = fill_polygon(corners, height, width)
     elif shape.type == "ellipse":
         mask = fill_ellipse(shape.points, height, width)
     else:

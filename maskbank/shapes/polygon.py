@@ -7,11 +7,21 @@ from heapq import heapify, heappop, heappush
 import cv2
 import numpy as np
 
-from maskbank.errors import RequestError
+from maskbank.errors import RequestError, TooLargeError
 
 POLYGON_POINTS = 200  # a polygon in a reply has at most this many points: an annotator has to edit it
 POLYGON_IOU = 0.97  # aimed at with as few points as possible; 0.95 is promised wherever 200 points allow it
+MAX_CROSSINGS = 1_000_000  # of edges with columns; an object's outline has some ten thousand, however fine
+OUTLINE_PIXELS = 10_000_000  # a larger mask is outlined at half its resolution
+CONTOUR_LIMIT = 50_000  # half pixels along the outline; a longer one is taken at half the resolution
 OUTLINE_LIMIT = 3000  # points; of a longer outline the finest detail goes first, for speed
+
+
+def check_crossings(corners: np.ndarray, width: int) -> None:
+    """Raises TooLargeError for a polygon (as in `fill_polygon`) that takes too long to fill."""
+    ends = np.clip(corners[:, 0], 0, width)
+    if np.abs(ends - np.roll(ends, -1)).sum() > MAX_CROSSINGS:
+        raise TooLargeError("The polygon goes to and fro across the image too often; outline the object itself.")
 
 
 def fill_polygon(corners: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -81,6 +91,29 @@ def largest_outline(mask: np.ndarray) -> np.ndarray:
     Returns:
         (N, 2) float64, x and y in pixels, N from 4 to `POLYGON_POINTS`.
     """
+    corners = _outline(mask)
+    coarse = mask
+    scale = 1
+    while corners is None:  # so many points are noise, or teeth of single pixels, which no annotator could edit
+        scale *= 2
+        coarse = _halved(coarse)
+        corners = _outline(coarse)
+    outline: np.ndarray = np.minimum(corners * scale, mask.shape[::-1])
+    return outline
+
+
+def _halved(mask: np.ndarray) -> np.ndarray:
+    """(H, W) bool at half the resolution: set where any of four pixels is."""
+    height, width = mask.shape
+    even = np.zeros((height + height % 2, width + width % 2), bool)
+    even[:height, :width] = mask
+    return even[::2, ::2] | even[1::2, ::2] | even[::2, 1::2] | even[1::2, 1::2]
+
+
+def _outline(mask: np.ndarray) -> np.ndarray | None:
+    """As `largest_outline`; None if the mask is too large or too ragged to be outlined in time."""
+    if mask.size > OUTLINE_PIXELS:
+        return None
     height, width = mask.shape
     _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
@@ -92,6 +125,8 @@ def largest_outline(mask: np.ndarray) -> np.ndarray:
         grid[dy : dy + 2 * height : 2, dx : dx + 2 * width : 2] |= part
     contours, _ = cv2.findContours(grid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     contour = contours[0]  # (N, 1, 2), of the one part there is
+    if len(contour) > CONTOUR_LIMIT:
+        return None
     filled = fill_polygon(contour[:, 0] / 2.0, height, width)
 
     # Through the corners of pixels a box is exact; through the middles of their edges the stairs of a slanting

@@ -3,20 +3,21 @@
 The tracker itself holds no job: all it knows of one is in a `Memory`, which a call never changes but replaces.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
+from maskbank.deadline import Deadline
 from maskbank.files.images import resize_image, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import Model
 from maskbank.networks.segmenter import Segmentation, Segmenter
-from maskbank.tracking.aggregation import Aggregation
+from maskbank.tracking.aggregation import Aggregation, Region
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -36,8 +37,13 @@ class EncodedFrame:
 class Prediction:
     """One object in one frame."""
 
-    mask: np.ndarray  # (H, W) bool; empty if the object is not visible
+    region: Region  # empty if the object is not visible
     confidence: float  # 0 to 1: expected Jaccard index; for an object that is gone, how surely it is gone
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Its pixels, (H, W) bool."""
+        return self.region.mask
 
     @property
     def visible(self) -> bool:
@@ -45,9 +51,18 @@ class Prediction:
         return bool(self.mask.any())
 
 
-Tune = Callable[[np.ndarray, Sequence[np.ndarray], TunedDecoder | None], TunedDecoder]
-"""Tunes a decoder to an image (H, W, 3) uint8 RGB and the masks (H, W) bool that were outlined in it, going on from the
-decoder that was tuned to the job before, if there is one."""
+class Tune(Protocol):
+    """Tunes a decoder to a job."""
+
+    seconds: float  # that it may take for all jobs of a request together
+
+    def __call__(
+        self, image: np.ndarray, masks: Sequence[np.ndarray], before: TunedDecoder | None, until: Deadline
+    ) -> TunedDecoder | None:
+        """The decoder that was tuned to the job `before`, if there is one, after a frame that was outlined.
+
+        image: (H, W, 3) uint8 RGB; masks: (H, W) bool; until: what was tuned by then counts.
+        """
 
 
 class Tracker:
@@ -78,6 +93,11 @@ class Tracker:
         self.budget = budget
         self.tune = tune
 
+    @property
+    def tune_s(self) -> float:
+        """Seconds that tuning may take for a request."""
+        return self.tune.seconds if self.tune else 0.0
+
     @torch.inference_mode()
     def encode(self, image: np.ndarray) -> EncodedFrame:
         """The features of an image, (H, W, 3) uint8 RGB."""
@@ -88,8 +108,12 @@ class Tracker:
         return EncodedFrame(image, self.segmenter.encode(tensor), working)
 
     @torch.inference_mode()
-    def track(self, frame: EncodedFrame, requests: Sequence[BankRequest]) -> list[tuple[Memory, list[Prediction]]]:
+    def track(
+        self, frame: EncodedFrame, requests: Sequence[BankRequest], tune_until: Deadline | None = None
+    ) -> list[tuple[Memory, list[Prediction]]]:
         """Finds the objects of all requests in a frame, for whose pixels they compete.
+
+        tune_until: when tuning has to end; None: when it has taken as long as it may.
 
         Returns for each request the memory to go on with, and its objects' predictions in order (of a seed, its mask).
 
@@ -98,12 +122,13 @@ class Tracker:
         """
         segmentations = self._read_and_segment(frame, requests)
         aggregation = Aggregation(frame.image.shape[:2], requests, [each.logits for each in segmentations])
+        tune_until = tune_until or Deadline.within(self.tune_s)
         results = []
         for i, (request, segmentation) in enumerate(zip(requests, segmentations, strict=True)):
-            probabilities, masks = aggregation.of(i)
-            predictions = [_prediction(request, segmentation, number, mask) for number, mask in enumerate(masks)]
+            probabilities, regions = aggregation.of(i)
+            predictions = [_prediction(request, segmentation, number, each) for number, each in enumerate(regions)]
             memory = self._memorize(frame, request, segmentation, probabilities, predictions)
-            results.append((self._tuned(frame, request, memory), predictions))
+            results.append((self._tuned(frame, request, memory, tune_until), predictions))
         return results
 
     def _read_and_segment(self, frame: EncodedFrame, requests: Sequence[BankRequest]) -> list[Segmentation]:
@@ -154,16 +179,16 @@ class Tracker:
             return prediction.confidence >= MEMORIZE_CONFIDENCE
         return float(presence) < ABSENCE_THRESHOLD
 
-    def _tuned(self, frame: EncodedFrame, request: BankRequest, memory: Memory) -> Memory:
+    def _tuned(self, frame: EncodedFrame, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
         exact = [seed.mask for seed in request.seeds.values() if not seed.from_box]
         if not exact or self.tune is None:
             return memory
-        return replace(memory, tuned_decoder=self.tune(frame.image, exact, memory.tuned_decoder))
+        return replace(memory, tuned_decoder=self.tune(frame.image, exact, memory.tuned_decoder, until))
 
 
-def _prediction(request: BankRequest, segmentation: Segmentation, number: int, mask: np.ndarray) -> Prediction:
+def _prediction(request: BankRequest, segmentation: Segmentation, number: int, region: Region) -> Prediction:
     if number in request.seeds:
-        return Prediction(mask, 1.0)
-    presence = float(segmentation.presence[number])
-    return Prediction(mask, presence * float(segmentation.quality[number]) if mask.any() else 1 - presence)
+        return Prediction(region, 1.0)
+    presence, quality = float(segmentation.presence[number]), float(segmentation.quality[number])
+    return Prediction(region, presence * quality if region.mask.any() else 1 - presence)

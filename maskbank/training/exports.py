@@ -27,12 +27,13 @@ from maskbank.files.images import decode_image
 from maskbank.networks.models import BUNDLED_INTERACTORS
 from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.shapes.rotation import unrotated
-from maskbank.shapes.shape import Shape
+from maskbank.shapes.shape import MAX_COORDINATE, Shape
 from maskbank.training.sources import Source, load_sources
 from maskbank.tuning.samples import Sample, shrunk
 
 MAX_OBJECTS = 254  # of an image; 255 is void
 MAX_PIXELS = 100_000_000  # of an image
+MAX_FILE_BYTES = 128 << 20  # of a file in an export, unpacked; annotations of a thousand frames have a few MB
 SHAPES = ("mask", "polygon", "ellipse", "box")
 
 Folder = Path | zipfile.Path
@@ -133,9 +134,18 @@ class Images:
         return next((file for path, file in self._files.items() if path.startswith(stem)), None)
 
 
+def _read(file: Folder) -> bytes:
+    """A file's bytes. Raises ValueError for one that is larger than any export's, as a few bytes of a zip may be."""
+    with file.open("rb") as opened:
+        data: bytes = opened.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ValueError(f"{file.name} is larger than the {MAX_FILE_BYTES} bytes that are allowed.")
+    return data
+
+
 def _xml(file: Folder) -> ElementTree.Element:
     try:
-        return ElementTree.fromstring(file.read_bytes())
+        return ElementTree.fromstring(_read(file))
     except ElementTree.ParseError as error:
         raise ValueError(f"{file} is not XML: {error}.") from error
 
@@ -208,15 +218,16 @@ def _sample(file: Folder, outlines: list[Outline]) -> Sample:
 
 def _pixels(file: Folder) -> np.ndarray:
     try:
-        return decode_image(file.read_bytes(), MAX_PIXELS)
+        return decode_image(_read(file), MAX_PIXELS)
     except RequestError as error:
         raise ValueError(f"{file.name}: {error}") from error
 
 
 def _coco(file: Folder) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """The images of a COCO file by name, with their annotations."""
+    data = _read(file)
     try:
-        document = json.loads(file.read_bytes())
+        document = json.loads(data)
         names = {image["id"]: image["file_name"] for image in document["images"]}
         found: dict[int, list[dict[str, Any]]] = {number: [] for number in names}
         for annotation in document["annotations"]:
@@ -234,9 +245,8 @@ def _coco_sample(file: Folder, annotations: list[dict[str, Any]]) -> Sample:
         try:
             mask = _coco_mask(annotation, image)
         except (RequestError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise ValueError(f"An annotation of {file.name} is damaged: {error}.") from error
-        if mask.shape != ids.shape:
-            raise ValueError(f"An annotation of {file.name} is for an image of another size.")
+            sentence = str(error).rstrip(".")
+            raise ValueError(f"An annotation of {file.name} is damaged: {sentence}.") from error
         ids[mask] = object_id
     return shrunk(Sample(image, ids))
 
@@ -255,9 +265,17 @@ def _coco_mask(annotation: dict[str, Any], image: np.ndarray) -> np.ndarray:
         return _outliner().mask(Shape("rectangle", (left, top, left + across, top + down)), image)
     if isinstance(segmentation, list):
         corners = [polygon for polygon in segmentation if len(polygon) >= 6]
+        for polygon in corners:  # pycocotools crashes on what is far outside, and takes as long as edges are
+            points = np.array(polygon, np.float64)
+            if points.size % 2 or not np.all(np.abs(points) <= MAX_COORDINATE):  # false for NaN as well
+                raise ValueError(
+                    f"a polygon needs pairs of numbers between {-MAX_COORDINATE:.0f} and {MAX_COORDINATE:.0f}"
+                )
         if not corners:
             return np.zeros((height, width), bool)
         rle = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
+    elif tuple(segmentation["size"]) != (height, width):  # before anything of that size is built
+        raise ValueError("it is for an image of another size")
     elif isinstance(segmentation["counts"], list):
         rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
     else:

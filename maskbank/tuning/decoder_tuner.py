@@ -12,6 +12,7 @@ import torch
 from torch.func import functional_call
 
 from maskbank.bank.memory import TunedDecoder
+from maskbank.deadline import Deadline
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.tuning.clips import moving_clip
@@ -34,7 +35,7 @@ class DecoderTuner:
 
     Args:
         segmenter: whose decoder is tuned; it is not changed.
-        seconds: that tuning may take, about.
+        seconds: that tuning may take for a request, unless it has to be answered sooner.
     """
 
     def __init__(self, segmenter: LiteSegmenter, seconds: float):
@@ -50,13 +51,17 @@ class DecoderTuner:
             name: weight for name, weight in network.decoder.named_parameters() if not name.startswith("quality_head.")
         }
 
-    def __call__(self, image: np.ndarray, masks: Sequence[np.ndarray], before: TunedDecoder | None) -> TunedDecoder:
-        """What `before`, or the network's own decoder, becomes after an outlined frame.
+    def __call__(
+        self, image: np.ndarray, masks: Sequence[np.ndarray], before: TunedDecoder | None, until: Deadline
+    ) -> TunedDecoder | None:
+        """What `before`, or the network's own decoder (None), becomes after an outlined frame.
 
-        image: (H, W, 3) uint8 RGB; masks: of the objects, (H, W) bool. The same input gives the same result, unless
-        the time runs out first.
+        image: (H, W, 3) uint8 RGB; masks: of the objects, (H, W) bool; until: no step is begun that would not end by
+        then, if it takes as long as the one before. The same input gives the same result, unless the time runs out;
+        where there is none left, `before` stays.
         """
-        ends = time.monotonic() + self.seconds
+        if until.left_s <= 0:
+            return before
         random = np.random.default_rng(0)
         sample = shrunk(Sample(image, id_map(masks)))
         with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng([]):
@@ -66,8 +71,7 @@ class DecoderTuner:
             named = {f"network.decoder.{name}": weight for name, weight in weights.items()}
             optimizer = torch.optim.AdamW(weights.values(), lr=LEARNING_RATE, weight_decay=1e-3)
             for step in range(STEPS):
-                if step and time.monotonic() > ends:
-                    break
+                started = time.monotonic()
                 some = some_objects(sample, random)
                 clips = [moving_clip(some, CROP_SIZE, CLIP_FRAMES, random) for _ in range(BATCH)]
                 if not any(clip.ids[0].any() for clip in clips):
@@ -82,6 +86,8 @@ class DecoderTuner:
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights.values(), 3.0)
                 optimizer.step()
+                if until.left_s < time.monotonic() - started:
+                    break
             blended = {name: known[name].lerp(weight.detach(), BLEND) for name, weight in weights.items()}
             # In half precision, as a store keeps them: the worker that made them must not see others than the next.
             return TunedDecoder({name: weight.half().float() for name, weight in blended.items()})
