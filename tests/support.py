@@ -20,6 +20,7 @@ from maskbank.bank.memory import Memory
 from maskbank.files.masks import read_id_mask
 from maskbank.function.local import invoke
 from maskbank.service.service import Service
+from maskbank.store.store import Revision
 
 CLIP = Path(__file__).parents[1] / "samples" / "clip"
 HEIGHT, WIDTH = 360, 640
@@ -101,6 +102,12 @@ class Function:
         """Status, and the reply or the sentence."""
         status, reply = self.post(json.dumps(request).encode(), path=path)
         return status, json.loads(reply) if status == 200 else reply
+
+    def remembered(self, state: dict[str, Any]) -> Revision:
+        """The revision that a state names."""
+        revision = self.service.store.load(state["bank"], state["revision"], state["digest"])
+        assert revision is not None
+        return revision
 
     def ask(self, image: bytes, shapes: list, states: list) -> tuple[list, list]:
         """The reply's shapes and states to a good request, with all that holds for every reply."""

@@ -142,7 +142,7 @@ def test_another_worker_goes_on_with_it(start: Callable[..., Function], tmp_path
     for worker, turn in zip((workers[1], workers[0], workers[1]), (2, 3, 4), strict=True):
         shapes, states = worker.track(jpeg(turn), states)
     assert jaccard(decoded(shapes[0]), true_mask(4, TURTLE)) > 0.6
-    kept = [worker.service.store.load(states[0]["bank"], states[0]["revision"]) for worker in workers]
+    kept = [worker.remembered(states[0]) for worker in workers]
     assert same(*(revision.memory.tuned_decoder for revision in kept))
     # Written once, not with every frame.
     sizes = sorted(file.stat().st_size for file in tmp_path.rglob("p*"))
@@ -156,7 +156,7 @@ def test_a_correction_adapts_it_further(start: Callable[..., Function]) -> None:
     _, followed = function.track(jpeg(2), corrected)
 
     def of(state: dict) -> TunedDecoder:
-        return function.service.store.load(state["bank"], state["revision"]).memory.tuned_decoder
+        return function.remembered(state).memory.tuned_decoder
 
     assert not same(of(states[0]), of(corrected[0]))
     assert of(corrected[0]) is of(followed[0])
@@ -167,7 +167,7 @@ def test_a_correction_adapts_it_further(start: Callable[..., Function]) -> None:
 def test_without_seconds_there_is_none(start: Callable[..., Function]) -> None:
     function = start(MASKBANK_SIZE=64, MASKBANK_ADAPT_SECONDS=0)
     _, [state] = function.ask(jpeg(0), [mask_shape(OUTLINED[0])], [])
-    assert function.service.store.load(state["bank"], 1).memory.tuned_decoder is None
+    assert function.remembered(state).memory.tuned_decoder is None
 
 
 def test_it_does_not_learn_from_boxes(start: Callable[..., Function]) -> None:
@@ -175,7 +175,7 @@ def test_it_does_not_learn_from_boxes(start: Callable[..., Function]) -> None:
     function = adapting(start)
 
     def adapted(state: dict) -> bool:
-        return function.service.store.load(state["bank"], state["revision"]).memory.tuned_decoder is not None
+        return function.remembered(state).memory.tuned_decoder is not None
 
     box = {"type": "rectangle", "points": box_of(OUTLINED[0])}
     _, [state] = function.ask(jpeg(0), [box], [])

@@ -57,7 +57,7 @@ def refused(function: Function, body: object) -> tuple[int, str]:
     """Status and sentence of a bad request; `body` is bytes or what can be JSON."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     store = function.service.store
-    store.load("", 0)  # what has expired goes now
+    store.load("", 0, "")  # what has expired goes now
     before = len(store), store.bytes
     status, sentence = function.post(raw)
     assert 400 <= status < 500
@@ -69,9 +69,9 @@ def refused(function: Function, body: object) -> tuple[int, str]:
 def check_no_harm(function: Function, body: dict[str, Any]) -> None:
     """A good request gets the same answer as from a worker that never saw a bad one: from a fresh twin bank."""
     states = body["states"]
-    revision = function.service.store.load(states[0]["bank"], states[0]["revision"])
+    revision = function.remembered(states[0])
     _, twin = function.ask(png(noise(0)), [square(5, 5, 20), square(30, 20, 20)], [])
-    untouched = function.service.store.load(twin[0]["bank"], 1)
+    untouched = function.remembered(twin[0])
     assert equal_tensors(tensors_of(revision.memory), tensors_of(untouched.memory))
     expected, _ = function.track(base64.b64decode(body["image"]), twin)
     assert function.track(base64.b64decode(body["image"]), states)[0] == expected
@@ -249,7 +249,7 @@ def test_states_of_wrong_length(small: Function, good: dict[str, Any]) -> None:
         ("state", 400, "Object 2: the state is not one that this tracker made; start"),
         (["state"], 400, "Object 2: the state is not one that this tracker made; start"),
         (0, 400, "Object 2: the state is not one that this tracker made; start"),
-        ({"v": 2}, 400, "Object 2: the state was made by another version of the tracker; start"),
+        ({"v": 1}, 400, "Object 2: the state was made by another version of the tracker; start"),
         ({"v": None}, 400, "Object 2: the state was made by another version of the tracker; start"),
         ({"v": [1]}, 400, "Object 2: the state was made by another version of the tracker; start"),
         ({"bank": "A" * 22}, 410, "Object 2: the tracker no longer remembers it: it restarted"),
@@ -264,6 +264,9 @@ def test_states_of_wrong_length(small: Function, good: dict[str, Any]) -> None:
         ({"object": 1.0}, 400, "Object 2: the state is damaged; start"),
         ({"object": True}, 400, "Object 2: the state is damaged; start"),
         ({"object": 2**60}, 400, "Object 2: the state is damaged; start"),
+        ({"digest": "0" * 64}, 410, "Object 2: the tracker no longer remembers it: it restarted"),
+        ({"digest": None}, 400, "Object 2: the state is damaged; start"),
+        ({"digest": "F" * 64}, 400, "Object 2: the state is damaged; start"),
         ({"revision": "1"}, 400, "Object 2: the state is damaged; start"),
         ({"revision": float("nan")}, 400, "Object 2: the state is damaged; start"),
         ({"type": "cuboid"}, 400, "Object 2: the state is damaged; start"),

@@ -89,7 +89,7 @@ def test_a_mask_is_followed(function: Function, frames: list[bytes]) -> None:
 def test_a_rectangle_is_the_box_of_the_object(function: Function, frames: list[bytes]) -> None:
     """The same outlines, once as a mask and once as a box of which the mask is found, give a mask and its box."""
     _, states = function.ask(frames[0], [outlined("rectangle")], [])
-    found = function.service.store.load(states[0]["bank"], 1).objects[0].rle
+    found = function.remembered(states[0]).objects[0].rle
     _, twin = function.ask(frames[0], [{"type": "mask", "points": list(found)}], [])
     with function.seeing(0.9):
         [rectangle], states = function.track(frames[1], states)
@@ -179,7 +179,7 @@ def test_a_correction_joins_the_bank_for_ever(function: Function, frames: list[b
     shapes, states = function.ask(frames[1], [None, correction], start)
     assert shapes[1] == correction and states[1]["confidence"] == 1
     assert disjoint([decoded(shape) for shape in shapes])
-    bank = function.service.store.load(states[1]["bank"], states[1]["revision"]).memory.banks[0]
+    bank = function.remembered(states[1]).memory.banks[0]
     assert bank.seeds.frame.unique().tolist() == [0, 1]
     later = bank.seeds.valid[:, bank.seeds.frame == 1]  # the other object has learnt nothing of that frame
     assert not later[0].any() and later[1].all()
@@ -259,7 +259,7 @@ def test_overlapping_shapes_are_told_apart(function: Function, frames: list[byte
     given = [COVER, mask_shape(small)] if first == "large" else [mask_shape(small), COVER]
     shapes, states = function.ask(frames[0], given, [])
     assert shapes == given
-    answers = [record.rle for record in function.service.store.load(states[0]["bank"], 1).objects]
+    answers = [record.rle for record in function.remembered(states[0]).objects]
     masks = [decoded({"type": "mask", "points": list(answer)}) for answer in answers]
     assert (masks[given.index(COVER)] == ~small).all() and disjoint(masks) and sum(masks).all()
 

@@ -101,6 +101,14 @@ def entries(n: int, frame: int, objects: int = 2, channels: int = 8) -> Entries:
     ).in_half_precision()
 
 
+def digest(bank: str, number: int) -> str:
+    return f"digest of {bank} {number}"
+
+
+def fetched(store: SharedStore, bank: str, number: int) -> Revision | None:
+    return store.load(bank, number, digest(bank, number))
+
+
 def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple[Entries, ...] = ()) -> Revision:
     prev_mask = (torch.rand(2, 9, 16) * 255).round() / 255
     records = (
@@ -108,7 +116,7 @@ def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple
         ObjectRecord("polygon", (1, 2, 3, 4), None, 0.25),
     )
     memory = Memory((FeatureBank(seeds or entries(5, 0), entries(3, 1), recent),), prev_mask, number, number - 1)
-    return Revision(bank, number, f"digest of {bank} {number}", memory, records)
+    return Revision(bank, number, digest(bank, number), memory, records)
 
 
 def same(one: Revision, other: Revision) -> bool:
@@ -131,10 +139,10 @@ def test_another_worker_finds_what_was_saved(url: str) -> None:
     writer = opened(url)
     for each in (revision("a" * 22, 1), odd, empty, full):
         assert writer.save(each) is each
-        assert writer.load(each.bank_id, each.number) is each
-        found = opened(url).load(each.bank_id, each.number)
+        assert writer.load(each.bank_id, each.number, each.digest) is each
+        found = opened(url).load(each.bank_id, each.number, each.digest)
         assert found is not None and same(found, each)
-    assert opened(url).load("a" * 22, 2) is None and opened(url).load("e" * 22, 1) is None
+    assert fetched(opened(url), "a" * 22, 2) is None and opened(url).load("e" * 22, 1) is None
 
 
 def test_large_parts_are_kept_in_pieces_of_a_bounded_size(url: str) -> None:
@@ -144,7 +152,7 @@ def test_large_parts_are_kept_in_pieces_of_a_bounded_size(url: str) -> None:
     backend = store.backend
     sizes = [len(blob) for blob in backend.get("a" * 22, backend.names("a" * 22))]
     assert len(sizes) > 3 and max(sizes) < 1.1 * BLOB_BYTES
-    assert same(opened(url).load("a" * 22, 1), store.load("a" * 22, 1))
+    assert same(fetched(opened(url), "a" * 22, 1), fetched(store, "a" * 22, 1))
     # One more seed frame: the blobs of those before it are there already.
     before = store.written_bytes
     store.save(revision("a" * 22, 2, seeds=seeds.concat(entries(100, 5, objects=5, channels=64))))
@@ -158,7 +166,7 @@ def test_a_frame_that_adds_little_writes_little(url: str) -> None:
     whole = store.written_bytes
     store.save(replace(first, number=2, digest="next"))
     assert store.written_bytes - whole < 3000 < 60_000 < whole
-    assert same(opened(url).load("a" * 22, 2), replace(first, number=2, digest="next"))
+    assert same(fetched(opened(url), "a" * 22, 2), replace(first, number=2, digest="next"))
 
 
 def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
@@ -166,15 +174,15 @@ def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
     second = replace(first, number=2, digest="next", memory=replace(first.memory, frames=9))
     one, other = opened(url), opened(url)
     one.save(first)
-    assert same(other.load("a" * 22, 1), first)
+    assert same(fetched(other, "a" * 22, 1), first)
     one.save(second)
     asked = []
     get = other.backend.get
     other.backend.get = lambda bank, names: asked.extend(names) or get(bank, names)
-    found = other.load("a" * 22, 2)
+    found = fetched(other, "a" * 22, 2)
     assert same(found, second)
     assert [name[0] for name in asked] == ["r", "p"]  # the revision and the use counters
-    assert found.memory.banks[0].seeds.keys is other.load("a" * 22, 1).memory.banks[0].seeds.keys
+    assert found.memory.banks[0].seeds.keys is fetched(other, "a" * 22, 1).memory.banks[0].seeds.keys
 
 
 @pytest.mark.parametrize(
@@ -197,7 +205,7 @@ def test_the_first_of_two_has_the_name(url: str) -> None:
     one, other = opened(url), opened(url)
     assert one.save(mine) is mine
     kept = other.save(yours)
-    assert same(kept, mine) and other.load("a" * 22, 1) is kept
+    assert same(kept, mine) and fetched(other, "a" * 22, 1) is kept
     assert one.save(yours) is mine
 
 
@@ -209,7 +217,7 @@ def test_of_many_that_race_one_wins_and_all_see_it(url: str) -> None:
             kept = list(pool.map(lambda pair: pair[0].save(pair[1]), zip(stores, offers, strict=True)))
         assert len({each.digest for each in kept}) == 1
         assert all(same(each, kept[0]) for each in kept)
-        assert same(opened(url).load("a" * 22, number), kept[0])
+        assert same(fetched(opened(url), "a" * 22, number), kept[0])
 
 
 def test_an_unused_bank_expires_and_a_used_one_does_not(url: str) -> None:
@@ -218,8 +226,8 @@ def test_an_unused_bank_expires_and_a_used_one_does_not(url: str) -> None:
         store.save(revision(bank * 22, 1))
     for _ in range(4):
         time.sleep(0.4)
-        assert opened(url, ttl_s=1.0).load("a" * 22, 1) is not None
-    assert opened(url, ttl_s=1.0).load("b" * 22, 1) is None
+        assert fetched(opened(url, ttl_s=1.0), "a" * 22, 1) is not None
+    assert fetched(opened(url, ttl_s=1.0), "b" * 22, 1) is None
     store.backend.drop("b" * 22)  # a directory is swept by and by
     assert [usage.bank_id for usage in store.backend.usage()] == ["a" * 22]
 
@@ -276,8 +284,11 @@ def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
     assert largest <= 2 * HISTORY * 3 + 10
     fresh = opened(url)
     for number in range(3 * HISTORY - HISTORY + 1, 4 * HISTORY):
-        assert same(fresh.load("a" * 22, number), store.load("a" * 22, number))
-    assert opened(url).load("a" * 22, HISTORY) is None
+        assert same(
+            fetched(fresh, "a" * 22, number),
+            fetched(store, "a" * 22, number),
+        )
+    assert fetched(opened(url), "a" * 22, HISTORY) is None
 
 
 def test_a_name_is_not_given_away_again(url: str) -> None:
@@ -286,7 +297,7 @@ def test_a_name_is_not_given_away_again(url: str) -> None:
     history = [revision("a" * 22, number) for number in range(1, 2 * HISTORY + 1)]
     for each in history:
         one.save(each)
-    assert opened(url).load("a" * 22, 5) is None
+    assert fetched(opened(url), "a" * 22, 5) is None
     assert other.save(replace(history[4], digest="another future of 4")) is None
     other.backend.delete("a" * 22, [f"r{2 * HISTORY}"])
     assert other.save(revision("a" * 22, 2 * HISTORY + 1)) is None
@@ -297,7 +308,7 @@ def test_a_place_that_is_damaged_is_not_free(url: str) -> None:
     store = opened(url)
     store.save(revision("a" * 22, 1))
     store.backend.add("a" * 22, {}, "r2", b"torn")
-    assert store.save(revision("a" * 22, 2)) is None and store.load("a" * 22, 2) is None
+    assert store.save(revision("a" * 22, 2)) is None and fetched(store, "a" * 22, 2) is None
 
 
 def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
@@ -324,7 +335,7 @@ def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
 def test_another_model_s_bank_is_refused(url: str) -> None:
     opened(url).save(revision("a" * 22, 1))
     with pytest.raises(ForeignModelError, match=r"^These objects were tracked with another model .*; start tracking"):
-        opened(url, model_id="lite ffffffffffff").load("a" * 22, 1)
+        fetched(opened(url, model_id="lite ffffffffffff"), "a" * 22, 1)
 
 
 def test_another_version_s_bank_is_refused(url: str) -> None:
@@ -334,7 +345,7 @@ def test_another_version_s_bank_is_refused(url: str) -> None:
     store.backend.drop("a" * 22)
     store.backend.add("a" * 22, {}, "r1", data.replace(b"maskbank %d " % VERSION, b"maskbank 999 ", 1))
     with pytest.raises(ForeignVersionError, match=r"another version of the tracker; start tracking again\.$"):
-        opened(url).load("a" * 22, 1)
+        fetched(opened(url), "a" * 22, 1)
 
 
 def test_damage_is_noticed(url: str) -> None:
@@ -349,7 +360,7 @@ def test_damage_is_noticed(url: str) -> None:
         store.backend.drop("a" * 22)
         last = blobs.pop("r1")
         store.backend.add("a" * 22, blobs, "r1", last)
-        return opened(url).load("a" * 22, 1) is not None
+        return fetched(opened(url), "a" * 22, 1) is not None
 
     assert found_among(dict(blobs))
     for name, data in blobs.items():
@@ -359,7 +370,7 @@ def test_damage_is_noticed(url: str) -> None:
         if name != "r1":
             assert not found_among({other: blob for other, blob in blobs.items() if other != name})
     store.backend.add("b" * 22, blobs, "r2", blobs["r1"])  # whole, but of another bank
-    assert opened(url).load("b" * 22, 2) is None
+    assert fetched(opened(url), "b" * 22, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -404,7 +415,10 @@ def test_tls_and_a_password_with_odd_characters(tmp_path: Path, monkeypatch: pyt
         server = RedisServer(tmp_path, url, "--tls-port", *options)
         try:
             opened(server.url).save(revision("a" * 22, 1))
-            assert same(opened(server.url).load("a" * 22, 1), opened(server.url).load("a" * 22, 1))
+            assert same(
+                fetched(opened(server.url), "a" * 22, 1),
+                fetched(opened(server.url), "a" * 22, 1),
+            )
             trusting.delenv("SSL_CERT_FILE")
             with pytest.raises(BackendError, match="certificate verify failed"):
                 opened(server.url)
@@ -450,14 +464,14 @@ def test_a_killed_writer_leaves_every_saved_revision_whole(url: str) -> None:
             last = max([last, *map(int, writer.stdout.read().split())])
         fresh = opened(url)
         expected = revision("a" * 22, last, entries(3000, 0), recent=(entries(500, last),))
-        found = fresh.load("a" * 22, last)
+        found = fetched(fresh, "a" * 22, last)
         assert found is not None and found.digest == expected.digest
         assert torch.equal(found.memory.banks[0].recent[0].values, expected.memory.banks[0].recent[0].values)
         numbers = {int(name[1:]) for name in fresh.backend.names("a" * 22) if name.startswith("r")}
         assert last <= max(numbers) <= last + 1
         last = max(numbers)  # it may have been killed between saving, which lets the oldest go, and saying so
         assert set(range(max(last - HISTORY + 1, 1), last + 1)) <= numbers
-        assert all(fresh.load("a" * 22, number) is not None for number in numbers)
+        assert all(fetched(fresh, "a" * 22, number) is not None for number in numbers)
 
 
 def test_a_restart_of_the_store_is_waited_for(
@@ -493,7 +507,7 @@ def test_a_full_disk_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptu
     assert "aaaaaaaaaa" not in caplog.text
     assert not any(name.startswith("r") for name in os.listdir(tmp_path / ("a" * 22)))
     store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))
-    assert opened(f"file://{tmp_path}").load("a" * 22, 1) is not None
+    assert fetched(opened(f"file://{tmp_path}"), "a" * 22, 1) is not None
 
 
 def test_a_full_redis_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -589,7 +603,7 @@ def test_two_workers_in_turn_answer_as_one(
 
 def layouts(worker: Function, state: dict) -> list[torch.Tensor]:
     """The tensors that products are made of, of a bank as a worker has it."""
-    memory = worker.service.store.load(state["bank"], state["revision"]).memory
+    memory = worker.remembered(state).memory
     parts = [part for bank in memory.banks for part in bank.parts]
     return [memory.prev_mask, *(part.keys for part in parts), *(part.values for part in parts)]
 
@@ -662,7 +676,7 @@ def test_the_command_shows_and_purges(url: str, capsys: pytest.CaptureFixture) -
     assert run(capsys, "--url", url, "stat")[1].startswith(f"2 banks, {total} bytes, unused for up to 0.0")
     assert run(capsys, "--url", url, "purge", "--older-than", "1") == (0, "0 banks removed, 0 bytes\n")
     assert run(capsys, "--url", url, "purge", "--older-than", "0") == (0, f"2 banks removed, {total} bytes\n")
-    assert opened(url).load("a" * 22, 1) is None
+    assert fetched(opened(url), "a" * 22, 1) is None
 
 
 def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

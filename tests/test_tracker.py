@@ -303,7 +303,7 @@ def test_the_paper_s_way_through_the_handler(start: Callable[..., Function], che
                 for bank, pair in zip(banks, network.memorize(features, classes), strict=True)
             ]
     assert seen[1:].all()  # not a comparison of empty masks
-    stored = function.service.store.load(states[0]["bank"], len(images)).memory.banks
+    stored = function.remembered(states[0]).memory.banks
     assert [len(bank) for bank in stored] == [len(bank) for bank in banks]
     for ours, expected in zip(stored, banks, strict=True):
         assert torch.allclose(ours.older.keys, expected.older.keys, atol=1e-3)

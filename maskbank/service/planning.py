@@ -17,7 +17,7 @@ NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=()
 BANKS_HOLD = 4  # times as many objects as a request may have: those that were outlined anew stay in their old bank
 MAX_OBJECT_PIXELS = 420_000_000  # objects of a request × pixels of its image: 50 in 4K, 10 in the largest image
 
-Place = tuple[str, int]  # of a revision: bank_id and number
+Place = tuple[str, int, str]  # of a revision: bank_id, number and digest
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class BankPlan:
     @property
     def place(self) -> Place:
         """Where the revision is."""
-        return self.revision.bank_id, self.revision.number
+        return self.revision.bank_id, self.revision.number, self.revision.digest
 
 
 def check_amount(entries: Sequence[Entry], revisions: Mapping[Place, Revision], most: int, pixels: int) -> None:
@@ -92,14 +92,14 @@ def plan(
     Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
     of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
     """
-    new_place = (NEW_BANK.bank_id, NEW_BANK.number)
+    new_place = (NEW_BANK.bank_id, NEW_BANK.number, NEW_BANK.digest)
     seeds: dict[Place, dict[int, Seed]] = {place: {} for place in revisions}
     types: dict[Place, dict[int, str]] = {place: {} for place in revisions}
     requested: dict[Place, set[int]] = {}
     objects = []
     for index, entry in enumerate(entries):
         if entry.state is not None:
-            place, number = (entry.state.bank_id, entry.state.revision), entry.state.object
+            place, number = entry.state.place, entry.state.object
         else:
             place = new_place
             number = len(seeds.setdefault(place, {}))

@@ -33,6 +33,7 @@ def state_of(reply: ObjectReply) -> dict[str, Any]:
         "bank": reply.revision.bank_id,
         "object": reply.object,
         "revision": reply.revision.number,
+        "digest": reply.revision.digest,
         "type": reply.record.type,
         "box": list(reply.record.box),
         "visible": reply.record.rle is not None,

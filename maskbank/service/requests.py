@@ -1,5 +1,6 @@
 """A request, checked field by field before any pixel is decoded: CVAT's for a frame, or one for several frames."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,7 +11,8 @@ from maskbank.service.json_body import parse_json
 from maskbank.shapes.shape import SHAPE_TYPES, Shape, parse_shape
 from maskbank.store.backend import BANK_ID
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 MAX_IMAGE_BYTES = 64 << 20  # of the encoded image
 MAX_FRAMES = (
     40  # of a request; fewer than `HISTORY` revisions are kept, so that a retry finds the states it starts from
@@ -28,7 +30,13 @@ class State:
     bank_id: str
     object: int
     revision: int
+    digest: str  # of the request that made the revision: stores may give its number away twice
     shared: bool = True  # whether other workers know it
+
+    @property
+    def place(self) -> tuple[str, int, str]:
+        """What names the revision."""
+        return self.bank_id, self.revision, self.digest
 
 
 @dataclass(frozen=True)
@@ -190,12 +198,14 @@ def parse_state(state: object) -> State:
     if state.get("v") != STATE_VERSION:
         raise RequestError(f"The state was made by another version of the tracker; {START_AGAIN}.")
     bank_id, object_number, revision = state.get("bank"), state.get("object", -1), state.get("revision", -1)
-    counts = (object_number, revision)
+    counts, digest = (object_number, revision), state.get("digest")
     if (
         not isinstance(bank_id, str)
         or not BANK_ID.fullmatch(bank_id)
+        or not isinstance(digest, str)
+        or not DIGEST.fullmatch(digest)
         or not all(type(n) is int and 0 <= n < _MAX_COUNT for n in counts)
         or state.get("type", SHAPE_TYPES[0]) not in SHAPE_TYPES
     ):
         raise RequestError(f"The state is damaged; {START_AGAIN}.")
-    return State(bank_id, object_number, revision, state.get("shared") is not False)
+    return State(bank_id, object_number, revision, digest, state.get("shared") is not False)

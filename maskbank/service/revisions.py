@@ -36,13 +36,15 @@ def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord
 def request_digest(image: bytes, entries: Sequence[Entry]) -> str:
     """Names what a request does to banks: two with the same digest lead from one revision to the same next.
 
+    As the digests of the revisions that it begins with are part of it, it names the whole history of its banks.
+
     A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
     of other banks.
     """
     digest = hashlib.sha256(hashlib.sha256(image).digest())
-    states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0) for entry in entries]
-    revisions = {(state.bank_id, state.revision) for state in states}
-    objects = {(state.bank_id, state.revision, state.object) for state in states} if len(revisions) > 1 else set()
+    states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0, "") for entry in entries]
+    revisions = {state.place for state in states}
+    objects = {(*state.place, state.object) for state in states} if len(revisions) > 1 else set()
     seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]
     digest.update(repr((sorted(revisions), sorted(objects), seeds)).encode())
     return digest.hexdigest()

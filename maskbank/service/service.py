@@ -99,7 +99,9 @@ class Service:
                 raise in_frame(number, error) from None
             for slot, each in zip(slots, replies, strict=True):
                 latest[slot] = each
-                states[slot] = State(each.revision.bank_id, each.object, each.revision.number, each.revision.shared)
+                states[slot] = State(
+                    each.revision.bank_id, each.object, each.revision.number, each.revision.digest, each.revision.shared
+                )
             with timings.stage("encode"):
                 frames.append(frame_reply(latest))
             slowest_s = max(slowest_s, time.monotonic() - started - tuning_s)
@@ -144,7 +146,7 @@ class Service:
         for entry in entries:
             if entry.state is None:
                 continue
-            place = (entry.state.bank_id, entry.state.revision)
+            place = entry.state.place
             revision = revisions.get(place) or self.store.load(*place)
             if revision is None and not entry.state.shared:
                 text = "The tracker's memory was unreachable on the frame before, and only another worker kept it"
@@ -165,10 +167,10 @@ class Service:
                 return None
             bank_ids = (each.revision.bank_id, branch_id(each.revision, digest))
             try:
-                revisions = [self.store.load(bank_id, each.revision.number + 1) for bank_id in bank_ids]
+                revisions = [self.store.load(bank_id, each.revision.number + 1, digest) for bank_id in bank_ids]
             except UnavailableError:  # then it is tracked again
                 return None
-            follower = next((r for r in revisions if r is not None and r.digest == digest), None)
+            follower = next((revision for revision in revisions if revision is not None), None)
             if follower is None:
                 return None
             found.append(follower)

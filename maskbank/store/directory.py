@@ -18,8 +18,9 @@ BLOB = re.compile(r"r\d+|p[0-9a-f]{40}|" + re.escape(UNFINISHED) + r"\w+", re.AS
 class DirectoryBackend:
     """A blob is written beside its place and then linked into it, so that it is there as a whole or not at all.
 
-    That holds when a process is killed. After a power cut a file may be torn; its checksum tells. What else lies in
-    the directory is left alone.
+    That holds when a process is killed, and after a power cut as far as the disk keeps what it was told to keep. What
+    else lies in the directory is left alone. A bank's age is told by the file system's clock alone: machines that share
+    a volume may disagree about the time.
 
     Args:
         root: the directory; made, for its owner only, where there is none.
@@ -60,7 +61,10 @@ class DirectoryBackend:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for blob, content in blobs.items():
                 self._write(folder / blob, content)
+            if blobs:
+                _sync_folder(folder)  # before the name that promises them
             added = self._write(folder / name, data)
+            _sync_folder(folder)
         self.touch(bank_id)
         return added
 
@@ -95,17 +99,24 @@ class DirectoryBackend:
 
     def _banks(self) -> Iterator[tuple[str, float]]:
         """The identifiers of the banks, and for how many seconds each was not touched."""
+        now = self._now()
         with os.scandir(self.root) as items:
             for item in sorted(items, key=lambda item: item.name):
                 if BANK_ID.fullmatch(item.name) and item.is_dir(follow_symlinks=False):
                     with suppress(FileNotFoundError):
-                        yield item.name, time.time() - item.stat().st_mtime
+                        yield item.name, now - item.stat().st_mtime
+
+    def _now(self) -> float:
+        """What a file that is made now gets as its time."""
+        with tempfile.TemporaryFile(dir=self.root) as file:
+            return os.fstat(file.fileno()).st_mtime
 
     def _folder(self, bank_id: str) -> Path | None:
         """The bank's folder if it is there and has not expired."""
         with _translated_errors(self.root):
             try:
-                expired = time.time() - (self.root / bank_id).stat().st_mtime > self.ttl_s
+                touched = (self.root / bank_id).stat().st_mtime
+                expired = self._now() - touched > self.ttl_s
             except FileNotFoundError:
                 return None
         if expired:
@@ -123,6 +134,8 @@ class DirectoryBackend:
         try:
             with open(descriptor, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(descriptor)
             os.link(unfinished, path)
         except FileExistsError:
             return False
@@ -140,6 +153,15 @@ class DirectoryBackend:
             )
         for bank_id in expired:
             self.drop(bank_id)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -28,27 +28,37 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self.clock = clock
         self.bytes = 0
-        self._banks: OrderedDict[str, dict[int, Revision]] = OrderedDict()  # least recently used first
+        self._banks: OrderedDict[str, dict[tuple[int, str], Revision]] = OrderedDict()  # least recently used first
         self._used: dict[str, float] = {}
         self._holders: Counter[int] = Counter()  # by address of a tensor's memory: how many revisions share it
 
-    def load(self, bank_id: str, number: int) -> Revision | None:
+    def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
         """See `Store`."""
         self._expire()
-        revision = self._banks.get(bank_id, {}).get(number)
+        revision = self._banks.get(bank_id, {}).get((number, digest))
         if revision is not None:
             self._touch(bank_id)
         return revision
 
     def save(self, revision: Revision) -> Revision:
         """See `Store`."""
+        return self.holder(revision.bank_id, revision.number) or self.keep(revision)
+
+    def holder(self, bank_id: str, number: int) -> Revision | None:
+        """The first revision that took a place."""
+        self._expire()
+        return next((each for each in self._banks.get(bank_id, {}).values() if each.number == number), None)
+
+    def keep(self, revision: Revision) -> Revision:
+        """Keeps a revision, beside others of its place; returns the one of its digest that was there first."""
         self._expire()
         revisions = self._banks.setdefault(revision.bank_id, {})
-        kept = revisions.setdefault(revision.number, revision)
+        kept = revisions.setdefault((revision.number, revision.digest), revision)
         if kept is revision:
             self._hold(revision)
-            for number in [n for n in revisions if n <= max(revisions) - HISTORY]:
-                self._release(revisions.pop(number))
+            newest, _ = max(revisions)
+            for name in [name for name in revisions if name[0] <= newest - HISTORY]:
+                self._release(revisions.pop(name))
         self._touch(revision.bank_id)
         self._make_room()
         return kept
@@ -76,10 +86,10 @@ class MemoryStore:
 
     def _make_room(self) -> None:
         for revisions in list(self._banks.values()):
-            for number in sorted(revisions)[:-1]:
+            for name in sorted(revisions)[:-1]:
                 if self.bytes <= self.max_bytes:
                     return
-                self._release(revisions.pop(number))
+                self._release(revisions.pop(name))
         while self.bytes > self.max_bytes and len(self._banks) > 1:
             self._drop_bank(next(iter(self._banks)))
 

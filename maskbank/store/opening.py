@@ -89,5 +89,6 @@ def open_store(url: str, ttl_s: float, model_id: str, cache_bytes: int, device: 
 
 
 def redacted(url: str) -> str:
-    """The address without user and password, however it is written."""
-    return re.sub(r"[?#].*", "?…", re.sub(r"//.*@", "//…@", url))
+    """The address without user and password, however it is written, slashes forgotten or not."""
+    without_login = re.sub(r"^(\w+:(?=/))?(/*).*@", r"\1\2…@", url, flags=re.DOTALL)
+    return re.sub(r"[?#].*", "?…", without_login, flags=re.DOTALL)

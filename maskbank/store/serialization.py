@@ -26,7 +26,7 @@ from maskbank.bank.memory import Memory, TunedDecoder
 from maskbank.errors import ForeignModelError, ForeignVersionError
 from maskbank.store.store import ObjectRecord, Revision
 
-VERSION = 3
+VERSION = 4
 BLOB_BYTES = 2 << 20  # about; a store with a limit for one value can be served
 UNCOUNTED = ("keys", "values", "valid", "frame")  # the tensors of entries, but for their usage
 
@@ -102,8 +102,8 @@ def read_revision(
 ) -> Revision:
     """The revision that `revision_blob` took apart, bit for bit.
 
-    fetch: from the names of blobs to the blobs. parts: what need not be fetched again; gets what was. The usage
-    counters of entries are not part of it. device: for the tensors.
+    fetch: from the names of blobs to what is behind their headers. parts: what need not be fetched again; gets what
+    was. The usage counters of entries are not part of it. device: for the tensors.
 
     Raises ForeignModelError or ForeignVersionError when another model or version wrote it, DamagedError when the bytes
     are not what was written, and whatever `fetch` raises.
@@ -177,10 +177,10 @@ def _read_bank(
     return FeatureBank.of_parts(named)
 
 
-def read_blob(data: bytes, device: torch.device) -> dict[str, Tensor]:
-    """The tensors of a blob. Raises DamagedError."""
+def read_blob(content: bytes, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a blob, from what is behind its header. Raises DamagedError."""
     try:
-        return {name: unpack(t).to(device) for name, t in safetensors.torch.load(without_header(data)).items()}
+        return {name: unpack(t).to(device) for name, t in safetensors.torch.load(content).items()}
     except SafetensorError as error:
         raise DamagedError("A blob in the store is damaged.") from error
 

@@ -27,6 +27,7 @@ from maskbank.store.serialization import (
     revision_name,
     revision_number,
     usage_blob,
+    without_header,
 )
 from maskbank.store.store import HISTORY, Revision
 
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class SharedStore:
-    """`(bank_id, number)` names one state for ever, so what the cache holds is right whoever advanced the bank.
+    """A revision's digest names it for ever, so what the cache holds is right whoever advanced the bank.
 
     Args:
         backend: where revisions outlive this process.
@@ -60,24 +61,25 @@ class SharedStore:
         # By tuned decoder, and of entries by their values, which outlive a count of usage.
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
-    def load(self, bank_id: str, number: int) -> Revision | None:
+    def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
         """See `Store`."""
-        return self.cache.load(bank_id, number) or self._fetch(bank_id, number)
+        found = self.cache.load(bank_id, number, digest) or self._fetch(bank_id, number)
+        return found if found is not None and found.digest == digest else None
 
     def save(self, revision: Revision) -> Revision | None:
         """See `Store`."""
-        taken = self.cache.load(revision.bank_id, revision.number)
+        taken = self.cache.holder(revision.bank_id, revision.number)
         if taken is not None:
             return taken
         if not self._retried(lambda: self._add(revision)):
             return self._fetch(revision.bank_id, revision.number)
         if revision.number % HISTORY == 0:
             self._clean_up(revision.bank_id, revision.number - HISTORY)
-        return self.cache.save(revision)
+        return self.cache.keep(revision)
 
     def save_locally(self, revision: Revision) -> None:
         """See `Store`."""
-        self.cache.save(revision)
+        self.cache.keep(revision)
 
     def statistics(self) -> dict[str, int]:
         """See `Store`."""
@@ -94,7 +96,7 @@ class SharedStore:
         except DamagedError as error:
             log.error("Revision %d of bank %s… is lost: %s", number, bank_id[:6], error)
             return None
-        return revision and self.cache.save(revision)
+        return revision and self.cache.keep(revision)
 
     def _read(self, bank_id: str, number: int) -> Revision | None:
         [data] = self.backend.get(bank_id, [revision_name(number)])
@@ -107,10 +109,17 @@ class SharedStore:
         return revision
 
     def _blobs(self, bank_id: str, names: Names) -> list[bytes]:
-        blobs = [blob for blob in self.backend.get(bank_id, names) if blob is not None]
-        if len(blobs) < len(names):
-            raise DamagedError("A blob of it is missing.")
-        return blobs
+        """What the blobs of those names hold. One that is damaged goes, so that whoever has its content adds it."""
+        contents = []
+        for name, blob in zip(names, self.backend.get(bank_id, names), strict=True):
+            if blob is None:
+                raise DamagedError("A blob of it is missing.")
+            try:
+                contents.append(without_header(blob))
+            except DamagedError:
+                self.backend.delete(bank_id, [name])
+                raise
+        return contents
 
     def _add(self, revision: Revision) -> bool:
         """Whether the place was free.
@@ -164,19 +173,20 @@ class SharedStore:
         """Drops revisions that are too old to go back to, and the blobs that only they needed.
 
         It comes once in `HISTORY` revisions, so that up to twice as many are there.
-        Blobs that no revision needs stay: another worker may be about to add the one that does.
+        Blobs that no revision needs stay: another worker may be about to add the one that does. So do those of a
+        revision that is damaged, until the bank goes.
         """
         try:
             names = self.backend.names(bank_id)
             old = [name for name in names if 0 < (revision_number(name) or 0) <= newest_dropped]
             kept = [name for name in names if (revision_number(name) or 0) > newest_dropped]
             needed, unneeded = (
-                {name for data in self.backend.get(bank_id, some) if data for name in blobs_of(data)}
+                {name for data in self.backend.get(bank_id, some) if data for name in _blobs_of(data)}
                 for some in (kept, old)
             )
             self.backend.delete(bank_id, old)
             self.backend.delete(bank_id, unneeded - needed)
-        except (BackendError, DamagedError) as error:  # next time, then
+        except BackendError as error:  # next time, then
             log.warning("Old revisions of bank %s… could not be dropped: %s", bank_id[:6], error)
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
@@ -200,3 +210,11 @@ class SharedStore:
             self.failures += 1
             log.error("The store cannot be used: %s", error)
             raise UnavailableError from error
+
+
+def _blobs_of(data: bytes) -> set[str]:
+    """The names of all blobs that a revision needs; of one that nobody can read, none."""
+    try:
+        return blobs_of(data)
+    except DamagedError:
+        return set()

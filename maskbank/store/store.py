@@ -1,6 +1,8 @@
 """Where memories live between requests.
 
-A memory is stored revision by revision under the identifier of its bank: `(bank_id, number)` names one state for ever.
+A memory is stored revision by revision under the identifier of its bank. `(bank_id, number)` is a place, which the
+first takes that comes; `(bank_id, number, digest)` names one state for ever, even where a store falls back to an older
+copy of itself and gives a place away twice.
 """
 
 from dataclasses import dataclass
@@ -36,8 +38,8 @@ class Revision:
 class Store(Protocol):
     """Keeps revisions for a while."""
 
-    def load(self, bank_id: str, number: int) -> Revision | None:
-        """The revision, or None when the store does not have it (any more).
+    def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
+        """The revision of that digest, or None when the store does not have it (any more).
 
         Raises UnavailableError when that cannot be known now, ForeignModelError or ForeignVersionError when what is
         there cannot be used.
