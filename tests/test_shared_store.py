@@ -142,7 +142,7 @@ def test_another_worker_finds_what_was_saved(url: str) -> None:
         assert writer.load(each.bank_id, each.number, each.digest) is each
         found = opened(url).load(each.bank_id, each.number, each.digest)
         assert found is not None and same(found, each)
-    assert fetched(opened(url), "a" * 22, 2) is None and opened(url).load("e" * 22, 1) is None
+    assert fetched(opened(url), "a" * 22, 2) is None and fetched(opened(url), "e" * 22, 1) is None
 
 
 def test_large_parts_are_kept_in_pieces_of_a_bounded_size(url: str) -> None:
@@ -166,7 +166,7 @@ def test_a_frame_that_adds_little_writes_little(url: str) -> None:
     whole = store.written_bytes
     store.save(replace(first, number=2, digest="next"))
     assert store.written_bytes - whole < 3000 < 60_000 < whole
-    assert same(fetched(opened(url), "a" * 22, 2), replace(first, number=2, digest="next"))
+    assert same(opened(url).load("a" * 22, 2, "next"), replace(first, number=2, digest="next"))
 
 
 def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
@@ -179,7 +179,7 @@ def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
     asked = []
     get = other.backend.get
     other.backend.get = lambda bank, names: asked.extend(names) or get(bank, names)
-    found = fetched(other, "a" * 22, 2)
+    found = other.load("a" * 22, 2, "next")
     assert same(found, second)
     assert [name[0] for name in asked] == ["r", "p"]  # the revision and the use counters
     assert found.memory.banks[0].seeds.keys is fetched(other, "a" * 22, 1).memory.banks[0].seeds.keys
@@ -217,7 +217,7 @@ def test_of_many_that_race_one_wins_and_all_see_it(url: str) -> None:
             kept = list(pool.map(lambda pair: pair[0].save(pair[1]), zip(stores, offers, strict=True)))
         assert len({each.digest for each in kept}) == 1
         assert all(same(each, kept[0]) for each in kept)
-        assert same(fetched(opened(url), "a" * 22, number), kept[0])
+        assert same(opened(url).load("a" * 22, number, kept[0].digest), kept[0])
 
 
 def test_an_unused_bank_expires_and_a_used_one_does_not(url: str) -> None:
@@ -274,6 +274,19 @@ def test_expired_directories_are_swept_by_whoever_writes(tmp_path: Path, monkeyp
     assert sorted(os.listdir(tmp_path)) == ["b" * 22, "c" * 22]
 
 
+def test_a_clock_that_is_wrong_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that share a volume may disagree about the time; the volume's own clock counts."""
+    url = f"file://{tmp_path}"
+    opened(url).save(revision("a" * 22, 1))
+    now = time.time
+    for hours in (13, -13):
+        monkeypatch.setattr(time, "time", lambda hours=hours: now() + 3600 * hours)
+        worker = opened(url)
+        worker.save(revision("b" * 22, 1))  # looks for banks that have expired
+        assert fetched(worker, "a" * 22, 1) is not None
+        assert all(usage.idle_s < 60 for usage in worker.backend.usage())
+
+
 def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
     store = opened(url)
     seeds = entries(50, 0)
@@ -309,6 +322,22 @@ def test_a_place_that_is_damaged_is_not_free(url: str) -> None:
     store.save(revision("a" * 22, 1))
     store.backend.add("a" * 22, {}, "r2", b"torn")
     assert store.save(revision("a" * 22, 2)) is None and fetched(store, "a" * 22, 2) is None
+
+
+def test_what_is_damaged_stops_neither_the_clean_up_nor_those_who_go_on(url: str) -> None:
+    """A disk that lost power leaves torn blobs: of a revision, and of what many revisions share."""
+    store, seeds = opened(url), entries(40, 0)
+    for number in range(1, 4):
+        store.save(revision("a" * 22, number, seeds))
+    [shared] = entries_blobs(seeds)
+    for name in ("r1", shared):
+        store.backend.delete("a" * 22, [name])
+        store.backend.add("a" * 22, {name: b"torn"}, f"p{0:040}", b"")
+    assert fetched(opened(url), "a" * 22, 3) is None
+    for number in range(4, 3 * HISTORY):  # this worker has the seeds, and writes them again
+        store.save(revision("a" * 22, number, seeds))
+        assert same(fetched(opened(url), "a" * 22, number), fetched(store, "a" * 22, number))
+    assert sum(name.startswith("r") for name in store.backend.names("a" * 22)) <= 2 * HISTORY
 
 
 def test_clean_up_leaves_what_another_worker_is_about_to_need(url: str) -> None:
@@ -434,6 +463,14 @@ def test_passwords_are_not_shown() -> None:
     assert redacted("redis://host:6666/0") == "redis://host:6666/0"
     assert redacted("file:///a/b") == "file:///a/b"
     assert redacted("redis://host/0?password=secret") == "redis://host/0?…"
+    for mistyped in (
+        "redis:/:s3cret@host:6379/0",
+        "redis:s3cret@host",
+        "//:s3cret@host",
+        ":s3cret@host:6379",
+        "s3cret@host",
+    ):
+        assert "s3cret" not in redacted(mistyped) and "host" in redacted(mistyped)
 
 
 # ---------------------------------------------------------------- kill, full, gone
@@ -620,6 +657,31 @@ def test_an_older_state_branches_on_another_worker(
     on_straight = other.track(frames[2], straight)
     assert on_straight[1][0]["bank"] == straight[0]["bank"]
     assert one.track(frames[2], straight) == on_straight
+
+
+def test_after_a_failover_to_an_older_copy_nobody_gets_another_s_object(
+    url: str, start: Callable[..., Function], frames: list[bytes], shapes: list[dict]
+) -> None:
+    """The copy lacks the newest revision, whose number is then given away again, for another frame."""
+    one, other = (start(MASKBANK_SIZE=128, MASKBANK_STORE=url) for _ in range(2))
+    _, first = one.ask(frames[0], shapes, [])
+    bank, backend = first[0]["bank"], one.service.store.backend
+    copied = dict(zip(names := backend.names(bank), backend.get(bank, names), strict=True))
+    _, lost = one.track(frames[1], first)
+    backend.drop(bank)
+    last = copied.pop("r1")
+    backend.add(bank, copied, "r1", last)
+
+    _, anew = other.track(frames[4], first)
+    assert (lost[0]["bank"], lost[0]["revision"]) == (anew[0]["bank"], anew[0]["revision"])
+    assert other.send(request(frames[2], [], lost))[0] == 410  # and not what follows on frame 4
+    undisturbed = start(MASKBANK_SIZE=128)
+    _, states = undisturbed.ask(frames[0], shapes, [])
+    after_lost = undisturbed.track(frames[2], undisturbed.track(frames[1], states)[1])[0]
+    after_anew = undisturbed.track(frames[5], undisturbed.track(frames[4], states)[1])[0]
+    assert one.track(frames[2], lost)[0] == after_lost  # this worker still has it
+    assert one.track(frames[5], anew)[0] == after_anew == other.track(frames[5], anew)[0]
+    assert one.track(frames[2], lost)[0] == after_lost
 
 
 def test_a_store_that_goes_away_and_comes_back(
