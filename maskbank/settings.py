@@ -36,6 +36,7 @@ class Settings:
     budget: int | None = None  # entries per bank; None: the model's own
     ttl_hours: float = 8.0  # CVAT refuses states that are older
     cache_mb: int = 2048
+    store_mb: int = 8192  # of the banks of all workers together, where they outlive a worker
     max_pixels: int = 40_000_000
     max_objects: int = 50
     adapt_seconds: float = 0.0  # of a request, at most, when objects were outlined; 0: not at all
@@ -89,6 +90,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         budget=number("MASKBANK_BUDGET", None, 1000, 10_000_000, int),
         ttl_hours=number("MASKBANK_TTL_HOURS", Settings.ttl_hours, 0.01, 10_000, float),
         cache_mb=number("MASKBANK_CACHE_MB", Settings.cache_mb, 64, 1_000_000, int),
+        store_mb=number("MASKBANK_STORE_MB", Settings.store_mb, 64, 1_000_000_000, int),
         max_pixels=number("MASKBANK_MAX_PIXELS", Settings.max_pixels, 10_000, 170_000_000, int),
         max_objects=number("MASKBANK_MAX_OBJECTS", Settings.max_objects, 1, 1000, int),
         adapt_seconds=number("MASKBANK_ADAPT_SECONDS", Settings.adapt_seconds, 0, MAX_ADAPT_S, float),

@@ -1,6 +1,7 @@
 """Stores that outlive a worker: the same tests for a directory and for Redis."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -26,7 +27,7 @@ from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import Memory
 from maskbank.errors import ForeignModelError, ForeignVersionError, UnavailableError
 from maskbank.service.timing import Timings
-from maskbank.store.backend import Backend, BackendError
+from maskbank.store.backend import Backend, BackendError, BankUsage
 from maskbank.store.memory import MemoryStore
 from maskbank.store.opening import open_backend, open_store, redacted, store_url
 from maskbank.store.serialization import BLOB_BYTES, VERSION, entries_blobs, pack, unpack
@@ -72,21 +73,40 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     server.stop()
 
 
-@pytest.fixture(params=["file", "redis"])
+# Of the commands that Kvrocks documents (kvrocks.apache.org/docs/supported-commands), those that the store needs.
+KVROCKS = [
+    *("ping", "select", "multi", "exec", "del", "pexpire"),
+    *("hset", "hsetnx", "hget", "hmget", "hgetall", "hkeys", "hlen", "hstrlen", "hdel", "hincrby"),
+]
+
+
+@pytest.fixture(scope="module")
+def kvrocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A Redis that refuses everything else."""
+    allowed = [f"+{command}" for command in KVROCKS]
+    users = tmp_path_factory.mktemp("acl") / "users.acl"
+    users.write_text(f"user default off\nuser maskbank on >secret ~maskbank:* {' '.join(allowed)}\n")
+    url = "redis://maskbank:secret@127.0.0.1:{port}/0"
+    server = RedisServer(tmp_path_factory.mktemp("kvrocks"), url, "--port", "--aclfile", str(users))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["file", "redis", "kvrocks"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of an empty store."""
     if request.param == "file":
         return f"file://{tmp_path / 'banks'}"
-    url = request.getfixturevalue("redis_server").url
+    url = request.getfixturevalue("redis_server" if request.param == "redis" else "kvrocks").url
     backend = open_backend(url, LONG)
     for usage in list(backend.usage()):
         backend.drop(usage.bank_id)
     return url
 
 
-def opened(url: str, model_id: str = MODEL_ID, ttl_s: float = LONG) -> SharedStore:
+def opened(url: str, model_id: str = MODEL_ID, ttl_s: float = LONG, quota_bytes: float = math.inf) -> SharedStore:
     """The store as one more worker sees it, which has nothing in its memory yet."""
-    store = open_store(url, ttl_s, model_id, CACHE, torch.device("cpu"))
+    store = open_store(url, ttl_s, model_id, CACHE, torch.device("cpu"), quota_bytes)
     assert isinstance(store, SharedStore)
     return store
 
@@ -285,6 +305,41 @@ def test_a_clock_that_is_wrong_loses_nothing(tmp_path: Path, monkeypatch: pytest
         worker.save(revision("b" * 22, 1))  # looks for banks that have expired
         assert fetched(worker, "a" * 22, 1) is not None
         assert all(usage.idle_s < 60 for usage in worker.backend.usage())
+
+
+def test_the_banks_that_were_not_used_for_longest_make_room(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskbank.store.shared.QUOTA_EVERY_S", 0)
+    banks = [letter * 22 for letter in "abcdef"]
+    plain = opened(url)
+    plain.save(revision(banks[0], 1, entries(900, 0)))
+    size = plain.written_bytes
+    store = opened(url, quota_bytes=4.5 * size)
+    now = time.time
+    for minute, bank in enumerate(banks[1:], 1):
+        monkeypatch.setattr(time, "time", lambda minute=minute: now() + 60 * minute)
+        if url.startswith("file"):
+            for older in banks[:minute]:
+                folder = Path(url.removeprefix("file://")) / older
+                if folder.exists():
+                    os.utime(folder, (folder.stat().st_mtime - 60,) * 2)
+        if minute == 4:
+            fetched(opened(url), banks[0], 1)  # who looks at it uses it
+        assert store.save(revision(bank, 1, entries(900, minute))) is not None
+        assert sum(usage.bytes for usage in store.backend.usage()) <= 4.5 * size
+    left = {usage.bank_id for usage in store.backend.usage()}
+    assert banks[0] in left and banks[-1] in left and banks[1] not in left and 3 <= len(left) <= 4
+    known = store.statistics()
+    assert known["evicted_banks"] == len(banks) - len(left) and known["stored_banks"] == len(left)
+    assert known["stored_bytes"] == sum(usage.bytes for usage in store.backend.usage())
+
+
+def test_what_a_bank_takes_is_told_after_a_clean_up(url: str) -> None:
+    store = opened(url)
+    for number in range(1, 2 * HISTORY + 2):
+        store.save(revision("a" * 22, number))
+    [usage] = store.backend.usage()
+    names = store.backend.names("a" * 22)
+    assert usage.bytes == sum(map(len, store.backend.get("a" * 22, names))) and usage.blobs == len(names)
 
 
 def test_old_revisions_go_and_take_what_only_they_needed(url: str) -> None:
@@ -763,6 +818,9 @@ def test_the_caches_are_bounded() -> None:
 
         def get(self, bank: str, names: list[str]) -> list[None]:
             return [None] * len(names)
+
+        def usage(self) -> Iterator[BankUsage]:
+            return iter(())
 
         def add(self, bank: str, blobs: dict[str, bytes], name: str, data: bytes) -> bool:
             self.known += (*blobs, name)

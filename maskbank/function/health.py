@@ -17,7 +17,13 @@ from maskbank.store.store import Store
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # variable that names the folder in which workers count together, if they do
 BUCKETS_S = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20, 30)
 # What the workers' numbers of the store make together; those that are not listed count events, and are added for ever.
-OVER_WORKERS = {"reachable": "livemin", "cached_banks": "livesum", "cached_bytes": "livesum"}
+OVER_WORKERS = {
+    "reachable": "livemin",
+    "cached_banks": "livesum",
+    "cached_bytes": "livesum",
+    "stored_banks": "livemax",
+    "stored_bytes": "livemax",
+}
 
 
 class Health:

@@ -18,7 +18,7 @@ class ModelHandler:
         tracker, fingerprint = load_tracker(settings)
         model_id = f"{settings.model} {fingerprint}"
         ttl_s, cache_bytes = settings.ttl_hours * 3600, settings.cache_mb << 20
-        store = open_store(settings.store, ttl_s, model_id, cache_bytes, tracker.device)
+        store = open_store(settings.store, ttl_s, model_id, cache_bytes, tracker.device, settings.store_mb << 20)
         outliner = load_outliner(settings.interactor, tracker.device)
         self.service = Service(tracker, outliner, store, settings.max_pixels, settings.max_objects)
         self.token = settings.token

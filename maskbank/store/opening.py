@@ -72,7 +72,9 @@ def open_backend(url: str, ttl_s: float) -> Backend | None:
     raise StoreUrlError(f"must be {FORMS}")
 
 
-def open_store(url: str, ttl_s: float, model_id: str, cache_bytes: int, device: torch.device) -> Store:
+def open_store(
+    url: str, ttl_s: float, model_id: str, cache_bytes: int, device: torch.device, quota_bytes: float
+) -> Store:
     """The store at an address, see `SharedStore`.
 
     Raises StoreUrlError, and BackendError when the store cannot be reached.
@@ -85,7 +87,7 @@ def open_store(url: str, ttl_s: float, model_id: str, cache_bytes: int, device: 
         backend.check()
     except (BackendError, UnicodeError) as error:  # a host's name that cannot be
         raise BackendError(f"The store {redacted(url)} cannot be used: {error}", transient=False) from error
-    return SharedStore(backend, model_id, cache, device)
+    return SharedStore(backend, model_id, cache, device, quota_bytes)
 
 
 def redacted(url: str) -> str:

@@ -15,12 +15,13 @@ from maskbank.store.backend import BackendError, BankUsage
 
 PREFIX = "maskbank:"
 USED = "used"  # the field that says when a bank was last used, in seconds of Unix time
+SIZES = PREFIX + "sizes"  # the bytes of each bank, by its name: what lists them without a search through all keys
 TIMEOUT_S = 2.0  # for an answer; an annotator is waiting
 FETCH_AT_ONCE = 16  # blobs, of megabytes at most
 
 
 class RedisBackend:
-    """Needs Redis's oldest commands only: hashes, expiry, transactions.
+    """Needs Redis's oldest commands only: hashes, expiry, transactions; nothing that goes through all keys.
 
     Args:
         url: redis:// or, with TLS, rediss://; user, password, port and database as redis-py reads them.
@@ -63,10 +64,16 @@ class RedisBackend:
         with _translated_errors():
             for blob, content in blobs.items():
                 with self._redis.pipeline() as pipeline:  # no blob without an expiry, wherever this process dies
+                    self._count(pipeline, bank_id, len(content))
                     pipeline.hset(key, blob, content).pexpire(key, self.ttl_ms).execute()
             with self._redis.pipeline() as pipeline:
+                self._count(pipeline, bank_id, len(data))
                 pipeline.hsetnx(key, name, data).hset(key, USED, _now()).pexpire(key, self.ttl_ms)
-                return bool(pipeline.execute()[0])
+                return bool(pipeline.execute()[2])
+
+    def _count(self, pipeline: Any, bank_id: str, size: int) -> None:
+        """Two commands; what two workers write at once counts twice."""
+        pipeline.hincrby(SIZES, bank_id, size).pexpire(SIZES, self.ttl_ms)
 
     def touch(self, bank_id: str) -> None:
         """See `Backend`."""
@@ -74,31 +81,40 @@ class RedisBackend:
         with _translated_errors():
             if self._redis.pexpire(key, self.ttl_ms):
                 with self._redis.pipeline() as pipeline:
-                    pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
+                    pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).pexpire(SIZES, self.ttl_ms).execute()
 
     def delete(self, bank_id: str, names: Collection[str]) -> None:
         """See `Backend`."""
-        if names:
-            with _translated_errors():
-                self._redis.hdel(PREFIX + bank_id, *names)
+        key = PREFIX + bank_id
+        with _translated_errors():
+            with self._redis.pipeline() as pipeline:
+                for name in names:
+                    pipeline.hstrlen(key, name)
+                size = sum(pipeline.execute())
+            if size:
+                with self._redis.pipeline() as pipeline:
+                    pipeline.hdel(key, *names).hincrby(SIZES, bank_id, -size).execute()
 
     def drop(self, bank_id: str) -> None:
         """See `Backend`."""
-        with _translated_errors():
-            self._redis.delete(PREFIX + bank_id)
+        with _translated_errors(), self._redis.pipeline() as pipeline:
+            pipeline.delete(PREFIX + bank_id).hdel(SIZES, bank_id).execute()
 
     def usage(self) -> Iterator[BankUsage]:
         """See `Backend`."""
         with _translated_errors():
-            for key in sorted(self._redis.scan_iter(match=PREFIX + "*", count=1000)):
-                names = [name for name in self._redis.hkeys(key) if name != USED.encode()]
+            for bank_id, size in sorted(
+                (name.decode(), int(size)) for name, size in self._redis.hgetall(SIZES).items()
+            ):
+                key = PREFIX + bank_id
                 with self._redis.pipeline(transaction=False) as pipeline:
-                    for name in names:
-                        pipeline.hstrlen(key, name)
-                    *sizes, used = pipeline.hget(key, USED).execute()
+                    fields, used = pipeline.hlen(key).hget(key, USED).execute()
+                if not fields:
+                    self._redis.hdel(SIZES, bank_id)  # it has expired
+                    continue
                 # Without a mark it was never finished, and is of no use to anyone.
                 idle_s = time.time() - float(used) if used else float("inf")
-                yield BankUsage(key.decode().removeprefix(PREFIX), len(names), sum(sizes), max(idle_s, 0.0))
+                yield BankUsage(bank_id, fields - bool(used), int(size), max(idle_s, 0.0))
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """A store on a backend that all workers share, with what this worker used last kept decoded in memory."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,8 @@ from maskbank.store.serialization import (
 )
 from maskbank.store.store import HISTORY, Revision
 
+QUOTA_EVERY_S = 30.0  # after so long a worker that writes looks at what all banks take
+QUOTA_LEFT = 0.9  # of the quota, when banks had to go: not one more at every frame
 RETRY_S = 5.0  # for so long a backend is tried again that may be restarting
 REST_S = 5.0  # after that was in vain, for so long requests do not wait for the backend
 
@@ -47,16 +50,24 @@ class SharedStore:
         model_id: names the model and its weights.
         cache: of decoded revisions.
         device: where the tensors of decoded revisions are.
+        quota_bytes: what all banks of all workers may take; when it is more, those go first that were not used for
+            longest.
     """
 
-    def __init__(self, backend: Backend, model_id: str, cache: MemoryStore, device: torch.device):
+    def __init__(
+        self, backend: Backend, model_id: str, cache: MemoryStore, device: torch.device, quota_bytes: float = math.inf
+    ):
         self.backend = backend
         self.model_id = model_id
         self.cache = cache
         self.device = device
+        self.quota_bytes = quota_bytes
+        self.stored_banks = self.stored_bytes = 0  # of all workers, when it was last looked at
+        self.evicted_banks = 0  # by this worker
+        self._quota_due = -math.inf
         self.failures = 0  # of the backend, after all tries
         self.written_bytes = 0
-        self._rests_until = -float("inf")
+        self._rests_until = -math.inf
         self._parts: WeakValueDictionary[Names, Entries | TunedDecoder] = WeakValueDictionary()  # of cached revisions
         # By tuned decoder, and of entries by their values, which outlive a count of usage.
         self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -75,6 +86,8 @@ class SharedStore:
             return self._fetch(revision.bank_id, revision.number)
         if revision.number % HISTORY == 0:
             self._clean_up(revision.bank_id, revision.number - HISTORY)
+        if time.monotonic() >= self._quota_due:
+            self._keep_quota(revision.bank_id)
         return self.cache.keep(revision)
 
     def save_locally(self, revision: Revision) -> None:
@@ -88,6 +101,9 @@ class SharedStore:
             "reachable": int(time.monotonic() >= self._rests_until),
             "failures": self.failures,
             "written_bytes": self.written_bytes,
+            "stored_banks": self.stored_banks,
+            "stored_bytes": self.stored_bytes,
+            "evicted_banks": self.evicted_banks,
         }
 
     def _fetch(self, bank_id: str, number: int) -> Revision | None:
@@ -188,6 +204,26 @@ class SharedStore:
             self.backend.delete(bank_id, unneeded - needed)
         except BackendError as error:  # next time, then
             log.warning("Old revisions of bank %s… could not be dropped: %s", bank_id[:6], error)
+
+    def _keep_quota(self, written: str) -> None:
+        """Drops the banks that were not used for longest, but for the one that was just written."""
+        self._quota_due = time.monotonic() + QUOTA_EVERY_S
+        try:
+            usages = sorted(self.backend.usage(), key=lambda usage: -usage.idle_s)
+            self.stored_banks, self.stored_bytes = len(usages), sum(usage.bytes for usage in usages)
+            if self.stored_bytes <= self.quota_bytes:
+                return
+            for usage in usages:
+                if self.stored_bytes <= QUOTA_LEFT * self.quota_bytes:
+                    break
+                if usage.bank_id != written:
+                    self.backend.drop(usage.bank_id)
+                    self.stored_banks -= 1
+                    self.stored_bytes -= usage.bytes
+                    self.evicted_banks += 1
+            log.warning("The store was over its quota: %d banks are left.", self.stored_banks)
+        except BackendError as error:  # next time, then
+            log.warning("What the store holds could not be looked at: %s", error)
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
         """What it returns; tried again for a while when the backend may be restarting.
