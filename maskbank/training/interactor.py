@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from maskbank.files.atomic import atomic_write
+from maskbank.networks.checkpoints import sha256
 from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
 from maskbank.networks.lite_segmenter import fast_bfloat16
@@ -80,6 +81,7 @@ def train_interactor(
     Returns the path of the weights. Raises ValueError with one sentence.
     """
     clock = Clock(minutes, steps)
+    options = {"--init": sha256(init) if init else None, "--seed": seed}
     out.mkdir(parents=True, exist_ok=True)
     stills, videos = load_data(data, exclude)
     sources, held_out = split_sources([*stills, *videos])
@@ -101,6 +103,8 @@ def train_interactor(
     state_path, weights_path = out / "state.pt", out / "interactor.safetensors"
     if state_path.exists():
         state = torch.load(state_path, map_location="cpu", weights_only=True)
+        if changed := [name for name, value in options.items() if state["options"][name] != value]:
+            raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average.state = state["average"]
@@ -113,6 +117,7 @@ def train_interactor(
             "average": average.state,
             "step": clock.step,
             "spent_s": clock.seconds,
+            "options": options,
         }
         with atomic_write(state_path) as draft:
             torch.save(state, draft)
@@ -137,7 +142,7 @@ def train_interactor(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():
-                raise ValueError(f"Training diverged at step {clock.step}.")
+                raise ValueError(f"Training diverged at step {clock.step}: take another --seed and a new --out.")
             optimizer.step()
             clock.step += 1
             average.update(network, clock.step)
@@ -150,8 +155,9 @@ def train_interactor(
                 save()
                 saved = time.monotonic()
     save()
-    network.load_state_dict(average.state)
-    log.add_validation(clock.step, clock.seconds, 100 * mean_jaccard(network, held_out))
+    if held_out:
+        network.load_state_dict(average.state)
+        log.add_validation(clock.step, clock.seconds, 100 * mean_jaccard(network, held_out))
     log.plot()
     return weights_path
 
@@ -166,8 +172,6 @@ def split_sources(sources: list[Source]) -> tuple[list[Source], list[Source]]:
 @torch.no_grad()
 def mean_jaccard(network: Interactor, sources: list[Source]) -> float:
     """Of `HELD_OUT_CROPS` crops, drawn as in training; always the same ones."""
-    if not sources:
-        return float("nan")
     network.eval()
     batches = iter(PromptBatches(sources, (0,)))
     scores = []

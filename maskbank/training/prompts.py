@@ -70,6 +70,8 @@ class PromptMaker:
             if prompt is not None or random.random() < 0.5:
                 before = self._spoiled(mask)
             positive, negative = self._clicks(mask, before, window)
+            if prompt is None and not positive:
+                positive = self._places(mask, 1)
         prompts = Prompts(prompt, positive, negative, before).draw(window)
         crop, target = window.crop(image, OUTSIDE), window.crop(mask * np.uint8(255), 0)
         crop = augment(crop[None], random)[0]
@@ -136,7 +138,7 @@ class PromptMaker:
     def _places(self, region: np.ndarray, count: int) -> Points:
         """Points in a region, mostly far from its edges, where people click."""
         distance = cv2.distanceTransform(region, cv2.DIST_L2, 3)
-        if distance.max() < 2:
+        if not distance.any():
             return ()
         weights = np.where(distance >= 0.3 * distance.max(), distance, 0).ravel().astype(np.float64)
         rows, columns = np.unravel_index(
