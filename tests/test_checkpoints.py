@@ -223,7 +223,10 @@ def test_released_checkpoints_become_safetensors(run, tmp_path: Path, released: 
 
 
 def test_unknown_and_damaged_weights(run, folder: Path) -> None:
-    assert "There are no weights called 'xmem'; known are afb-urr, lite, lite-open." in run("info", "xmem")[1]
+    assert (
+        "There are no weights called 'xmem'; known are afb-urr, interactor, interactor-open, lite, lite-open."
+        in run("info", "xmem")[1]
+    )
     assert "lite comes with MaskBank" in run("fetch", "lite", "--yes")[1]
     (folder / "lite.safetensors").write_bytes((BUNDLED / "lite.safetensors").read_bytes()[:-1000])
     assert "damaged" in run("verify")[1]

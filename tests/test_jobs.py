@@ -737,7 +737,7 @@ def test_a_function_that_is_busy_for_a_while(cvat, run, function_url, undisturbe
     assert results(cvat) == undisturbed
 
 
-def test_a_person_sees_that_it_waits(cvat, propagate, monkeypatch, tmp_path, capsys):
+def test_a_person_sees_that_it_waits(cvat, propagate, outliner, monkeypatch, tmp_path, capsys):
     """The reason once, and in the progress line for whom, until it goes on."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
     cvat.add(JOB, shapes=seeds())
@@ -750,7 +750,7 @@ def test_a_person_sees_that_it_waits(cvat, propagate, monkeypatch, tmp_path, cap
 
     with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
         options = AnnotateOptions(None, (), False, False, tmp_path, "test")
-        annotate(client, [JOB], busy_at_first, options)
+        annotate(client, [JOB], busy_at_first, outliner.mask, options)
     shown = capsys.readouterr().err
     assert shown.count("answers 503: It is busy. Waiting for the tracker…") == 1
     lines = re.split(r"[\r\n]", shown)

@@ -107,7 +107,7 @@ def test_tracking(installed, tmp_path):
 def test_weights(installed):
     lines = installed("maskbank", "weights", "list").splitlines()
     here = {line.split()[0] for line in lines if not line.split(maxsplit=1)[1].startswith("not here")}
-    assert here == set(BUNDLED_WEIGHTS)
+    assert here == {*BUNDLED_WEIGHTS, *BUNDLED_INTERACTORS}
 
 
 def test_the_functions_specification(installed):

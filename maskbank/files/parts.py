@@ -6,7 +6,7 @@ import struct
 
 from maskbank.errors import TooLargeError
 
-MAX_SCANS = 64  # of a JPEG; progressive ones have about 10. Each goes through all pixels, some with no data at all
+MAX_SCANS = 24  # of a JPEG; progressive ones have about 10. Each goes through all pixels, some with no data at all
 MAX_SEGMENTS = 10_000  # of a JPEG, scans and markers of all kinds; a large colour profile has a hundred
 MAX_STRIPS = 3 * 65_535  # of a TIFF: one for each row and plane
 MAX_READS = 100_000  # by Pillow from a file; one of 64 MB has some thousand, whatever its format

@@ -40,7 +40,7 @@ class Health:
     def __init__(self, description: Mapping[str, object], store: Store):
         self.description = dict(description)
         self.store = store
-        self._registry = registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
         self._requests = Counter(
             "maskbank_requests", "Requests by status of the answer", ("status",), registry=registry
         )
@@ -87,7 +87,7 @@ class Health:
         """See `answer_about`."""
         self._note_store()
         folder = os.environ.get(FOLDER)
-        return answer_about(path, self.description, of_all_workers(Path(folder)) if folder else self._registry)
+        return answer_about(path, self.description, of_all_workers(Path(folder)) if folder else self.registry)
 
     def _note_store(self) -> None:
         for name, value in self.store.statistics().items():
