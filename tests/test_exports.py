@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE, box_of, jaccard, jpeg, true_mask
+from support import CLIP, GOLDEN_KOI, HEIGHT, RED_KOI, TURTLE, WIDTH, box_of, jaccard, jpeg, true_mask
 
 from maskbank import cli
 from maskbank.files.coco import CocoWriter
@@ -272,3 +274,58 @@ def test_exports_are_told_from_other_data(export: Path, tmp_path: Path) -> None:
     assert is_export(export) and not is_export(tmp_path / "nowhere") and not is_export(CLIP)
     _, videos = load_data([export, export])
     assert [video.name for video in videos] == ["job_7", "job_7"]
+
+
+CRASHES = {
+    "far away": {"segmentation": [[1e8, 1e8, 1e8, 5, 5, 5]]},
+    "nowhere": {"segmentation": [[float("nan"), 1, 9, 9, 1, 9]]},
+    "half a point": {"segmentation": [[1, 1, 9, 9, 1, 9, 4]]},
+    "a huge mask": {"segmentation": {"size": [65536, 65536], "counts": [65536 * 65536]}},
+    "a huge compressed mask": {"segmentation": {"size": [65536, 65536], "counts": "PPYo1"}},
+    "runs that are too long": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, HEIGHT * WIDTH * 3]}},
+    "runs that are too short": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}},
+    "a negative run": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]}},
+    "no runs of COCO's": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "\u00e4\u00f6" * 50}},
+}
+
+LOAD = """
+import resource, sys
+from pathlib import Path
+from maskbank.training.exports import load_export
+import maskbank.training.exports
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    load_export(Path(sys.argv[1]))
+except ValueError as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def loaded_apart(export: Path) -> tuple[list[str], int]:
+    """What a process of its own says of an export, and the MiB that it takes for it; a crash fails here."""
+    done = subprocess.run([sys.executable, "-c", LOAD, str(export)], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-500:]
+    *said, mebibytes = done.stdout.splitlines()
+    return said, int(mebibytes)
+
+
+@pytest.mark.parametrize("annotation", CRASHES.values(), ids=CRASHES)
+def test_annotations_that_would_crash_a_decoder(annotation: dict, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(jpeg(0))
+    (tmp_path / "annotations").mkdir()
+    coco = {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": [{"image_id": 1, **annotation}]}
+    (tmp_path / "annotations" / "instances.json").write_text(json.dumps(coco))
+    said, mebibytes = loaded_apart(tmp_path)
+    assert len(said) == 1 and said[0].startswith("An annotation of a.jpg is damaged") and said[0].endswith(".")
+    assert mebibytes < 300
+
+
+def test_a_small_zip_that_unpacks_to_a_lot(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("annotations.xml", b" " * (400 << 20))
+    assert bomb.stat().st_size < 1 << 20
+    said, mebibytes = loaded_apart(bomb)
+    assert len(said) == 1 and "is larger than" in said[0] and said[0].endswith(".") and mebibytes < 400

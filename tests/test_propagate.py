@@ -2,14 +2,32 @@
 
 import base64
 import json
+import time
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, jaccard, jpeg, mask_shape, one_sentence, true_mask
+import yaml
+from support import (
+    GOLDEN_KOI,
+    RED_KOI,
+    TURTLE,
+    Function,
+    decoded,
+    jaccard,
+    jpeg,
+    mask_shape,
+    one_sentence,
+    request,
+    true_mask,
+)
 
+from maskbank.deadline import ANSWER_WITHIN_S, EVENT_TIMEOUT_S, REPLY_WITHIN_S
 from maskbank.service import service
 from maskbank.service.requests import MAX_FRAMES
 from maskbank.shapes.shape import SHAPE_TYPES
+from maskbank.tracking.tracker import EncodedFrame
 
 BOX = {"type": "rectangle", "points": [200.0, 100.0, 300.0, 200.0]}
 
@@ -185,3 +203,43 @@ def test_a_state_that_is_forgotten_is_told(function: Function) -> None:
     [state] = propagate(function, [frame(0, [BOX])])[1]
     status, sentence = function.send({"frames": [frame(1)], "states": [None, state | {"bank": "A" * 22}]}, "/propagate")
     assert status == 410 and sentence.startswith("Frame 1: object 2: ") and one_sentence(sentence)
+
+
+# ---------------------------------------------------------------- deadlines
+
+
+def test_the_function_s_own_time_limit_is_the_one_that_deadlines_count_with() -> None:
+    for configuration in ("function.yaml", "function-gpu.yaml"):
+        content = yaml.safe_load((Path(__file__).parents[1] / configuration).read_text())
+        assert content["spec"]["eventTimeout"] == f"{EVENT_TIMEOUT_S:.0f}s"
+    assert REPLY_WITHIN_S < ANSWER_WITHIN_S < EVENT_TIMEOUT_S
+
+
+def test_a_request_that_is_late_changes_nothing(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, states = function.ask(jpeg(0), [mask_shape(true_mask(0, TURTLE))], [])
+    before = function.remembered(states[0])
+    with monkeypatch.context() as late:
+        late.setattr("maskbank.service.service.ANSWER_WITHIN_S", -1.0)
+        status, sentence = function.send(request(jpeg(1), [], states))
+        assert status == 503 and one_sentence(sentence)
+        status, sentence = function.send({"frames": [frame(1)], "states": states}, "/propagate")
+        assert status == 503 and one_sentence(sentence)
+    assert function.remembered(states[0]) is before
+    assert function.track(jpeg(1), states)[1][0]["revision"] == 2
+
+
+def test_frames_that_would_come_too_late_are_left_for_the_next_request(
+    function: Function, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame is not begun when as much time as the slowest one took is no longer left."""
+    _, states = function.ask(jpeg(0), [mask_shape(true_mask(0, TURTLE))], [])
+    encode = function.service.tracker.encode
+
+    def slow(image: np.ndarray) -> EncodedFrame:
+        time.sleep(0.6)
+        return encode(image)
+
+    monkeypatch.setattr(function.service.tracker, "encode", slow)
+    monkeypatch.setattr("maskbank.service.service.REPLY_WITHIN_S", 1.0)
+    frames, states = propagate(function, [frame(index) for index in range(1, 6)], states)
+    assert len(frames) == 1 and states[0]["revision"] == 2

@@ -277,7 +277,10 @@ def _coco_mask(annotation: dict[str, Any], image: np.ndarray) -> np.ndarray:
     elif tuple(segmentation["size"]) != (height, width):  # before anything of that size is built
         raise ValueError("it is for an image of another size")
     elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+        runs = np.array(segmentation["counts"], np.float64)
+        if not (runs >= 0).all() or runs.sum() != height * width:  # pycocotools would leave pixels unwritten
+            raise ValueError("its runs do not fill the image")
+        rle = coco_mask.frPyObjects(segmentation, height, width)
     else:
         rle = segmentation
     return coco_mask.decode(rle).astype(bool)
