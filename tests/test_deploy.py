@@ -1143,7 +1143,7 @@ def test_what_cvat_and_nuclio_read(config):
     (trigger,) = spec["triggers"].values()
     assert trigger["kind"] == "http"
     assert trigger["numWorkers"] == trigger["maxWorkers"] >= 1
-    assert trigger["workerAvailabilityTimeoutMilliseconds"] == 30_000
+    assert trigger["workerAvailabilityTimeoutMilliseconds"] == 20_000
     frame = 3840 * 2160 * 6 * 4 / 3  # a 16-bit PNG in base64
     masks = 100 * 2160 * 6 * 5
     assert frame + masks < trigger["attributes"]["maxRequestBodySize"] <= 2 * (frame + masks)
