@@ -70,6 +70,8 @@ class Outliner:
         found = self.object_at(Prompts(box=(left, top, right, bottom)), image)
         if found.sum() < MIN_FILL * (right - left) * (bottom - top):
             found = fill_ellipse(((left + right) / 2, (top + bottom) / 2, right, top), height, width)
+        if not found.any():  # too thin for an ellipse: the pixels whose centres it holds
+            found[ceil(top - 0.5) : ceil(bottom - 0.5), ceil(left - 0.5) : ceil(right - 0.5)] = True
         return found
 
     def object_at(self, prompts: Prompts, image: np.ndarray) -> np.ndarray:
