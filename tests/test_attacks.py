@@ -95,7 +95,7 @@ def test_many_objects_on_a_large_image(small: Function) -> None:
     image = np.zeros((4000, 4000, 3), np.uint8)
     boxes = [{"type": "polygon", "points": [x, 0, x + 9, 0, x + 9, 9, x, 9]} for x in range(0, 500, 10)]
     status, sentence = small.send(request(png(image), boxes, []))
-    assert status == 413 and "at most 21" in sentence and one_sentence(sentence)
+    assert status == 413 and "at most 15" in sentence and one_sentence(sentence)
 
 
 def test_a_narrow_image_gives_the_same_each_time(small: Function) -> None:

@@ -283,6 +283,7 @@ CRASHES = {
     "a huge mask": {"segmentation": {"size": [65536, 65536], "counts": [65536 * 65536]}},
     "a huge compressed mask": {"segmentation": {"size": [65536, 65536], "counts": "PPYo1"}},
     "runs that are too long": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, HEIGHT * WIDTH * 3]}},
+    "compressed runs that are too short": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "0`0"}},
     "runs that are too short": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [5, 5]}},
     "a negative run": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [-5, HEIGHT * WIDTH + 5]}},
     "no runs of COCO's": {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "\u00e4\u00f6" * 50}},

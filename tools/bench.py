@@ -160,7 +160,7 @@ def measure(
             sys.exit(f"{status}: {reply.decode()}")
         states, shapes = json.loads(reply)["states"], [None] * objects
         visible.append(sum(state["visible"] for state in states))
-    last = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"])
+    last = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"], states[0]["digest"])
     stages["store"] = store_s + stage_seconds(health, "store")
     written += kept.statistics().get("written_bytes", 0)
     each = {stage: stages[stage] * 1000 / frames for stage in STAGES}

@@ -194,7 +194,9 @@ def soak(frames: int, objects: int, size: int, every: int) -> bool:
         if index % every == 0:
             medians[index] = float(np.median(times))
             kept = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-            revision = context.user_data.model.service.store.load(states[0]["bank"], states[0]["revision"])
+            revision = context.user_data.model.service.store.load(
+                states[0]["bank"], states[0]["revision"], states[0]["digest"]
+            )
             entries = sum(len(bank) for bank in revision.memory.banks)
             rss[index] = rss_mib()
             print(f"| {index} | {rss[index]} | {medians[index]:.0f} | {kept / 2**20:.1f} | {entries} |", flush=True)

@@ -15,7 +15,7 @@ from maskbank.store.store import Revision
 NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
 
 BANKS_HOLD = 4  # times as many objects as a request may have: those that were outlined anew stay in their old bank
-MAX_OBJECT_PIXELS = 340_000_000  # objects of a request × pixels of its image: 40 in 4K, 8 in the largest image
+MAX_OBJECT_PIXELS = 240_000_000  # objects of a request × pixels of its image: 28 in 4K, 6 in the largest image
 
 Place = tuple[str, int, str]  # of a revision: bank_id, number and digest
 

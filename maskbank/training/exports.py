@@ -233,7 +233,7 @@ def _coco(file: Folder) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         for annotation in document["annotations"]:
             if annotation.get("segmentation") or annotation.get("bbox"):
                 found[annotation["image_id"]].append(annotation)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file.name} is not a COCO file of instances.") from error
     return ((names[number], annotations) for number, annotations in found.items() if annotations)
 
@@ -276,11 +276,31 @@ def _coco_mask(annotation: dict[str, Any], image: np.ndarray) -> np.ndarray:
         rle = coco_mask.merge(coco_mask.frPyObjects(corners, height, width))
     elif tuple(segmentation["size"]) != (height, width):  # before anything of that size is built
         raise ValueError("it is for an image of another size")
-    elif isinstance(segmentation["counts"], list):
-        runs = np.array(segmentation["counts"], np.float64)
+    else:
+        counts = segmentation["counts"]
+        runs = np.array(counts if isinstance(counts, list) else _uncompressed(counts), np.float64)
         if not (runs >= 0).all() or runs.sum() != height * width:  # pycocotools would leave pixels unwritten
             raise ValueError("its runs do not fill the image")
-        rle = coco_mask.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs.astype(int).tolist()}, height, width)
     return coco_mask.decode(rle).astype(bool)
+
+
+def _uncompressed(text: str) -> list[int]:
+    """The runs in a string of COCO: groups of five bits, the lowest first; from the fourth on, less the one two before.
+
+    Raises ValueError when it breaks off in the middle of a run.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for byte in text.encode():
+        group = byte - 48
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            if group & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its runs break off")
+    return runs
