@@ -330,3 +330,40 @@ def test_a_small_zip_that_unpacks_to_a_lot(tmp_path: Path) -> None:
     assert bomb.stat().st_size < 1 << 20
     said, mebibytes = loaded_apart(bomb)
     assert len(said) == 1 and "is larger than" in said[0] and said[0].endswith(".") and mebibytes < 400
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        ("<polygon {}/>", "annotations.xml has a damaged polygon: 'points'."),
+        ('<polygon {} points="1,1;2,x;3,3"/>', "could not convert string to float: 'x'."),
+        ('<polygon {} points="1,1;nan,2;3,3"/>', "The points of a polygon must be between"),
+        ('<polygon {} points="1e8,1;2,2;3,3"/>', "The points of a polygon must be between"),
+        ('<mask {} rle="1,2" left="0" top="0" width="5" height="wide"/>', "invalid literal for int"),
+        ('<box {} xtl="1"/>', "annotations.xml has a damaged box: 'ytl'."),
+    ],
+)
+def test_damaged_annotations_of_cvat(node: str, sentence: str, tmp_path: Path) -> None:
+    nodes = "".join(node.format(attributes(frame)) for frame in (0, 1))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "frame_000000.jpg").write_bytes(jpeg(0))
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{track(0, 'koi', nodes)}</annotations>")
+    with pytest.raises(ValueError) as told:
+        load_export(tmp_path)
+    assert sentence in str(told.value) and str(told.value).endswith(".") and "\n" not in str(told.value)
+
+
+def test_endlessly_nested_json(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="is not a COCO file of instances"):
+        load_export(tmp_path)
+
+
+def test_a_zip_of_many_members_that_unpack_to_a_lot(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number in range(10):
+            archive.writestr(f"images/{number}.jpg", b" " * (60 << 20))
+    said, mebibytes = loaded_apart(bomb)
+    assert len(said) == 1 and "far more than images do" in said[0] and mebibytes < 50

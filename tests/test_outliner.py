@@ -15,12 +15,18 @@ from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape, parse_shape
 
-LEAST = 0.5  # J with weights of 17 minutes of training, on a clip that nothing was trained on
+# J in an exact box, and in one that is hasty, cut off, or on a small or large image; nothing was trained on the clip.
+LEAST = {"interactor": (0.8, 0.75), "interactor-open": (0.7, 0.55)}
 
 
 @pytest.fixture(scope="module", params=BUNDLED_INTERACTORS)
-def outliner(request: pytest.FixtureRequest) -> Outliner:
-    return load_outliner(BUNDLED_INTERACTORS[request.param], torch.device("cpu"))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def outliner(name: str) -> Outliner:
+    return load_outliner(BUNDLED_INTERACTORS[name], torch.device("cpu"))
 
 
 def in_box(outliner: Outliner, box: list[float], image: np.ndarray) -> np.ndarray:
@@ -28,29 +34,29 @@ def in_box(outliner: Outliner, box: list[float], image: np.ndarray) -> np.ndarra
 
 
 @pytest.mark.parametrize("object_id", [RED_KOI, GOLDEN_KOI, TURTLE])
-def test_the_object_in_a_box_is_found(outliner: Outliner, object_id: int) -> None:
+def test_the_object_in_a_box_is_found(outliner: Outliner, name: str, object_id: int) -> None:
     truth = true_mask(0, object_id)
     filled = np.zeros_like(truth)
     left, top, right, bottom = map(int, box_of(truth))
     filled[top:bottom, left:right] = True
     found = in_box(outliner, box_of(truth), rgb(0))
-    assert jaccard(found, truth) > max(LEAST, jaccard(filled, truth) + 0.05)
+    assert jaccard(found, truth) > max(LEAST[name][0], jaccard(filled, truth) + 0.05)
 
 
-def test_at_any_size(outliner: Outliner) -> None:
+def test_at_any_size(outliner: Outliner, name: str) -> None:
     image, truth = rgb(0), true_mask(0, TURTLE)
     for size in ((160, 90), (3840, 2160)):
         resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         mask = cv2.resize(truth.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(bool)
-        assert jaccard(in_box(outliner, box_of(mask), resized), mask) > LEAST
+        assert jaccard(in_box(outliner, box_of(mask), resized), mask) > LEAST[name][1]
 
 
-def test_a_box_drawn_in_haste(outliner: Outliner) -> None:
+def test_a_box_drawn_in_haste(outliner: Outliner, name: str) -> None:
     truth = true_mask(0, TURTLE)
     left, top, right, bottom = box_of(truth)
     width, height = right - left, bottom - top
     hasty = [left + 0.08 * width, top - 0.1 * height, right + 0.1 * width, bottom - 0.05 * height]
-    assert jaccard(in_box(outliner, hasty, rgb(0)), truth) > LEAST
+    assert jaccard(in_box(outliner, hasty, rgb(0)), truth) > LEAST[name][1]
 
 
 def test_the_same_box_gives_the_same_mask(outliner: Outliner) -> None:
@@ -58,7 +64,7 @@ def test_the_same_box_gives_the_same_mask(outliner: Outliner) -> None:
     np.testing.assert_array_equal(in_box(outliner, box, rgb(0)), in_box(outliner, box, rgb(0)))
 
 
-def test_a_box_over_the_edge_is_cut_off(outliner: Outliner) -> None:
+def test_a_box_over_the_edge_is_cut_off(outliner: Outliner, name: str) -> None:
     truth = true_mask(0, TURTLE)
     left, top, right, bottom = map(int, box_of(truth))
     half = (left + right) // 2
@@ -66,7 +72,7 @@ def test_a_box_over_the_edge_is_cut_off(outliner: Outliner) -> None:
     inside = in_box(outliner, [0, top, right - half, bottom], image)
     beyond = in_box(outliner, [-500, top, right - half, bottom], image)
     np.testing.assert_array_equal(inside, beyond)
-    assert jaccard(inside, truth) > LEAST
+    assert jaccard(inside, truth) > LEAST[name][1]
 
 
 def test_where_nothing_is_found_it_is_the_ellipse() -> None:

@@ -208,7 +208,10 @@ def test_polygon_agrees_with_coco():
 
 
 def test_polygon_with_many_edges_across_a_large_image():
-    """More crossings than one portion of `_fill_polygon`: a comb with 900 teeth across 1000 columns."""
+    """Nearly as many crossings as are allowed: a comb with 900 teeth across 1000 columns; one with 3000 is refused."""
+    many = np.arange(3000)
+    comb = np.stack([np.where(many % 2, 1000.0, 0.0), many / 3000 * 600], axis=1)
+    assert "to and fro" in refused(413, shape_to_mask, polygon(*comb.ravel().tolist()), 720, 1000)
     rows = np.arange(900)
     corners = np.stack([np.where(rows % 2, 1000.0, 0.0), rows / 900 * 600], axis=1)
     points = np.concatenate([corners, [[1000, 700], [0, 700]]])

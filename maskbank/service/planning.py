@@ -41,7 +41,7 @@ def check_amount(entries: Sequence[Entry], revisions: Mapping[Place, Revision], 
     if tracked > BANKS_HOLD * most:
         raise TooLargeError(
             f"The banks of these objects hold {tracked} objects together, but at most {BANKS_HOLD * most} can be "
-            "tracked at once."
+            "tracked at once: start some of them again, apart from the others."
         )
     if tracked > 1 and tracked * pixels > MAX_OBJECT_PIXELS:
         raise TooLargeError(

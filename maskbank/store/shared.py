@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from maskbank.bank.entries import Entries
 from maskbank.bank.memory import TunedDecoder
-from maskbank.errors import UnavailableError
+from maskbank.errors import ForeignVersionError, UnavailableError
 from maskbank.store.backend import Backend, BackendError
 from maskbank.store.memory import MemoryStore
 from maskbank.store.serialization import (
@@ -252,5 +252,5 @@ def _blobs_of(data: bytes) -> set[str]:
     """The names of all blobs that a revision needs; of one that nobody can read, none."""
     try:
         return blobs_of(data)
-    except DamagedError:
+    except (DamagedError, ForeignVersionError):
         return set()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -32,6 +33,11 @@ class Region:
         """(H, W) bool, made anew."""
         mask: np.ndarray = self.numbers == self.number
         return mask
+
+    @cached_property
+    def visible(self) -> bool:
+        """Whether there is any."""
+        return bool(self.mask.any())
 
 
 class Aggregation:

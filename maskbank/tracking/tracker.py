@@ -48,7 +48,7 @@ class Prediction:
     @property
     def visible(self) -> bool:
         """Whether any pixel of it is."""
-        return bool(self.mask.any())
+        return self.region.visible
 
 
 class Tune(Protocol):
@@ -191,4 +191,4 @@ def _prediction(request: BankRequest, segmentation: Segmentation, number: int, r
     if number in request.seeds:
         return Prediction(region, 1.0)
     presence, quality = float(segmentation.presence[number]), float(segmentation.quality[number])
-    return Prediction(region, presence * quality if region.mask.any() else 1 - presence)
+    return Prediction(region, presence * quality if region.visible else 1 - presence)

@@ -27,12 +27,13 @@ from maskbank.files.images import decode_image
 from maskbank.networks.models import BUNDLED_INTERACTORS
 from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.shapes.rotation import unrotated
-from maskbank.shapes.shape import MAX_COORDINATE, Shape
+from maskbank.shapes.shape import MAX_COORDINATE, Shape, parse_shape
 from maskbank.training.sources import Source, load_sources
 from maskbank.tuning.samples import Sample, shrunk
 
 MAX_OBJECTS = 254  # of an image; 255 is void
 MAX_PIXELS = 100_000_000  # of an image
+MAX_RATIO = 20  # of a zip's bytes: images hardly shrink, annotations do
 MAX_FILE_BYTES = 128 << 20  # of a file in an export, unpacked; annotations of a thousand frames have a few MB
 SHAPES = ("mask", "polygon", "ellipse", "box")
 
@@ -68,6 +69,11 @@ def load_export(path: Path) -> tuple[list[Source], list[Source]]:
     Raises ValueError with one sentence when it is damaged, of a kind that says too little, or holds no annotated image.
     """
     try:
+        if path.is_file():
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > max(MAX_RATIO * path.stat().st_size, 4 * MAX_FILE_BYTES):
+                raise ValueError(f"{path} unpacks to {unpacked} bytes, far more than images do.")
         folder: Folder = zipfile.Path(path) if path.is_file() else path
         stills, videos = _load(folder)
     except zipfile.BadZipFile as error:
@@ -188,8 +194,18 @@ def _in_order(nodes: list[tuple[int, ElementTree.Element]]) -> list[Outline]:
 
 
 def _shape(node: ElementTree.Element) -> Shape:
-    """An XML element's shape in the numbers that CVAT sends to functions; a rotated one as a polygon."""
+    """An XML element's shape in the numbers that CVAT sends to functions; a rotated one as a polygon.
 
+    Raises ValueError with one sentence.
+    """
+    try:
+        shape = _parsed(node)
+        return parse_shape({"type": shape.type, "points": list(shape.points)})
+    except (RequestError, ValueError, KeyError) as error:
+        raise ValueError(f"annotations.xml has a damaged {node.tag}: {str(error).rstrip('.')}.") from error
+
+
+def _parsed(node: ElementTree.Element) -> Shape:
     def numbers(*names: str) -> tuple[float, ...]:
         return tuple(float(node.attrib[name]) for name in names)
 

@@ -87,7 +87,8 @@ def train_interactor(
     sources, held_out = split_sources([*stills, *videos])
     PromptMaker(sources, np.random.default_rng(seed)).crop()  # unusable data is found out here, not in a worker
     torch.manual_seed(seed)
-    network = Interactor().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = Interactor().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if init:
         fit_weights(network, load_state_dict(init), str(init))
     else:
@@ -107,7 +108,7 @@ def train_interactor(
             raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        average.state = state["average"]
+        average.state = {name: value.to(device) for name, value in state["average"].items()}
         clock.step, clock.spent_s = state["step"], state["spent_s"]
 
     def save() -> None:
@@ -121,11 +122,16 @@ def train_interactor(
         }
         with atomic_write(state_path) as draft:
             torch.save(state, draft)
-        save_weights({name: value.half().contiguous() for name, value in average.state.items()}, weights_path)
+        lean = {name: v.half() if v.is_floating_point() else v for name, v in average.state.items()}
+        save_weights({name: value.cpu().contiguous() for name, value in lean.items()}, weights_path)
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
     loader = torch.utils.data.DataLoader(
-        PromptBatches(sources, (seed, clock.step)), batch_size=None, num_workers=1, prefetch_factor=4
+        PromptBatches(sources, (seed, clock.step)),
+        batch_size=None,
+        num_workers=1,
+        prefetch_factor=4,
+        multiprocessing_context="fork",  # the images are shared, not copied
     )
     batches = iter(loader)
     log = TrainingLog(out, clock.step)
@@ -181,15 +187,16 @@ def mean_jaccard(network: Interactor, sources: list[Source]) -> float:
 
 
 def _seen(network: Interactor, images: Tensor, prompts: Tensor) -> Interaction:
-    pixels = images.permute(0, 3, 1, 2).float() / 255  # channels last already
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
-        found: Interaction = network(pixels, prompts.float() / 255)
+    device = network.whole.weight.device
+    pixels = images.to(device).permute(0, 3, 1, 2).float() / 255  # channels last already
+    with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+        found: Interaction = network(pixels, prompts.to(device).float() / 255)
     return found
 
 
 def _loss(found: Interaction, masks: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of a batch and its mean Jaccard index; masks: (B, S, S) uint8."""
-    target = masks[:, None].float() / 255
+    target = masks[:, None].to(found.logits.device).float() / 255
     logits = upsample2(found.logits[:, None].float())
     probability = logits.sigmoid()
     mask = (probability > 0.5).float()

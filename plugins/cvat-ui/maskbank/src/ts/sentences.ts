@@ -8,7 +8,7 @@ const BY_STATUS: Record<number, string> = {
     401: 'The tracker wants a token that CVAT does not send; tell the administrator.',
     408: 'The tracker did not answer in time; try again.',
     410: 'The tracker no longer remembers these objects; start tracking again.',
-    413: 'These are more objects, or larger frames, than the tracker takes at once.',
+    413: 'These are more objects, or larger frames, than the tracker takes at once; track fewer objects together.',
     429: 'The tracker has too much to do; try again later.',
     503: 'The tracker or its memory is unreachable; try again.',
     504: 'The tracker did not answer in time; try again.',
