@@ -286,8 +286,8 @@ def to_prev_mask(probabilities: Tensor) -> Tensor:
 def pad_to_stride(x: Tensor) -> Tensor:
     """Zeros at the right and bottom up to a multiple of the stride, at least two: (..., H, W) → (..., 16h, 16w).
 
-    Where features had a single column or row, other confidences at each call, and NaN among them, were seen on a CPU
-    with bfloat16. Which operation does it is not known; with two columns and rows it was not seen.
+    For features of a single column, other confidences at each call, and NaN among them, were reported from a CPU with
+    bfloat16. On another such CPU it could not be made to happen, so the operation is not known; two columns avoid it.
     """
     padding = [max(-side % STRIDE, 2 * STRIDE - side) for side in x.shape[-2:]]
     return F.pad(x, (0, padding[1], 0, padding[0]))
