@@ -35,6 +35,11 @@ PRETRAINED_RATE = 0.3  # of the learning rate, for the encoder that comes from I
 WARM_UP_STEPS = 100
 HELD_OUT_EVERY = 40  # one image in so many is not trained on, but measured
 HELD_OUT_CROPS = 384
+CURVES = {
+    "loss": "loss",
+    "jaccard": "mean J on training crops",
+    "held_out_j": "mean J on held-out crops,\npercent",
+}
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images (B, S, S, 3), prompts (B, 4, S, S), masks (B, S, S): uint8
 
@@ -134,7 +139,7 @@ def train_interactor(
         multiprocessing_context="fork",  # the images are shared, not copied
     )
     batches = iter(loader)
-    log = TrainingLog(out, clock.step)
+    log = TrainingLog(out, clock.step, CURVES)
     network.train()
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = time.monotonic()

@@ -787,7 +787,9 @@ describe('the tracker fails', () => {
     test('on the first frame to track', async () => {
         failOn(1, new ServerError('413 Client Error: Request Entity Too Large for url: http://nuclio:8070/', 413));
         job.draw({ frame: 0, type: 'mask', points: MASK });
-        await expect(run(0, 9)).rejects.toThrow('These are more objects, or larger frames, than the tracker takes at once; track fewer');
+        await expect(run(0, 9)).rejects.toThrow(
+            'These are more objects, or larger frames, than the tracker takes at once; track fewer',
+        );
     });
 
     test('CVAT cannot say whether a frame is deleted', async () => {
