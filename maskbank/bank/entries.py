@@ -13,6 +13,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from maskbank.bank.quantization import dequantize, quantize
+
+STEPS = {"keys": 31, "values": 15}  # on either side of zero: six bits for a number of a key, five of a value
+
 
 @dataclass(frozen=True, eq=False)
 class Entries:
@@ -74,13 +78,18 @@ class Entries:
         """The names and tensors, in the order of the attributes."""
         return ((field.name, getattr(self, field.name)) for field in fields(self))
 
-    def in_half_precision(self) -> Entries:
+    def quantized(self) -> Entries:
         """Keys and values as a store keeps them, so that a bank that was stored goes on exactly as one that was not.
 
-        They are rounded to half precision, and contiguous: sums depend on the layout in their last bits.
+        They are in steps of a size of each vector's own, see `quantize`, and contiguous: sums depend on the layout in
+        their last bits.
         """
-        keys, values = (t.half().to(t.dtype).contiguous() for t in (self.keys, self.values))
-        return replace(self, keys=keys, values=values)
+
+        def rounded(name: str) -> Tensor:
+            tensor: Tensor = getattr(self, name)
+            return dequantize(*quantize(tensor, STEPS[name])).to(tensor.dtype).contiguous()
+
+        return replace(self, **{name: rounded(name) for name in STEPS})
 
     def select(self, index: Tensor) -> Entries:
         """The entries at an index, (n,) int64 positions or (N,) bool."""

@@ -20,7 +20,7 @@ class FeatureBank:
 
     Attributes:
         seeds: entries of frames that a person outlined.
-        older: entries of other frames, merged and thinned.
+        older: entries of other frames: what was new in them, and is used most.
         recent: entries of the last memorized frames, whole; one item per frame, oldest first.
     """
 

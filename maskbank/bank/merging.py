@@ -1,4 +1,4 @@
-"""Merging similar entries: Liang, Li, Jafari, Chen, NeurIPS 2020 (arXiv 2010.07958), section 3.2."""
+"""Entries that resemble each other: Liang, Li, Jafari, Chen, NeurIPS 2020 (arXiv 2010.07958), section 3.2."""
 
 from dataclasses import replace
 
@@ -14,19 +14,28 @@ MERGE_THRESHOLD = 0.95  # cosine similarity of keys above which entries merge (t
 MATCH_ELEMENTS = 1 << 24  # similarities (old × new entries) held at once while merging: 64 MiB in float32
 
 
-def merge(older: Entries, new: Entries, rate: float, threshold: float, renormalise: bool) -> tuple[Entries, Entries]:
+def unmatched(older: Entries, new: Entries, threshold: float) -> Entries:
+    """The new entries that resemble no older one: the others would add little to it but their number.
+
+    Args:
+        threshold: cosine similarity of keys above which entries resemble each other, among those that the same objects
+            may read.
+    """
+    return new.select(nearest(older, new)[0] <= threshold) if len(older) else new
+
+
+def merge(older: Entries, new: Entries, rate: float, threshold: float) -> tuple[Entries, Entries]:
     """Merge each new entry into the older one it resembles most, if enough (the paper's section 3.2).
 
     The cosine similarity of keys decides, among entries that the same objects may read; keys and values then
     follow the same match. A merge turns the older vector by `rate` towards the mean direction of those that
-    merge with it.
+    merge with it. As in the authors' implementation, it gets a little shorter where the directions differ.
 
     Args:
         older: entries to merge into; their frame and usage stay.
         new: entries of another frame; they are not merged with each other.
         rate: share of the new direction, 0 to 1.
         threshold: cosine similarity above which entries merge.
-        renormalise: keep the older vector's length. Otherwise it shrinks as the directions differ.
 
     Returns:
         The older entries after merging, and the new entries that found no match.
@@ -44,8 +53,6 @@ def merge(older: Entries, new: Entries, rate: float, threshold: float, renormali
         units = F.normalize(towards[..., merged], dim=-2)
         mean = torch.zeros_like(before).index_add_(-1, slot, units) / slot.bincount(minlength=len(hit))
         direction = (1 - rate) * F.normalize(before, dim=-2) + rate * mean
-        if renormalise:
-            direction = F.normalize(direction, dim=-2)
         return old.index_copy(-1, hit, direction * before.norm(dim=-2, keepdim=True))
 
     older = replace(older, keys=turned(older.keys, new.keys), values=turned(older.values, new.values))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import BankFullError, FeatureBank
-from maskbank.bank.merging import MERGE_THRESHOLD, UPDATE_RATE, merge
+from maskbank.bank.merging import MERGE_THRESHOLD, UPDATE_RATE, merge, unmatched
 
 PAPER_TOTAL = 300_000  # entries of all classes together (the authors' default)
 PAPER_TWO_CLASS_SHARE = 0.8  # of a class's budget, where there are only two classes (the authors' default)
@@ -44,7 +44,9 @@ class PaperPolicy:
     merge_threshold: float = MERGE_THRESHOLD
 
     def __post_init__(self) -> None:
-        check_merging(self.budget_per_class, self.update_rate, self.merge_threshold)
+        check_limits(self.budget_per_class, self.merge_threshold)
+        if not 0 <= self.update_rate <= 1:
+            raise ValueError(f"The update rate must be between 0 and 1, not {self.update_rate}.")
 
     def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has memorized an outlined frame; after the first it is a frame like any other."""
@@ -54,8 +56,7 @@ class PaperPolicy:
         """A bank that has memorized one frame: `entries` of that frame only, at least one."""
         if bank.older is None:
             return replace(bank, older=entries)
-        # Not renormalised: merged vectors get a little shorter every time, as in the authors' implementation.
-        older, fresh = merge(bank.older, entries, self.update_rate, self.merge_threshold, renormalise=False)
+        older, fresh = merge(bank.older, entries, self.update_rate, self.merge_threshold)
         now = int(entries.frame[0])
         while len(older) and len(older) + len(fresh) > self.budget_per_class:
             scores = usage_per_age(older, now)
@@ -65,29 +66,27 @@ class PaperPolicy:
 
 @dataclass(frozen=True)
 class AdaptivePolicy:
-    """The default policy: seeds for ever, recent frames whole, older ones merged and thinned, a hard budget.
+    """The default policy: seeds for ever, recent frames whole, of older ones what is new and used, a hard budget.
 
-    Keys and values are kept as half-precision numbers. After every call `len(bank) <= budget` holds, unless the seeds
-    alone exceed it, as they were given under a larger one: then nothing else is kept. Keeping recent
-    frames whole avoids what XMem (arXiv 2207.07115) found to be AFB-URR's weakness: features compressed as soon as
+    Keys and values are kept in few bits, see `Entries.quantized`. After every call `len(bank) <= budget` holds, unless
+    the seeds alone exceed it, as they were given under a larger one: then nothing else is kept. Keeping recent frames
+    whole avoids what XMem (arXiv 2207.07115) found to be AFB-URR's weakness: features compressed as soon as
     they are made lose detail.
 
     Attributes:
         budget: entries of one bank.
         recent_frames: memorized frames that are kept whole; fewer where the budget does not hold them.
         older: entries that are kept of all other frames together; fewer where the budget does not hold them.
-        merge_threshold: cosine similarity of keys above which entries merge.
-        update_rate: share of the new direction in a merge.
+        match_threshold: cosine similarity of keys above which an entry adds nothing to an older one.
     """
 
     budget: int = DEFAULT_BUDGET
     recent_frames: int = DEFAULT_RECENT_FRAMES
     older: int = DEFAULT_OLDER
-    merge_threshold: float = MERGE_THRESHOLD
-    update_rate: float = UPDATE_RATE
+    match_threshold: float = MERGE_THRESHOLD
 
     def __post_init__(self) -> None:
-        check_merging(self.budget, self.update_rate, self.merge_threshold)
+        check_limits(self.budget, self.match_threshold)
         if self.recent_frames < 0 or self.older < 0:
             raise ValueError(
                 f"Recent frames and older entries must be 0 or more, not {self.recent_frames}, {self.older}."
@@ -105,13 +104,13 @@ class AdaptivePolicy:
                 f"The feature bank has a budget of {self.budget} entries, of which outlined frames hold "
                 f"{outlined} for ever: one more outlined frame of {len(entries)} does not fit."
             )
-        entries = entries.in_half_precision()
+        entries = entries.quantized()
         seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has memorized one frame: `entries` of that frame only, at least one."""
-        return self._fitted(replace(bank, recent=(*bank.recent, entries.in_half_precision())), int(entries.frame[0]))
+        return self._fitted(replace(bank, recent=(*bank.recent, entries.quantized())), int(entries.frame[0]))
 
     def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
         """The bank within its limits: recent frames become older entries, and the least used of these go."""
@@ -120,30 +119,25 @@ class AdaptivePolicy:
         older, recent = bank.older, bank.recent
         while len(recent) > self.recent_frames or sum(len(frame) for frame in recent) > room:
             leaving, *staying = recent
-            older, recent = self._compressed(older, leaving), tuple(staying)
+            older = leaving if older is None else older.concat(unmatched(older, leaving, self.match_threshold))
+            recent = tuple(staying)
         limit = min(self.older, room - sum(len(frame) for frame in recent))
         if older is not None and len(older) > limit:
             worst_first = usage_per_age(older, now).argsort(stable=True)  # of equals, the oldest goes first
             older = older.select(worst_first[len(older) - limit :].sort().values) if limit else None
-        return replace(bank, older=older, recent=recent)
-
-    def _compressed(self, older: Entries | None, leaving: Entries) -> Entries:
-        """The older entries with a frame that leaves the recent ones."""
-        if older is None:
-            return leaving
-        # Renormalised: else entries that are merged at every frame would fade away in a video of thousands.
-        older, fresh = merge(older, leaving, self.update_rate, self.merge_threshold, renormalise=True)
-        return older.in_half_precision().concat(fresh)
+        fitted = replace(bank, older=older, recent=recent).named_parts()
+        # Counters in half precision cost a store half as much; they only say what is used more than others.
+        return FeatureBank.of_parts(
+            {name: replace(part, usage=part.usage.half().float()) for name, part in fitted.items()}
+        )
 
 
-def check_merging(budget: int, update_rate: float, merge_threshold: float) -> None:
-    """Refuse settings without meaning with a `ValueError`."""
+def check_limits(budget: int, threshold: float) -> None:
+    """Refuse limits without meaning with a `ValueError`."""
     if budget < 1:
         raise ValueError(f"The budget of a bank must be at least 1 entry, not {budget}.")
-    if not 0 <= update_rate <= 1:
-        raise ValueError(f"The update rate must be between 0 and 1, not {update_rate}.")
-    if not -1 <= merge_threshold <= 1:
-        raise ValueError(f"The merge threshold must be a cosine, between -1 and 1, not {merge_threshold}.")
+    if not -1 <= threshold <= 1:
+        raise ValueError(f"The threshold of a match must be a cosine, between -1 and 1, not {threshold}.")
 
 
 def usage_per_age(entries: Entries, now: int) -> Tensor:

@@ -3,35 +3,34 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import repeat
 from typing import TypeVar
-from weakref import WeakValueDictionary
 
 import torch
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
-from torch.utils.weak import WeakIdKeyDictionary
 
 from maskbank.bank.entries import Entries
 from maskbank.bank.memory import TunedDecoder
 from maskbank.errors import ForeignVersionError, UnavailableError
 from maskbank.store.backend import Backend, BackendError
+from maskbank.store.blobs import DamagedError, without_header
+from maskbank.store.layout import Layout, Names, StoredParts, write_changes, write_entries
 from maskbank.store.memory import MemoryStore
 from maskbank.store.serialization import (
-    DamagedError,
-    Names,
     blobs_of,
     decoder_blobs,
-    entries_blobs,
+    index_blob,
     read_revision,
     revision_blob,
     revision_name,
     revision_number,
-    usage_blob,
-    without_header,
 )
 from maskbank.store.store import HISTORY, Revision
 
+GROWING = ("seeds", "older")  # parts of a bank that mostly stay when something is memorized; others are frames
+CLEAN_UP_EVERY = 10  # revisions
 QUOTA_EVERY_S = 30.0  # after so long a worker that writes looks at what all banks take
 QUOTA_LEFT = 0.9  # of the quota, when banks had to go: not one more at every frame
 RETRY_S = 5.0  # for so long a backend is tried again that may be restarting
@@ -68,9 +67,7 @@ class SharedStore:
         self.failures = 0  # of the backend, after all tries
         self.written_bytes = 0
         self._rests_until = -math.inf
-        self._parts: WeakValueDictionary[Names, Entries | TunedDecoder] = WeakValueDictionary()  # of cached revisions
-        # By tuned decoder, and of entries by their values, which outlive a count of usage.
-        self._names: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._parts = StoredParts()
 
     def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
         """See `Store`."""
@@ -84,7 +81,7 @@ class SharedStore:
             return taken
         if not self._retried(lambda: self._add(revision)):
             return self._fetch(revision.bank_id, revision.number)
-        if revision.number % HISTORY == 0:
+        if revision.number % CLEAN_UP_EVERY == 0:
             self._clean_up(revision.bank_id, revision.number - HISTORY)
         if time.monotonic() >= self._quota_due:
             self._keep_quota(revision.bank_id)
@@ -149,20 +146,15 @@ class SharedStore:
             return False
         blobs: dict[str, bytes] = {}
         banks = []
-        for bank in revision.memory.banks:
+        for bank, bank_before in zip(revision.memory.banks, self._banks_before(revision), strict=False):
             parts = bank.named_parts()
-            names_of = {}
-            for part, entries in parts.items():
-                names_of[part] = names = self._name(entries.values, partial(entries_blobs, entries), there, blobs)
-                self._parts[names] = entries
-            usage, content = usage_blob(parts)
-            blobs[usage] = content
-            banks.append((names_of, usage))
-        decoder = revision.memory.tuned_decoder
-        weights: Names = ()
-        if decoder is not None:
-            weights = self._name(decoder, partial(decoder_blobs, decoder), there, blobs)
-            self._parts[weights] = decoder
+            layouts = {
+                part: self._written(entries, bank_before.get(part), there, blobs) for part, entries in parts.items()
+            }
+            index, content = index_blob(parts, layouts)
+            blobs[index] = content
+            banks.append(({part: layout.names for part, layout in layouts.items()}, index))
+        weights = self._written_decoder(revision.memory.tuned_decoder, there, blobs)
         needed = {name for parts, usage in banks for names in (*parts.values(), (usage,)) for name in names} | {
             *weights
         }
@@ -174,27 +166,50 @@ class SharedStore:
             raise BackendError("The bank expired or was purged while it was written to.", transient=False)
         return added
 
-    def _name(
-        self, thing: object, make: Callable[[], dict[str, bytes]], there: set[str], blobs: dict[str, bytes]
-    ) -> Names:
-        """The names of the blobs of something; the blobs are made, and put among `blobs`, if they are not there."""
-        names: Names | None = self._names.get(thing)
-        if names is None or not there.issuperset(names):
-            own = make()
-            blobs |= own
-            self._names[thing] = names = tuple(own)
-        return names
+    def _banks_before(self, revision: Revision) -> Iterator[Mapping[str, Entries]]:
+        """Of each bank in the revision before, if it is in memory: parts that may share entries with the new one."""
+        before = self.cache.holder(revision.bank_id, revision.number - 1)
+        for bank in before.memory.banks if before else ():
+            yield {part: entries for part, entries in bank.named_parts().items() if part in GROWING}
+        yield from repeat({})
+
+    def _written(self, entries: Entries, before: Entries | None, there: set[str], blobs: dict[str, bytes]) -> Layout:
+        """Where entries are; the blobs for what is not there yet are put among `blobs`."""
+        layout = self._parts.layout_of(entries)
+        if layout is None or not there.issuperset(layout.names):
+            layout_before = None if before is None else self._parts.layout_of(before)
+            if before is not None and layout_before is not None and there.issuperset(layout_before.names):
+                layout, new = write_changes(entries, before, layout_before)
+            else:
+                layout, new = write_entries(entries)
+            blobs |= new
+        self._parts.add(entries, layout)
+        return layout
+
+    def _written_decoder(self, decoder: TunedDecoder | None, there: set[str], blobs: dict[str, bytes]) -> Names:
+        """The same for a decoder, if there is one."""
+        if decoder is None:
+            return ()
+        layout = self._parts.layout_of(decoder)
+        if layout is None or not there.issuperset(layout.names):
+            new = decoder_blobs(decoder)
+            blobs |= new
+            layout = Layout(tuple(new))
+        self._parts.add(decoder, layout)
+        return layout.names
 
     def _clean_up(self, bank_id: str, newest_dropped: int) -> None:
         """Drops revisions that are too old to go back to, and the blobs that only they needed.
 
-        It comes once in `HISTORY` revisions, so that up to twice as many are there.
+        It comes once in `CLEAN_UP_EVERY` revisions, so that as many more are there.
         Blobs that no revision needs stay: another worker may be about to add the one that does. So do those of a
         revision that is damaged, until the bank goes.
         """
         try:
             names = self.backend.names(bank_id)
             old = [name for name in names if 0 < (revision_number(name) or 0) <= newest_dropped]
+            if not old:
+                return
             kept = [name for name in names if (revision_number(name) or 0) > newest_dropped]
             needed, unneeded = (
                 {name for data in self.backend.get(bank_id, some) if data for name in _blobs_of(data)}

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from maskbank.bank.entries import Entries
-from maskbank.bank.merging import MERGE_THRESHOLD, UPDATE_RATE, merge
+from maskbank.bank.merging import MERGE_THRESHOLD, unmatched
 from maskbank.networks.lite import similarity
 from maskbank.networks.novelty import key_novelty
 
@@ -14,7 +14,7 @@ MERGE = 0.3  # chance that a frame is merged into the ones before it, where ther
 
 
 class ClipMemory:
-    """Seed frames stay whole; of later frames some entries are merged or dropped, as `AdaptivePolicy` does in time.
+    """Seed frames stay whole; of later frames some entries are left out, as `AdaptivePolicy` does in time.
 
     Args:
         key: (B, Ck, N) of the seed frames of B clips.
@@ -56,8 +56,7 @@ def _merged(older: MemorizedFrame, new: MemorizedFrame) -> MemorizedFrame:
             for keys, values, kept in (older, new)
         )
         with torch.autocast(new[0].device.type, enabled=False):  # a bank compares in full precision
-            left, fresh = merge(old_entries, new_entries, UPDATE_RATE, MERGE_THRESHOLD, renormalise=True)
-        merged.append(left.concat(fresh))
+            merged.append(old_entries.concat(unmatched(old_entries, new_entries, MERGE_THRESHOLD)))
     longest = max(map(len, merged))
 
     def padded(tensor: Tensor) -> Tensor:
