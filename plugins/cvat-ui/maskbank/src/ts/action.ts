@@ -159,7 +159,7 @@ export class AITracker extends BaseCollectionAction {
         if (objects.every(({ annotated, absent }) => frames.every((f) => annotated.has(f) || absent.has(f)))) {
             throw new Error(
                 `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
-                    'frame, or delete what is to be tracked anew.',
+                    'frame, or delete what is to be tracked anew; of a track, turn "Use later annotated frames as seeds" off.',
             );
         }
         if (unclear) {
