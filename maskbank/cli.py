@@ -1,6 +1,7 @@
 """The command line: `maskbank track | job | evaluate | train | serve | weights | store`."""
 
 import argparse
+import itertools
 import os
 import signal
 import sys
@@ -229,10 +230,17 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         "--as",
         dest="form",
         choices=("mask", "polygon", "track"),
-        help="what to upload: masks, polygons, or a CVAT track per object (of polygons where masks were drawn); "
-        "default: shapes of the type that was drawn",
+        help="what to upload: masks of all objects; polygons where masks were drawn (boxes and ellipses stay as they "
+        "are); or a CVAT track per object, of polygons where masks were drawn; default: the types that were drawn",
     )
-    job.add_argument("--labels", type=_names, default=(), metavar="NAME,NAME", help="labels to track (default: all)")
+    job.add_argument(
+        "--labels",
+        type=_names,
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="labels to track, with commas or spaces between them (default: all); a name with a space goes in quotes",
+    )
     job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
     job.add_argument(
         "--replace",
@@ -354,7 +362,8 @@ def _job(options: argparse.Namespace) -> None:
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
     work = options.work or platformdirs.user_cache_path("maskbank")
-    how = AnnotateOptions(options.form, options.labels, options.dry_run, options.replace, work, tracker)
+    labels = list(itertools.chain.from_iterable(options.labels))
+    how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker)
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)

@@ -294,10 +294,32 @@ def test_a_track_is_an_object(cvat, run):
     keyframes.append(keyframes[-1] | {"frame": 8, "outside": True})
     cvat.add(JOB, tracks=[{"label_id": TURTLE_LABEL["id"], "frame": 1, "shapes": keyframes}])
     before = drawn_by_people(cvat)
-    run()
-    assert frames_of(results(cvat)) == [0, 2, 3, 4, 6, 7]
+    printed = run()
+    assert frames_of(results(cvat)) == [0]  # on 2, 3, 4, 6 and 7 CVAT interpolates it, from 8 on it is outside
     assert quality(results(cvat), TURTLE) > 0.6
     assert drawn_by_people(cvat) == before
+    assert "left to a person's track on 2-4, 6-7" in printed
+
+
+@pytest.mark.parametrize(("form", "kind"), [(None, "shapes"), ("track", "tracks")])
+def test_nothing_is_laid_over_a_persons_track(cvat, run, propagate, form: str | None, kind: str):
+    """Beside another object, which is tracked through the same frames."""
+    drawn = [track_keyframe(5), track_keyframe(9) | {"outside": True}]
+    cvat.add(JOB, tracks=[{"label_id": TURTLE_LABEL["id"], "frame": 5, "shapes": drawn}])
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, type="rectangle", points=box_of(true_mask(0, GOLDEN_KOI)))])
+    run(form=form)
+    shown = {KOI["id"]: [], TURTLE_LABEL["id"]: []}
+    for each in results(cvat, kind):
+        own = [each] if kind == "shapes" else [part for part in each["shapes"] if not part["outside"]]
+        shown[each["label_id"]] += frames_of(own)
+    assert shown == {KOI["id"]: list(range(1, FRAMES)), TURTLE_LABEL["id"]: [0, 1, 2, 3, 4]}
+
+
+def test_a_track_from_the_first_frame_leaves_nothing_to_do(cvat, run, propagate):
+    cvat.add(JOB, tracks=[{"label_id": TURTLE_LABEL["id"], "frame": 0, "shapes": [track_keyframe(0)]}])
+    call, sizes = counting(propagate)
+    assert one_sentence(run(call).strip())
+    assert sizes == [] and results(cvat) == [] and results(cvat, "tracks") == []
 
 
 def test_deleted_frames_are_left_out(cvat, run, propagate):
@@ -364,12 +386,14 @@ def test_it_says_where_an_annotator_should_look(cvat, run):
 # What it becomes in CVAT
 
 
-@pytest.mark.parametrize("form", ["mask", "polygon"])
-@pytest.mark.parametrize("drawn", [outline, box])
-def test_shapes_of_the_wanted_type(cvat, run, form: str, drawn: Callable):
+@pytest.mark.parametrize(
+    ("drawn", "form", "kind"),
+    [(outline, "mask", "mask"), (outline, "polygon", "polygon"), (box, "mask", "mask"), (box, "polygon", "rectangle")],
+)
+def test_shapes_of_the_wanted_type(cvat, run, drawn: Callable, form: str, kind: str):
     cvat.add(JOB, shapes=[drawn(3, TURTLE)])
     run(form=form)
-    assert {each["type"] for each in results(cvat)} == {form}
+    assert {each["type"] for each in results(cvat)} == {kind}
     assert frames_of(results(cvat)) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
     assert quality(results(cvat), TURTLE) > 0.6
 
@@ -848,7 +872,7 @@ def test_a_seed_that_lies_outside_the_image(cvat, run):
 def test_a_seed_that_the_function_refuses(cvat, run):
     hidden = outline(4, GOLDEN_KOI)
     cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI, group=1), hidden | {"group": 1}, hidden | {"group": 2}])
-    with pytest.raises(ValueError, match="Frame 4: koi 2: it lies wholly under other objects"):
+    with pytest.raises(ValueError, match=r"Frame 4: koi \(group 2\): it lies wholly under other objects"):
         run()
 
 
@@ -924,6 +948,22 @@ def test_the_command(cvat, command, tmp_path):
     assert list((tmp_path / "cache" / "maskbank").rglob("forward.jsonl"))
     code, printed, _ = command("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--as", "polygon")
     assert code == 0 and "nothing to do" in printed
+
+
+@pytest.mark.parametrize(
+    ("given", "frames"),
+    [(["koi", "turtle"], 9 + 9), (["koi,", "turtle"], 9 + 9), (["koi,turtle"], 9 + 9), (["koi"], 9)],
+)
+def test_labels_with_commas_or_spaces(cvat, command, given: list[str], frames: int):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI), outline(4, TURTLE)])
+    code, printed, _ = command("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--dry-run", "--labels", *given)
+    assert code == 0 and f"{frames} shapes made" in printed
+
+
+def test_the_report_names_the_groups(cvat, run):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI, group=8), outline(4, RED_KOI, group=3), outline(4, TURTLE, group=5)])
+    names = [line.strip().rpartition(": ")[0] for line in run().splitlines()[1:]]
+    assert sorted(names) == ["koi (group 3)", "koi (group 8)", "turtle"]
 
 
 def test_the_command_with_a_token_and_a_function(cvat, command, function_url, monkeypatch, tmp_path):

@@ -61,7 +61,18 @@ def test_several_on_the_only_frame_are_an_object_each():
 
 def test_shapes_of_a_group_are_one_object():
     grouped = [shape(0, group=4), shape(6, group=4), shape(0, group=5, left=30), shape(1, BIKE, group=4)]
-    assert found(*grouped) == {"car 1": [0, 6], "car 2": [0], "bike": [1]}
+    assert found(*grouped) == {"car (group 4)": [0, 6], "car (group 5)": [0], "bike": [1]}
+
+
+def test_names_tell_objects_apart():
+    """Numbers are no groups, and a group has its own number in the name."""
+    first, second = track(keyframe(1), group=7, id=8), track(keyframe(2), group=7, id=9)
+    assert found(shape(2, group=5), shape(0, left=20), tracks=(first, second)) == {
+        "car": [0],
+        "car (group 7) 1": [1],
+        "car (group 7) 2": [2],
+        "car (group 5)": [2],
+    }
 
 
 def test_the_parts_of_a_group_on_one_frame_are_one_object():
@@ -80,6 +91,29 @@ def test_where_a_track_is_outside_its_object_is_absent():
     [car] = find_objects({"shapes": [], "tracks": [drawn]}, LABELS, FRAMES)
     assert list(car.seeds) == [1, 6]
     assert car.absent == {3, 4, 5, 8, 9}
+    assert car.interpolated(FRAMES) == [2, 7]
+    assert car.to_find(FRAMES) == [0]
+
+
+@pytest.mark.parametrize(
+    ("keyframes", "deleted", "interpolated", "to_find"),
+    [
+        ([keyframe(5)], [], [6, 7, 8, 9], [0, 1, 2, 3, 4]),
+        ([keyframe(5), keyframe(9, outside=True)], [], [6, 7, 8], [0, 1, 2, 3, 4]),
+        ([keyframe(2, outside=True), keyframe(5), keyframe(7)], [], [6, 8, 9], [0, 1]),
+        ([keyframe(3), keyframe(5)], [3, 7], [6, 8, 9], [0, 1, 2, 4]),
+        ([keyframe(0), keyframe(9)], [], [1, 2, 3, 4, 5, 6, 7, 8], []),
+    ],
+)
+def test_where_cvat_interpolates_a_track(keyframes: list, deleted: list, interpolated: list, to_find: list):
+    frames = [frame for frame in FRAMES if frame not in deleted]
+    [car] = find_objects({"shapes": [], "tracks": [track(*keyframes)]}, LABELS, frames)
+    assert (car.interpolated(frames), car.to_find(frames)) == (interpolated, to_find)
+
+
+def test_shapes_are_not_interpolated():
+    [car] = find_objects({"shapes": [shape(2), shape(5)], "tracks": []}, LABELS, FRAMES)
+    assert (car.interpolated(FRAMES), car.to_find(FRAMES)) == ([], [0, 1, 3, 4, 6, 7, 8, 9])
 
 
 @pytest.mark.parametrize(
@@ -155,12 +189,12 @@ def mask(left: int, width: int = 10) -> np.ndarray:
     return np.array(encode_rle(pixels), np.int32)
 
 
-def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), **seed: object) -> JobObject:
+def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), track: bool = False, **seed: object) -> JobObject:
     seeds = {
         frame: SeedShapes((Shape("mask", tuple(mask(0))),), **({"z_order": 0, "attributes": {}} | seed))
         for frame in frames
     }
-    return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent))
+    return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent), track)
 
 
 def sweeps(ahead: dict[int, int | None], back: dict[int, int | None]) -> tuple[dict, dict]:
@@ -202,6 +236,12 @@ def test_where_a_person_said_that_it_is_absent_nothing_counts():
     assert list(result) == [1, 4]
 
 
+def test_where_cvat_interpolates_a_track_nothing_counts():
+    ahead, back = sweeps(dict.fromkeys(range(2, 9), 0), dict.fromkeys(range(7), 1))
+    [result] = fuse(range(9), [drawn_on(2, 6, track=True)], ahead, back)
+    assert list(result) == [0, 1]
+
+
 def test_each_object_has_its_own_seeds():
     first, second = drawn_on(0, 2), drawn_on(3)
     ahead, back = sweeps(dict.fromkeys(range(5), 0), dict.fromkeys(range(4), 1))
@@ -216,6 +256,10 @@ def test_the_order_of_the_sweeps():
     frames, objects = [0, 1, 3, 4, 6], [drawn_on(1, 4), drawn_on(3)]
     assert forward_order(frames, objects) == [1, 3, 4, 6]
     assert backward_order(frames, objects) == [4, 3, 1, 0]
+    tracks = [drawn_on(1, 4, track=True), drawn_on(3, track=True)]
+    assert forward_order(frames, tracks) == [1]  # behind them there is nothing to find
+    assert backward_order(frames, tracks) == [4, 3, 1, 0]
+    assert forward_order(frames, [tracks[0], objects[1]]) == [1, 3, 4, 6]
 
 
 def test_after_a_loss_each_object_starts_from_a_seed():
@@ -375,7 +419,11 @@ def test_a_track_of_nothing_is_not_made():
         ("mask", None, "mask"),
         ("rectangle", None, "rectangle"),
         ("rectangle", "mask", "mask"),
-        ("ellipse", "polygon", "polygon"),
+        ("mask", "polygon", "polygon"),
+        ("polygon", "polygon", "polygon"),
+        ("rectangle", "polygon", "rectangle"),
+        ("ellipse", "polygon", "ellipse"),
+        ("ellipse", "mask", "mask"),
         ("ellipse", "track", "ellipse"),
         ("mask", "track", "polygon"),
     ],
@@ -392,6 +440,7 @@ def test_labels_that_take_one_type_only():
     assert result_type(JobObject("car", boxes, 0, "rectangle", {}), None) == "rectangle"
     with pytest.raises(ValueError, match="car has rectangle shapes only") as refused:
         result_type(JobObject("car", boxes, 0, "rectangle", {}), "mask")
+    assert result_type(JobObject("car", boxes, 0, "rectangle", {}), "polygon") == "rectangle"
     assert str(refused.value).endswith("--as.")
 
 

@@ -106,6 +106,9 @@ def annotate(
         if not each.objects:
             print(f"Job {each.job.id}: nothing is outlined in it.")
             continue
+        if not any(drawn.to_find(each.job.frames) for drawn in each.objects):
+            print(f"Job {each.job.id}: people have outlined its objects on all frames, or made tracks; nothing to do.")
+            continue
         try:
             print(annotate_job(cvat, each, propagate, mask_of, options))
         except ConnectionError as error:
@@ -265,7 +268,9 @@ def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> st
     for drawn, found in zip(outlined.objects, upload.results, strict=True):
         unsure = [frame for frame, answer in found.items() if answer.confidence < UNSURE_BELOW]
         gone = [frame for frame, answer in found.items() if answer.mask is None]
-        remarks = [f"{what} on {ranges(which)}" for what, which in (("unsure", unsure), ("gone", gone)) if which]
+        by_track = drawn.interpolated(outlined.job.frames)
+        each_kind = (("unsure", unsure), ("gone", gone), ("left to a person's track", by_track))
+        remarks = [f"{what} on {ranges(which)}" for what, which in each_kind if which]
         lines.append(f"  {drawn.name}: {'; '.join(remarks) or 'sure on all frames'}")
     return "\n".join(lines)
 

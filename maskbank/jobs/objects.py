@@ -36,11 +36,14 @@ class SeedShapes:
 class JobObject:
     """One object of a job.
 
-    name: its label, numbered where the label has several objects.
+    name: its label; where the label has several objects, with its group, or numbered where that does not tell them
+        apart.
     group: CVAT's number of its group; 0: none.
     type: of the first shape that was drawn of it.
     seeds: by frame, in order; at least one.
     absent: frames on which a person said that it is not there (a track that is "outside").
+    is_track: whether a person made it a track, which CVAT itself shows on all frames behind the first seed, by
+        interpolation, but for those on which it is absent.
     """
 
     name: str
@@ -49,6 +52,17 @@ class JobObject:
     type: str
     seeds: Mapping[int, SeedShapes]
     absent: frozenset[int] = frozenset()
+    is_track: bool = False
+
+    def interpolated(self, frames: Iterable[int]) -> list[int]:
+        """Those of the frames without a seed on which CVAT shows its track."""
+        said = self.seeds.keys() | self.absent
+        return [frame for frame in frames if self.is_track and frame > min(self.seeds) and frame not in said]
+
+    def to_find(self, frames: Sequence[int]) -> list[int]:
+        """Those of the frames for which no person has said what is to be seen."""
+        said = self.seeds.keys() | self.absent | set(self.interpolated(frames))
+        return [frame for frame in frames if frame not in said]
 
     def nearest_seed(self, frame: int) -> SeedShapes:
         """The seed whose frame is nearest, the earlier one of two."""
@@ -76,19 +90,27 @@ def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], fr
     tracks = [_track(track, labels[track["label_id"]], frames) for track in drawn]
     found = [track for track in tracks if track.seeds] + _objects_of_shapes(annotations["shapes"], labels, set(frames))
     found.sort(key=lambda each: (next(iter(each.seeds)), each.label.id, _outlines(each)))
-    total = Counter(each.label.id for each in found)
-    count: Counter[int] = Counter()
-    objects = []
-    for each in found:
-        count[each.label.id] += 1
-        several = total[each.label.id] > 1
-        objects.append(replace(each, name=f"{each.name} {count[each.label.id]}") if several else each)
-    return objects
+    return _named(found)
 
 
 def seeds_digest(objects: Iterable[JobObject]) -> str:
     """Names the outlines: the same until somebody adds, changes or removes a seed."""
     return hashlib.sha256(json.dumps([[each.label.id, _outlines(each)] for each in objects]).encode()).hexdigest()
+
+
+def _named(objects: Sequence[JobObject]) -> list[JobObject]:
+    """The same with names that tell them apart."""
+    of_label = Counter(each.label.id for each in objects)
+    names = [
+        f"{each.name} (group {each.group})" if each.group and of_label[each.label.id] > 1 else each.name
+        for each in objects
+    ]
+    of_name, count = Counter(names), Counter[str]()
+    for i, name in enumerate(names):
+        if of_name[name] > 1:
+            count[name] += 1
+            names[i] = f"{name} {count[name]}"
+    return [replace(each, name=name) for each, name in zip(objects, names, strict=True)]
 
 
 def _outlines(drawn: JobObject) -> list[Any]:
@@ -112,7 +134,7 @@ def _track(track: Mapping[str, Any], label: Label, frames: Sequence[int]) -> Job
         if outside:
             absent.add(frame)
     kind = keyframes[next(iter(seeds))]["type"] if seeds else ""
-    return JobObject(label.name, label, track["group"] or 0, kind, seeds, frozenset(absent))
+    return JobObject(label.name, label, track["group"] or 0, kind, seeds, frozenset(absent), is_track=True)
 
 
 def _objects_of_shapes(
@@ -136,7 +158,8 @@ def _objects_of_shapes(
             every = ", ".join(map(str, sorted(by_frame)))
             raise ValueError(
                 f"The label {label.name} is outlined on the frames {every}, and several times on {crowded}, so it "
-                "cannot be told which outlines are one object; group those of each object, or make each a track."
+                "cannot be told which outlines are one object; group those of each object (a track would only be "
+                "tracked backward)."
             )
     return found
 

@@ -29,8 +29,10 @@ MaskOf = Callable[[Shape, np.ndarray], np.ndarray]  # see `Outliner.mask`
 
 
 def forward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
-    """The frames from the first seed to the end."""
-    return list(frames[bisect_left(frames, min(min(each.seeds) for each in objects)) :])
+    """The frames from the first seed to the end; the first one only where all objects are tracks, which have no more
+    to be found behind their first seed."""
+    start = bisect_left(frames, min(min(each.seeds) for each in objects))
+    return list(frames[start : start + 1] if all(each.is_track for each in objects) else frames[start:])
 
 
 def backward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
@@ -147,7 +149,7 @@ def fuse(
         found: dict[int, SweepPrediction] = {}
         ends = [-1, *(frames.index(seeded) for seeded in drawn.seeds), len(frames)]
         for start, stop in itertools.pairwise(ends):
-            between = frames[start + 1 : stop]
+            between = drawn.to_find(frames[start + 1 : stop])
             if start == -1:
                 handover = 0
             elif stop == len(frames):
@@ -156,7 +158,7 @@ def fuse(
                 handover = _best_agreement([(ahead[frame], back[frame]) for frame in between])
             found |= {frame: ahead[frame] for frame in between[:handover]}
             found |= {frame: back[frame] for frame in between[handover:]}
-        results.append({frame: answer for frame, answer in found.items() if frame not in drawn.absent})
+        results.append(found)
     return results
 
 

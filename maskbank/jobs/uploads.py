@@ -12,7 +12,9 @@ from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.rle import decode_rle
 from maskbank.shapes.shape import SHAPE_TYPES
 
-FORMS = ("mask", "polygon", "track")  # what results can be made into; without a choice: what was drawn
+# What results can be made into; without a choice: what was drawn. Where a person drew a box or an ellipse, that is what
+# is wanted of the object: only masks become polygons.
+FORMS = ("mask", "polygon", "track")
 DECIMALS = 2  # of a pixel; enough for an annotator, and CVAT gives them back as they are
 SHAPES_PER_REQUEST = 500
 NUMBERS_PER_REQUEST = 500_000  # coordinates and run lengths; some 3 MB
@@ -25,9 +27,9 @@ def result_type(drawn: JobObject, form: str | None) -> str:
 
     Raises ValueError with one sentence where CVAT does not let the label have them.
     """
-    kind = drawn.type if form in (None, "track") else form
-    if form == "track" and kind == "mask":
-        kind = "polygon"  # CVAT has no tracks of masks
+    kind = "mask" if form == "mask" else drawn.type
+    if form in ("polygon", "track") and kind == "mask":
+        kind = "polygon"  # which of a track it has to be: CVAT has no tracks of masks
     allowed = drawn.label.type
     if allowed not in ("any", kind):
         raise ValueError(

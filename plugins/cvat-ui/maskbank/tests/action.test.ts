@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Screen } from '../src/ts/action';
 import { AITracker } from '../src/ts/action';
 import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
+import type { Summary } from '../src/ts/summary';
 import { coreOf, interpolated, runAction, ServerError, StoredJob } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
@@ -14,16 +15,22 @@ let job: StoredJob;
 let server: Server;
 let action: AITracker;
 let notices: [string, string][];
+let summaries: Summary[];
+let closings: number[]; // how many notices there had been
 let shownFrames: number[];
 
 beforeEach(() => {
     job = new StoredJob(range(0, 19));
     server = new Server();
     notices = [];
+    summaries = [];
+    closings = [];
     shownFrames = [];
     const screen: Screen = {
         trackers: () => [MASKBANK],
         notify: (kind, sentence) => notices.push([kind, sentence]),
+        showSummary: (summary) => summaries.push(summary),
+        closeNotices: () => closings.push(notices.length + summaries.length),
         showFrame: async (frame) => {
             // CVAT has taken over the results by then.
             shownFrames.push(frame);
@@ -655,6 +662,92 @@ describe('shapes as a track', () => {
     });
 });
 
+describe('the end of a run', () => {
+    test('in short: what was tracked, where objects are gone or unsure, and where to look next', async () => {
+        server.confidence = (object, frame) => (object === 1 && frame >= 4 && frame <= 6 ? 0.3 + frame / 100 : 0.9);
+        server.isGone = (object, frame) => object === 0 && [2, 7, 8].includes(frame);
+        job.draw({ frame: 0, type: 'mask', points: MASK, group: 4 });
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON, group: 6 });
+        job.draw({ frame: 0, type: 'ellipse', points: ELLIPSE, label_id: 2 });
+        await run(0, 9);
+        const text =
+            'Tracked 9 frames, up to frame 9. koi (group 4): gone on 2, 7-8. koi (group 6): unsure on 4-6. ' +
+            'Look at frame 4 next: the confidence for koi (group 6) is lowest there, 0.34.';
+        expect(summaries).toEqual([{ text, frame: 4 }]);
+        expect(shownFrames).toEqual([]);
+    });
+
+    test('objects without a group are numbered', async () => {
+        server.confidence = (object) => (object === 1 ? 0.8 : 0.9);
+        job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);
+        job.drawTrack('polygon', [{ frame: 0, points: POLYGON }]);
+        await run(0, 1);
+        expect(summaries[0]?.text).toBe(
+            'Tracked 1 frame, up to frame 1. Look at frame 1 next: the confidence for koi 2 is lowest there, 0.80.',
+        );
+    });
+
+    test('where the tracker was unsure and stopped: that frame is shown already', async () => {
+        server.confidence = (_, frame) => (frame === 4 ? 0.4 : 0.9);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9, { 'Stop when unsure': 0.6 });
+        expect(summaries).toEqual([{ text: 'Tracked 4 frames, up to frame 4. koi: unsure on 4.', frame: null }]);
+    });
+
+    test('where CVAT hides the states: no word of how sure it is, and no score', async () => {
+        server.sign = (state) => `gAAAA-${state.bank}-${state.object}-${state.revision}`;
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 3);
+        expect(summaries).toEqual([{ text: 'Tracked 3 frames, up to frame 3.', frame: null }]);
+        expect(job.shapes.map((shape) => 'score' in shape)).toEqual([false, false, false, false]);
+    });
+
+    test('nothing is said of what is not kept, or not begun', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9, { 'On cancel': 'keep nothing' }, () => server.requests.length > 3);
+        await run(0, 9, {}, () => true);
+        expect(summaries).toEqual([]);
+        await run(0, 9, {}, () => server.requests.length > 9);
+        expect(summaries.map(({ text }) => text)).toEqual([
+            expect.stringMatching(/^Tracked 4 frames, up to frame 4\./),
+        ]);
+    });
+
+    test('it is said once CVAT has taken over the results', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const commit = job.commit.bind(job);
+        let before: number | undefined;
+        job.commit = (created, deleted) => {
+            before = summaries.length;
+            commit(created, deleted);
+        };
+        await run(0, 2);
+        expect([before, summaries.length]).toEqual([0, 1]);
+    });
+
+    test('a new run closes what an earlier one left to be read', async () => {
+        server.before = ({ frame }) => {
+            if (frame === 4) {
+                throw new ServerError('It is too dark.', 400);
+            }
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        expect(closings).toEqual([0]);
+        await run(0, 2);
+        expect(closings).toEqual([0, 2]);
+    });
+});
+
+test('shapes have the confidence as their score, corrections and seeds have none', async () => {
+    server.confidence = (_, frame, seeded) => (seeded ? 1 : 1 - frame / 10);
+    job.draw({ frame: 0, type: 'mask', points: MASK });
+    job.draw({ frame: 2, type: 'mask', points: MASK });
+    await run(0, 3);
+    const scores = Object.fromEntries(job.shapes.map(({ frame, score }) => [frame, score]));
+    expect(scores).toEqual({ 0: undefined, 1: 0.9, 2: undefined, 3: 0.7 });
+});
+
 describe('stop when unsure', () => {
     const unsure = { 'Stop when unsure': 0.6 };
 
@@ -811,7 +904,10 @@ describe('the tracker fails', () => {
             const reply = (await call(...args)) as { shapes: unknown[]; states: unknown[] };
             return { shapes: reply.shapes.slice(1), states: reply.states.slice(1) };
         });
-        action = new AITracker(few, { trackers: () => [], notify: () => {}, showFrame: async () => {} });
+        action = new AITracker(few, {
+            ...{ trackers: () => [], notify: () => {}, showSummary: () => {}, closeNotices: () => {} },
+            showFrame: async () => {},
+        });
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
     });
@@ -856,6 +952,22 @@ describe('the tracker is busy', () => {
         expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 6), 0));
         expect(server.requests).toHaveLength(7 + 3);
         expect(notices).toEqual([]);
+    });
+
+    test('the time that is left is said along with each frame', async () => {
+        server.before = ({ type }) => {
+            vi.setSystemTime(Date.now() + (type === 'track' ? 2000 : 30_000)); // the start takes longer than a frame
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const messages = await settled(run(0, 5));
+        expect(messages).toEqual([
+            'Starting: the tracker learns what is outlined on frame 0…',
+            'Frame 1 (1 of 5), confidence 0.90',
+            'Frame 2 (2 of 5), confidence 0.90, 6 s left',
+            'Frame 3 (3 of 5), confidence 0.90, 4 s left',
+            'Frame 4 (4 of 5), confidence 0.90, 2 s left',
+            'Frame 5 (5 of 5), confidence 0.90',
+        ]);
     });
 
     test('for ever: what was done is kept', async () => {

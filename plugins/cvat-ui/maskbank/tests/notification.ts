@@ -1,9 +1,11 @@
-/** In the place of antd's notifications: it keeps them. */
+/** In the place of antd's notifications: it keeps those that are up. */
 export interface Shown {
-    kind: 'info' | 'warning' | 'error';
+    kind: 'success' | 'info' | 'warning' | 'error';
     message: string;
     description: string;
     duration?: number;
+    key?: string;
+    onClick?: () => void;
 }
 
 export const shown: Shown[] = [];
@@ -14,4 +16,11 @@ const keep =
         shown.push({ kind, ...notice });
     };
 
-export default { info: keep('info'), warning: keep('warning'), error: keep('error') };
+function destroy(key: string): void {
+    shown.splice(0, Infinity, ...shown.filter((notice) => notice.key !== key));
+}
+
+export default {
+    ...{ success: keep('success'), info: keep('info'), warning: keep('warning'), error: keep('error') },
+    destroy,
+};

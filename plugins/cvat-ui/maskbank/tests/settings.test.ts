@@ -62,9 +62,19 @@ test.each([
     ],
     [
         new ServerError('500 Server Error: Internal Server Error for url: http://nuclio:8070/', 500),
-        'The tracker failed; its log tells the administrator why.',
+        'The tracker failed; tell the administrator, who finds the reason in its log.',
+    ],
+    [
+        new ServerError('413 Client Error: Request Entity Too Large for url: http://nuclio:8070/', 413),
+        'These are more objects, or larger frames, than the tracker takes at once; track fewer objects together: run the ' +
+            'action from the menu of one, or filter them. If one is too many, tell the administrator.',
     ],
     ['a text', 'a text.'],
 ])('the sentence for %s', (error, sentence) => {
     expect(sentenceOf(error)).toBe(sentence);
+});
+
+test.each([400, 401, 408, 410, 413, 429, 500, 503, 504])('the sentence for %d says what to do', (status) => {
+    const sentence = sentenceOf(new ServerError(`${status} Error for url: http://nuclio:8070/`, status));
+    expect(sentence).toMatch(/tell the administrator|try again|start tracking again|start a new track/);
 });

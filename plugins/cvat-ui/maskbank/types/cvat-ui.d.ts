@@ -28,8 +28,12 @@ declare module 'antd/lib/notification' {
         message: string;
         description: string;
         duration?: number; // in seconds; 0: until it is closed
+        key?: string;
+        onClick?: () => void;
     }
-    const notification: Record<'info' | 'warning' | 'error', (notice: Notice) => void>;
+    const notification: Record<'success' | 'info' | 'warning' | 'error', (notice: Notice) => void> & {
+        destroy(key: string): void;
+    };
     export default notification;
 }
 

@@ -14,17 +14,24 @@ import { framesToTrack } from './frames';
 import type { FollowedObject } from './objects';
 import { followedObjects } from './objects';
 import { OUTLINE_TYPES } from './outlines';
+import { Pace } from './progress';
 import { nothing, resultsOf } from './results';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
+import type { Summary } from './summary';
+import { namesOf, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
 import { trackObjects } from './tracking';
+
+export const NAME = 'AI tracker';
 
 /** What the action needs of CVAT's user interface. */
 export interface Screen {
     trackers(): readonly Model[]; // that the interface lists
     notify(kind: 'info' | 'warning' | 'error', sentence: string): void;
+    showSummary(summary: Summary): void; // with a way to its frame
+    closeNotices(): void; // those and the summary of an earlier run
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
 }
 
@@ -34,7 +41,9 @@ export class AITracker extends BaseCollectionAction {
     readonly #screen: Screen;
     #job!: Job;
     #settings!: Settings;
-    #frameToShow: number | null = null; // once CVAT has taken over the results
+    // Once CVAT has taken over the results:
+    #frameToShow: number | null = null;
+    #summary: Summary | null = null;
     // All that was drawn since the page was loaded: what a person changes is no longer among it.
     readonly #drawn = new Set<string>();
 
@@ -45,7 +54,7 @@ export class AITracker extends BaseCollectionAction {
     }
 
     get name(): string {
-        return 'AI tracker';
+        return NAME;
     }
 
     get parameters(): ActionParameters {
@@ -68,6 +77,7 @@ export class AITracker extends BaseCollectionAction {
     async init(job: Job, chosen: Record<string, unknown>): Promise<void> {
         this.#job = job;
         this.#settings = readSettings(chosen, job);
+        this.#screen.closeNotices();
     }
 
     async run(input: CollectionActionInput): Promise<CollectionActionOutput> {
@@ -83,7 +93,8 @@ export class AITracker extends BaseCollectionAction {
         const call = (request: TrackerRequest): Promise<unknown> =>
             this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
         let percent = 0;
-        input.onProgress(`Starting on frame ${from}`, percent);
+        const pace = new Pace();
+        input.onProgress(`Starting: the tracker learns what is outlined on frame ${from}…`, percent);
         let tracked: Tracked;
         try {
             tracked = await trackObjects(call, objects, {
@@ -93,8 +104,9 @@ export class AITracker extends BaseCollectionAction {
                 onFrame: (frame, confidence) => {
                     const count = frames.indexOf(frame) + 1;
                     const how = confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`;
+                    const left = pace.left(count, frames.length);
                     percent = Math.round((100 * count) / frames.length);
-                    input.onProgress(`Frame ${frame} (${count} of ${frames.length})${how}`, percent);
+                    input.onProgress(`Frame ${frame} (${count} of ${frames.length})${how}${left}`, percent);
                 },
                 onWait: () => input.onProgress('Waiting for the tracker…', percent),
                 onUnreadable: () => this.#tellUnreadable(objects),
@@ -104,7 +116,8 @@ export class AITracker extends BaseCollectionAction {
         }
 
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
-        this.#tellEnd(tracked, objects, kept);
+        const names = namesOf(objects, job.labels);
+        this.#tellEnd(tracked, names, kept);
         if (!kept) {
             return { created: nothing(), deleted: nothing() };
         }
@@ -114,12 +127,16 @@ export class AITracker extends BaseCollectionAction {
         const behind = await this.#frameBehind(numbers, Math.max(from, tracked.done.at(-1) ?? from));
         const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
         made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
+        this.#summary = tracked.done.length ? summaryOf(tracked, names) : null;
         return { created, deleted };
     }
 
     async destroy(): Promise<void> {
-        const frame = this.#frameToShow;
-        this.#frameToShow = null;
+        const [frame, summary] = [this.#frameToShow, this.#summary];
+        this.#frameToShow = this.#summary = null;
+        if (summary) {
+            this.#screen.showSummary(summary);
+        }
         if (frame !== null) {
             await this.#screen.showFrame(frame);
         }
@@ -134,10 +151,16 @@ export class AITracker extends BaseCollectionAction {
             isMachineMade: ({ source }, drawn) => source === 'auto' || this.#drawn.has(this.#fingerprint(drawn)),
         });
         if (!objects.length) {
-            throw new Error('There is no mask, polygon, ellipse or box on this frame to be tracked.');
+            throw new Error(
+                'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that ' +
+                    'has one.',
+            );
         }
         if (objects.every(({ annotated, absent }) => frames.every((f) => annotated.has(f) || absent.has(f)))) {
-            throw new Error(`These objects are annotated already, on every frame up to frame ${frames.at(-1)}.`);
+            throw new Error(
+                `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
+                    'frame, or delete what is to be tracked anew; of a track, turn "Use later annotated frames as seeds" off.',
+            );
         }
         if (unclear) {
             this.#screen.notify(
@@ -162,17 +185,16 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    #tellEnd({ done, end }: Tracked, objects: readonly FollowedObject[], kept: boolean): void {
+    #tellEnd({ done, end }: Tracked, names: readonly string[], kept: boolean): void {
         if (end.reason === 'failed') {
             const what = kept ? `What was tracked up to frame ${done.at(-1)} is kept.` : 'Nothing of this run is kept.';
             this.#screen.notify('error', `Frame ${end.frame}: ${sentenceOf(end.error)} ${what}`);
         }
         if (end.reason === 'unsure') {
-            const label = this.#job.labels.find(({ id }) => id === objects[end.object]?.source.label_id);
             this.#frameToShow = end.frame;
             this.#screen.notify(
                 'info',
-                `Stopped on frame ${end.frame}: the confidence for ${label?.name ?? 'an object'} is ` +
+                `Stopped on frame ${end.frame}: the confidence for ${names[end.object]} is ` +
                     `${end.confidence.toFixed(2)}. Correct it here, then track on.`,
             );
         }

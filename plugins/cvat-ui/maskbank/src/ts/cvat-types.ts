@@ -32,7 +32,9 @@ interface Annotation {
 }
 
 /** An object on one frame, with all of its attributes. */
-export interface Shape extends Annotation, Drawn {}
+export interface Shape extends Annotation, Drawn {
+    score?: number; // how sure a program is of it, 0 to 1; CVAT that does not know it leaves it out. Tracks have none
+}
 
 /** A keyframe of a track, with those attributes that may change along a track. */
 export interface Keyframe extends Drawn {
@@ -125,7 +127,12 @@ export interface PluginContext {
     actionCreators: {
         changeFrameAsync(frame: number, fillBuffer?: boolean, frameStep?: number, forceUpdate?: boolean): unknown;
     };
-    store: { getState(): { models: { trackers: Model[] } } };
+    store: {
+        getState(): {
+            models: { trackers: Model[] };
+            annotation: { job: { instance?: { id: number } | null } }; // the job that is open
+        };
+    };
 }
 
 export type ComponentBuilder = (context: PluginContext) => { name: string; destructor: () => void };

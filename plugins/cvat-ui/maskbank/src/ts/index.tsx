@@ -1,22 +1,50 @@
 import notification from 'antd/lib/notification';
-import { AITracker } from './action';
-import type { ComponentBuilder } from './cvat-types';
+import type { Screen } from './action';
+import { AITracker, NAME } from './action';
+import type { ComponentBuilder, PluginContext } from './cvat-types';
 
-const builder: ComponentBuilder = ({ core, dispatch, actionCreators, store }) => {
-    const action = new AITracker(core, {
-        trackers: () => store.getState().models.trackers,
-        notify: (kind, sentence) => {
-            const duration = kind === 'info' ? 10 : 0;
-            notification[kind]({ message: action.name, description: sentence, duration });
-        },
-        showFrame: async (frame) => {
-            await dispatch(actionCreators.changeFrameAsync(frame, false, undefined, true));
-        },
-    });
-    core.actions.register(action).catch((error: Error) => {
-        notification.error({ message: action.name, description: error.message, duration: 0 });
+const builder: ComponentBuilder = (context) => {
+    const { core } = context;
+    core.actions.register(new AITracker(core, screenOf(context))).catch((error: Error) => {
+        notification.error({ message: NAME, description: error.message, duration: 0 });
     });
     return { name: 'MaskBank', destructor: () => {} };
 };
+
+function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
+    let count = 0;
+    const keys: string[] = []; // of the notices of a run, by which they are closed
+    const key = (): string => {
+        keys.push(`maskbank-${count++}`); // none twice: a notice that is being closed would take in the new one
+        return keys.at(-1)!;
+    };
+    const openJob = (): number | undefined => store.getState().annotation.job.instance?.id;
+    const showFrame = async (frame: number): Promise<void> => {
+        await dispatch(actionCreators.changeFrameAsync(frame, false, undefined, true));
+    };
+    return {
+        trackers: () => store.getState().models.trackers,
+        notify: (kind, sentence) => {
+            const duration = kind === 'info' ? 10 : 0;
+            notification[kind]({ key: key(), message: NAME, description: sentence, duration });
+        },
+        showSummary: ({ text, frame }) => {
+            const notice = { key: key(), message: NAME, duration: 0 };
+            if (frame === null) {
+                notification.success({ ...notice, description: text });
+                return;
+            }
+            const job = openJob();
+            const onClick = (): void => {
+                if (openJob() === job) {
+                    void showFrame(frame);
+                }
+            };
+            notification.success({ ...notice, description: `${text} Click here to go there.`, onClick });
+        },
+        closeNotices: () => keys.splice(0).forEach((each) => notification.destroy(each)),
+        showFrame,
+    };
+}
 
 window.addEventListener('plugins.ready', () => window.cvatUI?.registerComponent(builder), { once: true });

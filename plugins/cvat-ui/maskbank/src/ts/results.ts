@@ -2,7 +2,7 @@ import type { Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, T
 import type { FollowedObject, FollowedShape } from './objects';
 import type { Outline } from './outlines';
 import { asType, outlineOf } from './outlines';
-import type { Target, Tracked } from './tracking';
+import type { Prediction, Target, Tracked } from './tracking';
 
 export interface Results extends CollectionActionOutput {
     made: Drawn[]; // what of it tracking found
@@ -13,7 +13,7 @@ export interface Span {
     behind: number | undefined; // the next frame of the job behind all that were tracked through
 }
 
-type Found = ReadonlyMap<number, Outline | null>; // by frame; null: gone
+type Found = ReadonlyMap<number, Prediction>; // by frame
 
 export function nothing(): Collection {
     return { shapes: [], tags: [], tracks: [] };
@@ -84,9 +84,10 @@ function changesOf(
 function shapesOf({ source, group }: FollowedShape, found: Found): Shape[] {
     const { label_id, occluded, z_order, attributes } = source;
     const always = { label_id, group, occluded, z_order, rotation: 0, outside: false, source: 'auto', elements: [] };
-    return [...found].flatMap(([frame, outline]) => {
+    return [...found].flatMap(([frame, { outline, confidence }]) => {
         const own = attributes.map((each) => ({ ...each }));
-        return outline ? [{ ...always, frame, ...asType(outline, source.type), attributes: own }] : [];
+        const score = confidence === null ? {} : { score: confidence };
+        return outline ? [{ ...always, frame, ...asType(outline, source.type), ...score, attributes: own }] : [];
     });
 }
 
@@ -116,7 +117,7 @@ function keyframesOf(
         after.set(frame, keyframe);
         own.add(keyframe);
     };
-    done.filter((frame) => !annotated.has(frame)).forEach((frame) => set(frame, found.get(frame) ?? null));
+    done.filter((frame) => !annotated.has(frame)).forEach((frame) => set(frame, found.get(frame)?.outline ?? null));
     if (ends && behind !== undefined && !after.has(behind)) {
         set(behind, null);
     }

@@ -4,11 +4,15 @@
  * sentences for it.
  */
 const BY_STATUS: Record<number, string> = {
-    400: 'The tracker refused the request; its log tells the administrator why.',
+    400:
+        'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track from ' +
+        'this frame. Its log tells the administrator why.',
     401: 'The tracker wants a token that CVAT does not send; tell the administrator.',
     408: 'The tracker did not answer in time; try again.',
     410: 'The tracker no longer remembers these objects; start tracking again.',
-    413: 'These are more objects, or larger frames, than the tracker takes at once; track fewer objects together.',
+    413:
+        'These are more objects, or larger frames, than the tracker takes at once; track fewer objects together: run the ' +
+        'action from the menu of one, or filter them. If one is too many, tell the administrator.',
     429: 'The tracker has too much to do; try again later.',
     503: 'The tracker or its memory is unreachable; try again.',
     504: 'The tracker did not answer in time; try again.',
@@ -22,5 +26,5 @@ export function sentenceOf(error: unknown): string {
         return /[.!?]$/.test(text) ? text : `${text}.`;
     }
     const status = Number(typeof error === 'object' && error !== null && 'code' in error ? error.code : NaN);
-    return BY_STATUS[status] ?? 'The tracker failed; its log tells the administrator why.';
+    return BY_STATUS[status] ?? 'The tracker failed; tell the administrator, who finds the reason in its log.';
 }

@@ -65,7 +65,7 @@ export function chooseTracker(models: readonly Model[], title: string | undefine
     if (!chosen) {
         throw new Error(
             title === undefined
-                ? 'CVAT lists no tracker for masks: the function "AI tracker" is not deployed, or not ready.'
+                ? 'CVAT lists no tracker for masks: the function "AI tracker" is not deployed, or not ready; tell the administrator.'
                 : `CVAT no longer lists the tracker ${title}; choose another one.`,
         );
     }

@@ -32,9 +32,15 @@ export type End =
     | { reason: 'unsure'; frame: number; object: number; confidence: number }
     | { reason: 'failed'; frame: number; error: unknown };
 
+/** What was found of an object on a frame. */
+export interface Prediction {
+    outline: Outline | null; // null: it is gone
+    confidence: number | null; // null: CVAT hides it
+}
+
 export interface Tracked {
     done: number[]; // frames, in the order of tracking
-    found: Map<number, Outline | null>[]; // by object and frame; null: gone. Not where a person said what is there
+    found: Map<number, Prediction>[]; // by object and frame; not where a person said what is there
     end: End;
 }
 
@@ -55,7 +61,7 @@ export async function trackObjects(
 ): Promise<Tracked> {
     const call = (request: TrackerRequest): Promise<unknown> => patiently(() => send(request), options);
     const done: number[] = [];
-    const found = objects.map(() => new Map<number, Outline | null>());
+    const found = objects.map(() => new Map<number, Prediction>());
     let unreadable = false;
     const ended = (end: End): Tracked => ({ done, found, end });
 
@@ -89,7 +95,8 @@ export async function trackObjects(
             objects.forEach((object, index) => {
                 if (!object.annotated.has(frame) && !object.absent.has(frame)) {
                     const visible = certainties[index]?.visible ?? true; // a box is answered even where it is gone
-                    found[index]?.set(frame, visible ? (answer.shapes[index] ?? null) : null);
+                    const outline = visible ? (answer.shapes[index] ?? null) : null;
+                    found[index]?.set(frame, { outline, confidence: certainties[index]?.confidence ?? null });
                 }
             });
         } catch (error) {
@@ -159,7 +166,7 @@ function answerFor(objects: number, reply: unknown): Answer {
     const states = statesOf(objects, reply);
     const { shapes } = reply as { shapes?: unknown };
     if (!Array.isArray(shapes) || shapes.length !== objects || !shapes.every(isOutlineOrNull)) {
-        throw new Error('The tracker does not answer as a tracker of masks does.');
+        throw new Error('The tracker does not answer as a tracker of masks does; choose another one.');
     }
     return { shapes, states };
 }
@@ -167,7 +174,9 @@ function answerFor(objects: number, reply: unknown): Answer {
 function statesOf(objects: number, reply: unknown): unknown[] {
     const { states } = (reply ?? {}) as { states?: unknown };
     if (!Array.isArray(states) || states.length !== objects) {
-        throw new Error(`The tracker was asked for ${objects} objects, but did not answer for as many.`);
+        throw new Error(
+            `The tracker was asked for ${objects} objects, but did not answer for as many. Tell the administrator.`,
+        );
     }
     return [...states];
 }

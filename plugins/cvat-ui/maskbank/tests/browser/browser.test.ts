@@ -34,7 +34,16 @@ test('three masks through the clip', async () => {
         ...{ frames: LAST + 1, from: 0, parameters: { 'Target frame': LAST, 'Stop when unsure': 0.1 } },
         drawn: objects.map((object) => ({ ...mask(0, object), label_id: object === TURTLE ? 2 : 1, group: object })),
     });
-    expect(outcome).toMatchObject({ error: null, notices: [], commits: 1, shownFrames: [] });
+    expect(outcome).toMatchObject({ error: null, commits: 1, shownFrames: [] });
+    expect(outcome.notices).toMatchObject([{ kind: 'success', message: 'AI tracker', duration: 0 }]);
+    const [, next] = /^Tracked 10 frames, up to frame 10\..* Look at frame (\d+) next: the confidence for /.exec(
+        outcome.notices[0]!.description,
+    )!;
+    const lowest = Math.min(...outcome.shapes.map(({ score }) => score ?? 1));
+    expect(outcome.shapes.find(({ score }) => score === lowest)!.frame).toBe(Number(next));
+    expect(outcome.notices[0]!.description).toMatch(`is lowest there, ${lowest.toFixed(2)}. Click here to go there.`);
+    expect(await setup.clickNotices(8)).toEqual([]); // another job is open
+    expect(await setup.clickNotices(7)).toEqual([Number(next)]);
     expect(outcome.shapes).toHaveLength(3 * (LAST + 1));
     const tracked: number[] = [];
     for (const { group, label_id, frame, points } of outcome.shapes) {
@@ -49,6 +58,9 @@ test('three masks through the clip', async () => {
     }
     expect(tracked.reduce((sum, each) => sum + each, 0) / tracked.length).toBeGreaterThan(0.65); // small images are coarse
     expect(setup.exchanges.map(({ frame }) => frame)).toEqual(Array.from({ length: LAST + 1 }, (_, frame) => frame));
+    for (const { frame, score } of outcome.shapes) {
+        expect(score === undefined, `frame ${frame}`).toBe(frame === 0); // a person's outline has none
+    }
     expect(outcome.messages.at(-1)).toMatch(/^Frame 10 \(10 of 10\), confidence 0\.\d\d$/);
 });
 
@@ -90,8 +102,11 @@ test('a request that the function refuses', async () => {
         drawn: [mask(0, TURTLE), { ...mask(0, TURTLE), label_id: 2 }],
     });
     expect(outcome).toMatchObject({
-        error: 'The tracker refused the request; its log tells the administrator why.',
+        error:
+            'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track ' +
+            'from this frame. Its log tells the administrator why.',
         commits: 0,
+        notices: [], // those of the run before are closed
     });
     expect(outcome.shapes).toHaveLength(2);
 });

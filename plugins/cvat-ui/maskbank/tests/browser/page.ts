@@ -14,10 +14,11 @@ export interface Scenario {
     parameters: Record<string, string | number>;
 }
 
+/** What happened; the notices are those that are up afterwards. */
 export interface Outcome extends Collection {
     commits: number;
     messages: string[];
-    notices: Shown[];
+    notices: Omit<Shown, 'onClick'>[];
     shownFrames: number[];
     error: string | null;
     seconds: number;
@@ -36,6 +37,7 @@ const core = coreOf([MASKBANK], async (task, model, args) => {
     return body;
 });
 const shownFrames: number[] = [];
+let openJob = 7;
 
 window.cvatUI = {
     registerComponent: (builder) => {
@@ -43,7 +45,12 @@ window.cvatUI = {
             core,
             dispatch: async (action) => shownFrames.push(action as number),
             actionCreators: { changeFrameAsync: (frame) => frame },
-            store: { getState: () => ({ models: { trackers: [MASKBANK] } }) },
+            store: {
+                getState: () => ({
+                    models: { trackers: [MASKBANK] },
+                    annotation: { job: { instance: { id: openJob } } },
+                }),
+            },
         });
     },
 };
@@ -62,10 +69,18 @@ async function runPlugin({ frames, from, drawn, parameters }: Scenario): Promise
     );
     const seconds = (performance.now() - started) / 1000;
     const commits = job.commits.length;
+    const notices = shown.map(({ onClick: _, ...notice }) => notice);
     return {
         ...(await job.annotations.export()),
-        ...{ commits, messages, notices: shown.splice(0), shownFrames: shownFrames.splice(0), error, seconds },
+        ...{ commits, messages, notices, shownFrames: shownFrames.splice(0), error, seconds },
     };
 }
 
-Object.assign(window, { runPlugin });
+/** Clicks the notices that are up while a job is open; the frames that are shown then. */
+function clickNotices(job: number): number[] {
+    openJob = job;
+    shown.forEach(({ onClick }) => onClick?.());
+    return shownFrames.splice(0);
+}
+
+Object.assign(window, { runPlugin, clickNotices });

@@ -18,6 +18,7 @@ export interface BrowserSetup {
     masks: Record<number, number[]>[]; // by frame and object id, CVAT's points
     exchanges: Exchange[];
     run(scenario: Scenario): Promise<Outcome>;
+    clickNotices(job: number): Promise<number[]>; // the frames that are shown then
     stop(): Promise<void>;
 }
 
@@ -47,7 +48,12 @@ export async function startBrowserSetup(size: number, frames: number): Promise<B
                     (window as unknown as { runPlugin: (wanted: Scenario) => Promise<Outcome> }).runPlugin(wanted),
                 scenario,
             );
-        return { masks, exchanges: server.exchanges, run, stop };
+        const clickNotices = (job: number): Promise<number[]> =>
+            tab.evaluate(
+                (open) => (window as unknown as { clickNotices: (job: number) => number[] }).clickNotices(open),
+                job,
+            );
+        return { masks, exchanges: server.exchanges, run, clickNotices, stop };
     } catch (error) {
         await stop();
         throw error;
