@@ -320,7 +320,7 @@ def _track(options: argparse.Namespace) -> None:
 
     from maskbank.files.frames import open_frames
     from maskbank.files.masks import read_id_mask
-    from maskbank.files.results import ResultFolder
+    from maskbank.files.results import ResultFolder, interruptions_held_back
     from maskbank.review.page import write_page
     from maskbank.review.record import RunRecord, facts_of, findings_of
     from maskbank.settings import read_settings
@@ -345,10 +345,11 @@ def _track(options: argparse.Namespace) -> None:
         tqdm(total=len(frames), unit="frame", desc="tracking") as bar,
     ):
         for index, tracked in enumerate(track_video(tracker, frames, seeds)):
-            results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
             seeded = np.unique(seeds[index]).tolist() if index in seeds else []
             findings = findings_of(tracked.ids, objects, tracked.confidence, seeded)
-            record.add(index, frames.name(index), tracked.ids.shape, findings)
+            with interruptions_held_back():  # both have the frame, or neither
+                results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
+                record.add(index, frames.name(index), tracked.ids.shape, findings)
             bar.update()
     print(f"Look at {write_page(options.out)}.")
 

@@ -109,6 +109,7 @@
   const paint = async () => {
     const mine = ++turn;
     const position = at;
+    canvas.setAttribute('aria-busy', 'true');
     const image = await load(position);
     if (mine !== turn) return;
     const picture = pictures[position];
@@ -118,6 +119,7 @@
     context.drawImage(image, 0, 0);
     if (byId('masks').checked) paintMasks(context, picture, visible, byId('opacity').value / 100);
     canvas.dataset.frame = numbers[position];
+    canvas.setAttribute('aria-busy', 'false');
   };
 
   // Going from frame to frame
@@ -135,7 +137,7 @@
     const text = `frame ${numbers[at]}`;
     scrub.setAttribute('aria-valuetext', text);
     now.setAttribute('aria-live', playing ? 'off' : 'polite');
-    now.textContent = `${text} · ${data.names[at]}`;
+    now.textContent = data.jobUrl ? text : `${text} · ${data.names[at]}`; // CVAT shows its own names
     byId('timeline').style.setProperty('--x', middle(at));
     objects.forEach((object, slot) => {
       byId(`value-${slot}`).textContent = said(object, at);

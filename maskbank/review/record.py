@@ -102,13 +102,14 @@ def read_record(folder: Path) -> tuple[RunFacts, list[RecordedFrame]]:
     path = folder / RECORD
     if not path.is_file():
         raise ValueError(f"{folder} holds no run: there is no {RECORD} in it, as `maskbank track` and `job` leave.")
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    head, *rest = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
     try:
-        head, *rest = map(json.loads, lines)
-        facts = RunFacts(**head | {"objects": {int(i): name for i, name in head["objects"].items()}})
-        frames = [_frame(line) for line in rest]
-    except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+        said = json.loads(head)
+        objects = {int(i): name for i, name in said["objects"].items()}
+        frames = [_frame(json.loads(line)) for line in rest]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a run.") from error
+    facts = RunFacts(said["title"], said["frames"], objects, said.get("job_url"))
     if not frames:
         raise ValueError(f"No frame of the run in {folder} was tracked, so there is nothing to show.")
     return facts, frames
