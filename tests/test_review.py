@@ -584,3 +584,33 @@ def test_one_frame_without_confidence(tmp_path):
     assert seen[:3] == [5, "1 frame · 1 object.", "found"]
     assert "No confidence was recorded" in seen[3] and "No confidence was recorded" in seen[4]
     assert seen[5] == 5
+
+
+@in_browser
+def test_the_least_sure_object_is_shown_close(run, monkeypatch):
+    monkeypatch.setattr(page_module, "EVENLY_SPACED", 14)  # all
+    data = data_of(run)
+    red, green, blue = bytes.fromhex(data["objects"][1]["colour"][1:])  # the golden koi's, which is unsure on frame 23
+
+    def share(sheet: str) -> list[str]:
+        """How much of a tile of frame 23 has nearly that colour, as the outline has."""
+        tile = f"#{sheet} button[data-position='3'] canvas"
+        return [
+            "see",
+            f"""(() => {{
+              const canvas = document.querySelector("{tile}");
+              const {{ data }} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+              let near = 0;
+              for (let i = 0; i < data.length; i += 4)
+                near += Math.hypot(data[i] - {red}, data[i + 1] - {green}, data[i + 2] - {blue}) < 60;
+              return near / (data.length / 4);
+            }})()""",
+        ]
+
+    close, whole = visit(
+        write_page(run),
+        *(["wait", share(sheet)[1]] for sheet in ("look", "even")),
+        share("look"),
+        share("even"),
+    )
+    assert close > 1.5 * whole > 0

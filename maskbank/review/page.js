@@ -65,19 +65,20 @@
     return pixels;
   };
 
-  /** Fills and outlines the objects `which` of a picture, over a context of any size. */
-  const paintMasks = (context, picture, which, opacity) => {
+  /** The masks of the objects `which` of a picture, filled and outlined, on a canvas of its size. */
+  const drawMasks = (picture, which, opacity) => {
     const [height, width] = picture.size;
     const layer = element('canvas');
     layer.width = width;
     layer.height = height;
     const image = new ImageData(width, height);
-    const fill = Math.round(opacity * 255);
+    const words = new Uint32Array(image.data.buffer); // a pixel each: alpha, blue, green, red
     objects.forEach((object, slot) => {
       const counts = picture.masks[slot];
       if (!counts || !which[slot]) return;
       const mask = decode(counts, picture.size);
       const [red, green, blue] = [1, 3, 5].map((i) => parseInt(object.colour.slice(i, i + 2), 16));
+      const [line, fill] = [1, opacity].map((alpha) => (Math.round(255 * alpha) << 24) | (blue << 16) | (green << 8) | red);
       for (let x = 0, i = 0; x < width; x++) {
         for (let y = 0; y < height; y++, i++) {
           if (!mask[i]) continue;
@@ -85,12 +86,29 @@
             x > 1 && y > 1 && x < width - 2 && y < height - 2 &&
             mask[i - 1] && mask[i + 1] && mask[i - 2] && mask[i + 2] &&
             mask[i - height] && mask[i + height] && mask[i - 2 * height] && mask[i + 2 * height];
-          image.data.set([red, green, blue, inside ? fill : 255], 4 * (y * width + x));
+          words[y * width + x] = inside ? fill : line;
         }
       }
     });
     layer.getContext('2d').putImageData(image, 0, 0);
-    context.drawImage(layer, 0, 0, context.canvas.width, context.canvas.height);
+    return layer;
+  };
+
+  /** Where to look at an object closely: [x, y, width, height] around it, of the picture's shape; else all of it. */
+  const around = (picture, slot) => {
+    const [height, width] = picture.size;
+    const counts = picture.masks[slot];
+    if (!counts) return [0, 0, width, height];
+    let [left, right, top, bottom] = [width, 0, height, 0];
+    decode(counts, picture.size).forEach((set, i) => {
+      if (!set) return;
+      const [x, y] = [Math.floor(i / height), i % height];
+      [left, right, top, bottom] = [Math.min(left, x), Math.max(right, x), Math.min(top, y), Math.max(bottom, y)];
+    });
+    const share = Math.min(1, Math.max(0.35, (2 * (right - left)) / width, (2 * (bottom - top)) / height));
+    const [w, h] = [share * width, share * height];
+    const within = (start, most) => Math.min(most, Math.max(0, start));
+    return [within((left + right - w) / 2, width - w), within((top + bottom - h) / 2, height - h), w, h];
   };
 
   const loaded = new Map(); // the last pictures that were decoded, by position
@@ -117,7 +135,7 @@
     if (canvas.height !== picture.size[0]) canvas.height = picture.size[0];
     const context = canvas.getContext('2d');
     context.drawImage(image, 0, 0);
-    if (byId('masks').checked) paintMasks(context, picture, visible, byId('opacity').value / 100);
+    if (byId('masks').checked) context.drawImage(drawMasks(picture, visible, byId('opacity').value / 100), 0, 0);
     canvas.dataset.frame = numbers[position];
     canvas.setAttribute('aria-busy', 'false');
   };
@@ -304,9 +322,9 @@
     const small = element('canvas');
     small.width = 320;
     small.height = Math.round((320 * picture.size[0]) / picture.size[1]);
-    const lowest = objects
+    const [lowest] = objects
       .filter((object) => object.state[position] !== 's' && object.confidence[position] !== null)
-      .sort((one, other) => one.confidence[position] - other.confidence[position])[0];
+      .sort((one, other) => one.confidence[position] - other.confidence[position]);
     const caption = `frame ${numbers[position]}` + (lowest ? ` · ${lowest.name} ${said(lowest, position)}` : '');
     made.append(small, element('small', '', rank ? `${rank}. ${caption}` : caption));
     made.title = caption;
@@ -316,8 +334,10 @@
     });
     load(position).then((image) => {
       const context = small.getContext('2d');
-      context.drawImage(image, 0, 0, small.width, small.height);
-      paintMasks(context, picture, objects.map(() => true), 0.4);
+      const part = around(picture, rank ? objects.indexOf(lowest) : -1);
+      for (const layer of [image, drawMasks(picture, objects.map(() => true), 0.4)]) {
+        context.drawImage(layer, ...part, 0, 0, small.width, small.height);
+      }
     });
     return made;
   };
