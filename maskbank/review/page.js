@@ -78,7 +78,8 @@
       if (!counts || !which[slot]) return;
       const mask = decode(counts, picture.size);
       const [red, green, blue] = [1, 3, 5].map((i) => parseInt(object.colour.slice(i, i + 2), 16));
-      const [line, fill] = [1, opacity].map((alpha) => (Math.round(255 * alpha) << 24) | (blue << 16) | (green << 8) | red);
+      const colour = (blue << 16) | (green << 8) | red;
+      const [line, fill] = [1, opacity].map((alpha) => (Math.round(255 * alpha) << 24) | colour);
       for (let x = 0, i = 0; x < width; x++) {
         for (let y = 0; y < height; y++, i++) {
           if (!mask[i]) continue;
@@ -183,16 +184,17 @@
   const play = () => {
     if (at === shown[shown.length - 1]) go(shown[0]);
     byId('play').textContent = 'Pause';
-    const run = { timer: 0 };
+    const run = { timer: 0, due: performance.now() };
     playing = run;
     const tick = () => {
       const next = shown[shown.indexOf(at) + 1];
       if (next === undefined) return pause();
-      const wait = (1000 * (next - at)) / (data.fps * byId('speed').value); // a skipped frame takes its time, too
+      const lasts = (1000 * (next - at)) / (data.fps * byId('speed').value); // a skipped frame takes its time, too
+      run.due = Math.max(run.due + lasts, performance.now()); // the time of painting is part of it
       run.timer = setTimeout(async () => {
         await go(next);
         if (playing === run) tick(); // not when somebody paused meanwhile
-      }, wait);
+      }, run.due - performance.now());
     };
     tick();
   };
@@ -209,9 +211,10 @@
 
   // The parts of the page
 
+  const larger = (one, other) => Math.max(one, other);
   const measures = [
     { kind: 'confidence', write: (value) => value.toFixed(2), top: () => 1 },
-    { kind: 'area', write: (value) => `${(100 * value).toFixed(1)} %`, top: (values) => Math.max(...values) || 1 },
+    { kind: 'area', write: (value) => `${(100 * value).toFixed(1)} %`, top: (values) => values.reduce(larger, 0) || 1 },
     { kind: 'overlap', write: (value) => value.toFixed(2), top: () => 1 },
   ];
 

@@ -19,7 +19,7 @@ from maskbank.review.marks import UNSURE_BELOW, evenly_spaced, least_sure
 from maskbank.review.pictures import Picture, make_pictures
 from maskbank.review.record import PAGE, Finding, RecordedFrame, RunFacts, read_record
 
-LEAST_SURE = 8  # frames of the contact sheets
+LEAST_SURE = 8  # frames to look at, and no more than a quarter of all
 EVENLY_SPACED = 12
 
 _HERE = Path(__file__).resolve().parent
@@ -42,7 +42,8 @@ def write_page(run: Path, out: Path | None = None) -> Path:
 
 def page_data(facts: RunFacts, frames: Sequence[RecordedFrame], source: FrameSource) -> dict[str, Any]:
     """All that the page shows; lists are by position of the frames."""
-    look, even = least_sure(frames, LEAST_SURE), evenly_spaced(len(frames), EVENLY_SPACED)
+    look = least_sure(frames, min(LEAST_SURE, max(1, len(frames) // 4)))
+    even = evenly_spaced(len(frames), EVENLY_SPACED)
     pictures = make_pictures(frames, _images(frames, source), {*look, *even})
     if not pictures:
         raise ValueError(f"None of the frames of this run is in {facts.frames} any more.")
