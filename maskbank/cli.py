@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | job | evaluate | train | serve | weights | store`."""
+"""The command line: `maskbank track | job | review | evaluate | train | serve | weights | store`."""
 
 import argparse
 import itertools
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         help="track objects through a video from one or more seed masks",
         description="Tracks objects through a folder of frames or a video file. Writes an indexed PNG mask per frame, "
-        "a COCO JSON and an overlay video. Frames before the first seed stay empty.",
+        "a COCO JSON, an overlay video and a page to look at the run. Frames before the first seed stay empty.",
     )
     track.add_argument("frames", type=Path, help="folder of images, or video file")
     track.add_argument(
@@ -66,6 +66,16 @@ def _parser() -> argparse.ArgumentParser:
     track.set_defaults(run=_track)
 
     _add_job(commands.add_parser("job", help="track what is outlined in a CVAT job or task through all its frames"))
+
+    review = commands.add_parser(
+        "review",
+        help="make the page to look at a run again",
+        description="Makes one HTML file of a run of track or job: confidence over time, a player, the least sure "
+        "frames. Both make it at their end; this is for a run that was stopped, or for a copy elsewhere.",
+    )
+    review.add_argument("run_folder", type=Path, metavar="RUN", help="--out of track, or the folder that job names")
+    review.add_argument("--out", type=Path, metavar="FILE", help="the page (default: review.html in RUN)")
+    review.set_defaults(run=_review)
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -313,11 +323,14 @@ def _count(text: str) -> int:
 
 
 def _track(options: argparse.Namespace) -> None:
+    import numpy as np
     from tqdm import tqdm
 
     from maskbank.files.frames import open_frames
     from maskbank.files.masks import read_id_mask
-    from maskbank.files.results import ResultFolder
+    from maskbank.files.results import ResultFolder, interruptions_held_back
+    from maskbank.review.page import write_page
+    from maskbank.review.record import RunRecord, facts_of, findings_of
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
     from maskbank.tracking.video import track_video
@@ -332,13 +345,27 @@ def _track(options: argparse.Namespace) -> None:
         seeds[index] = read_id_mask(path)
     tracker, _ = load_tracker(read_settings(_environment(options)))
     video = None if options.video == "none" else options.video
+    objects = sorted({int(i) for seed in seeds.values() for i in np.unique(seed) if i})
+    facts = facts_of(options.frames, {i: f"object {i}" for i in objects})
     with (
         ResultFolder(options.out, video, frames.fps) as results,
+        RunRecord(options.out, facts) as record,
         tqdm(total=len(frames), unit="frame", desc="tracking") as bar,
     ):
         for index, tracked in enumerate(track_video(tracker, frames, seeds)):
-            results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
+            seeded = np.unique(seeds[index]).tolist() if index in seeds else []
+            findings = findings_of(tracked.ids, objects, tracked.confidence, seeded)
+            with interruptions_held_back():  # both have the frame, or neither
+                results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
+                record.add(index, frames.name(index), tracked.ids.shape, findings)
             bar.update()
+    print(f"Look at {write_page(options.out)}.")
+
+
+def _review(options: argparse.Namespace) -> None:
+    from maskbank.review.page import write_page
+
+    print(f"Look at {write_page(options.run_folder, options.out)}.")
 
 
 def _job(options: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from maskbank.files.frames import open_frames
 from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
 from maskbank.files.results import ResultFolder
 from maskbank.files.video import VideoWriter
+from maskbank.review.record import read_record
 
 FRAMES = 7
 
@@ -147,7 +148,8 @@ def test_ctrl_c_leaves_what_was_done(tmp_path, seed):
     done = len(list(out.glob("masks/*.png")))
     assert 4 <= done < 60
     check_results(out, [f"{i:05d}.jpg" for i in range(done)])
-    assert {path.name for path in out.iterdir()} == {"masks", "annotations.json", "overlay.webm"}
+    assert {path.name for path in out.iterdir()} == {"masks", "annotations.json", "overlay.webm", "review.jsonl"}
+    assert len(read_record(out)[1]) == done  # `maskbank review` can show them
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -31,7 +31,15 @@ def test_demo_leaves_everything_it_promises(tmp_path):
     done = demo(out, MASKBANK_SIZE="128")
     assert done.returncode == 0, done.stderr
     assert "60/60" in done.stderr and "Traceback" not in done.stderr  # the progress bar
-    names = {"masks", "annotations.json", "overlay.webm", "contact_sheet.png", "report.md"}
+    names = {
+        "masks",
+        "annotations.json",
+        "overlay.webm",
+        "contact_sheet.png",
+        "report.md",
+        "review.jsonl",
+        "review.html",
+    }
     assert {path.name for path in out.iterdir()} == names
 
     masks = sorted((out / "masks").iterdir())
@@ -54,6 +62,7 @@ def test_demo_leaves_everything_it_promises(tmp_path):
 
     report = (out / "report.md").read_text()
     assert report in done.stdout
+    assert f"Look at {out / 'review.html'} in a browser" in done.stdout
     rows = [line.split(" | ") for line in report.splitlines() if line.startswith("|")][2:]
     assert [row[0].removeprefix("| ") for row in rows] == labels
     assert all(0 <= float(row[1]) <= 1 and 0 <= float(row[2]) <= 1 for row in rows)

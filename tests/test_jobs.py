@@ -44,6 +44,7 @@ from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
 from maskbank.networks.models import BUNDLED_INTERACTORS
 from maskbank.networks.outliner import Outliner, load_outliner
+from maskbank.review.record import decode_mask, read_record
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape
 
@@ -375,12 +376,83 @@ def test_it_says_where_an_annotator_should_look(cvat, run):
     """The red koi dives under the lily pads in frame 27."""
     cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS)
     cvat.add(JOB, shapes=[outline(20, RED_KOI)])
-    first, koi = run().splitlines()
+    first, koi, page = run().splitlines()
     found = {each["frame"] for each in results(cvat)}
     gone = [frame for frame in range(21, 34) if frame not in found]
     assert 30 in gone
     assert koi.startswith("  koi: ") and f"gone on {gone[0]}" in koi and koi.endswith(f"-{gone[-1]}")
     assert f"{len(found)} shapes made" in first
+    assert Path(page.removeprefix("  Look at ").removesuffix(".")).name == "review.html"
+
+
+def run_folder(printed: str) -> Path:
+    """Where the page is that a report names."""
+    [path] = re.findall(r"Look at (.*)\.$", printed, re.MULTILINE)
+    assert Path(path).read_text().startswith("<!doctype html>")
+    return Path(path).parent
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+def test_the_page_shows_what_was_uploaded(cvat, run):
+    """The red koi dives in frame 26; a person said that the turtle, which is a track, is not there after frame 30."""
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS, task=3, deleted={22})
+    points = box_of(true_mask(24, TURTLE))
+    keyframes = [
+        {"type": "rectangle", "frame": frame, "points": points, "outside": outside}
+        for frame, outside in ((24, False), (31, True))
+    ]
+    track = {"label_id": TURTLE_LABEL["id"], "frame": 24, "shapes": keyframes}
+    cvat.add(JOB, shapes=[outline(20, RED_KOI), outline(33, GOLDEN_KOI, group=5)], tracks=[track])
+    facts, frames = read_record(run_folder(run(form="mask")))
+    assert facts.job_url == f"{cvat.url}/tasks/3/jobs/{JOB}"
+    assert list(facts.objects.values()) == ["koi 1", "turtle", "koi 2"]
+    assert [frame.number for frame in frames] == [20, 21, *range(23, 34)]
+    uploaded = {(each["frame"], each["label_id"], each["group"]): mask_of(each) for each in results(cvat)}
+    shown, gone = set(), set()
+    for frame in frames:
+        for label, group, finding in zip((7, 8, 7), (0, 0, 5), frame.findings, strict=True):
+            key = (frame.number, label, group)
+            if finding.seed:
+                outlined = decode_mask(finding.mask, frame.size)
+                truth = true_mask(frame.number, {(7, 0): RED_KOI, (7, 5): GOLDEN_KOI, (8, 0): TURTLE}[label, group])
+                assert finding.confidence is None
+                assert jaccard(outlined, truth) > 0.8 if label == 8 else (outlined == truth).all()
+            elif finding.mask:
+                shown.add(key)
+                np.testing.assert_array_equal(decode_mask(finding.mask, frame.size), uploaded[key])
+            else:
+                gone.add(key)
+    assert [[frame.number for frame in frames if frame.findings[slot].seed] for slot in range(3)] == [[20], [24], [33]]
+    assert shown == set(uploaded)
+    assert {(frame, 8, 0) for frame in (31, 32, 33)} <= gone and (30, 7, 0) in gone
+
+
+def test_the_page_needs_no_server_and_no_frame_twice(cvat, run, tmp_path):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    folder = run_folder(run(dry_run=True))
+    assert sum("type=frame" in request for request in cvat.requests) == FRAMES
+    asked = len(cvat.requests)
+    assert cli.main(["review", str(folder), "--out", str(tmp_path / "page.html")]) == 0
+    assert len(cvat.requests) == asked
+    assert (tmp_path / "page.html").read_bytes() == (folder / "review.html").read_bytes()
+
+
+def test_pictures_that_are_missing_are_fetched(cvat, run, propagate):
+    """As in the folder of a run that was stopped after a sweep's answer and before the picture was kept."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    pictures = run_folder(run(dry_run=True)) / "pictures"
+    first, *_ = sorted(pictures.iterdir())
+    first.unlink()
+    call, sizes = counting(propagate)
+    folder = run_folder(run(call))
+    assert sizes == [] and first.exists()
+    assert len(read_record(folder)[1]) == FRAMES
+
+
+def test_nothing_to_track_has_no_page(cvat, run, tmp_path):
+    cvat.jobs[JOB] = StoredJob({0: jpeg(0)}, LABELS)
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    assert "Look at" not in run() and not list(tmp_path.rglob("review.html"))
 
 
 # What it becomes in CVAT

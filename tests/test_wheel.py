@@ -71,7 +71,8 @@ def test_the_wheel_holds_the_package_and_what_it_reads(wheel):
         path.name for path in (*BUNDLED_WEIGHTS.values(), *BUNDLED_INTERACTORS.values())
     }
     configurations = {"function.yaml", "function-gpu.yaml"}
-    assert names == modules | {f"maskbank/weights/{name}" for name in weights} | {
+    page = {f"maskbank/review/page.{ending}" for ending in ("html", "css", "js")}
+    assert names == modules | page | {f"maskbank/weights/{name}" for name in weights} | {
         f"maskbank/{name}" for name in configurations
     }
     assert wheel.name == f"maskbank-{__version__}-py3-none-any.whl"

@@ -1,7 +1,8 @@
 """The demo: plays CVAT against the function on the sample clip, and shows what came out.
 
 Starts the handler in a local HTTP server, outlines the objects on the first frame, lets the function track them, and
-leaves masks, a COCO JSON, an overlay video, a contact sheet and a report in the folder given by --out.
+leaves masks, a COCO JSON, an overlay video, a contact sheet, a report and a page to look at the run in the folder
+given by --out.
 """
 
 import argparse
@@ -22,6 +23,8 @@ from maskbank.files.rendering import contact_sheet
 from maskbank.files.results import ResultFolder
 from maskbank.function.client import FunctionError, TrackingSession, http_call
 from maskbank.function.local import local_function
+from maskbank.review.page import write_page
+from maskbank.review.record import RunRecord, facts_of, findings_of
 
 CLIP = Path(__file__).resolve().parents[1] / "samples" / "clip"
 SHEET_FRAMES = 12
@@ -41,6 +44,7 @@ def main() -> None:
     with (
         local_function(environment=environment) as url,
         ResultFolder(out, "webm", frames.fps, labels) as results,
+        RunRecord(out, facts_of(CLIP / "frames", labels)) as record,
         tqdm(total=len(frames), unit="frame", desc=f"tracking {', '.join(labels.values())}") as bar,
     ):
         session = TrackingSession(http_call(url))
@@ -57,6 +61,8 @@ def main() -> None:
             seconds.append(time.perf_counter() - started)
             confidence = {i: state["confidence"] for i, state in zip(labels, session.states, strict=True)}
             drawn.append(results.add(name, image, ids, confidence))
+            seeded = [] if found else list(labels)
+            record.add(len(found), name, ids.shape, findings_of(ids, labels, confidence, seeded))
             found.append(ids)
             bar.update()
 
@@ -65,7 +71,8 @@ def main() -> None:
     cv2.imwrite(str(out / "contact_sheet.png"), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     text = report(labels, found, truths, seconds)
     (out / "report.md").write_text(text)
-    print(f"\n{text}\nLook at {out / 'contact_sheet.png'} and {out / 'overlay.webm'}.")
+    page = write_page(out)
+    print(f"\n{text}\nLook at {page} in a browser, {out / 'contact_sheet.png'} and {out / 'overlay.webm'}.")
 
 
 def report(labels: dict[int, str], found: list[np.ndarray], truths: list[np.ndarray], seconds: list[float]) -> str:

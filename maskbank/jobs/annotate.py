@@ -18,6 +18,7 @@ from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
 from maskbank.jobs.retrying import retried
+from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import MaskOf, backward_order, forward_order, fuse, sweep
 from maskbank.jobs.uploads import (
@@ -29,10 +30,10 @@ from maskbank.jobs.uploads import (
     result_type,
     without,
 )
+from maskbank.review.marks import UNSURE_BELOW
+from maskbank.review.page import write_page
 
 T = TypeVar("T")
-
-UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,13 @@ def annotate_job(
             return found
 
         found = retried(upload, options.retry_s, _Waiting("CVAT").tell)
+        text = report(outlined, found, options)
+        if any(found.results):
+            record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
+            text += f"\n  Look at {write_page(folder.path)}."
         if not options.dry_run:
             folder.note("uploaded", form)
-    return report(outlined, found, options)
+    return text
 
 
 def _track(
@@ -182,7 +187,9 @@ def _track(
     with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
 
         def image_of(frame: int) -> bytes:
-            return patiently(partial(cvat.image, job.id, frame), "CVAT")
+            image = patiently(partial(cvat.image, job.id, frame), "CVAT")
+            keep_picture(folder.path, frame, image)
+            return image
 
         def ask(body: dict[str, Any]) -> dict[str, Any]:
             return patiently(partial(propagate, body), "the tracker")
@@ -197,6 +204,8 @@ def _track(
                 for _ in sweep(log, objects, image_of, ask, mask_of):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
+        for frame in frames_without_picture(folder.path, job.frames):
+            image_of(frame)
     forward, backward = (dict(zip(log.order, log.answers, strict=False)) for log in logs)
     return forward, backward
 

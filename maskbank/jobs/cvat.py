@@ -41,6 +41,7 @@ class CvatJob:
     """A job as far as tracking needs it."""
 
     id: int
+    task: int
     frames: tuple[int, ...]  # in order, as annotations number them; without those that are deleted
     labels: tuple[Label, ...]
 
@@ -77,7 +78,7 @@ class Cvat:
             raise ValueError(f"Job {job_id} is of {job['dimension']} data; only images and videos can be tracked.")
         there = meta.get("included_frames") or range(job["start_frame"], job["stop_frame"] + 1)
         frames = sorted(set(there) - set(meta["deleted_frames"]))
-        return CvatJob(job_id, tuple(frames), tuple(map(_label, labels)))
+        return CvatJob(job_id, job["task_id"], tuple(frames), tuple(map(_label, labels)))
 
     def annotations(self, job_id: int) -> dict[str, list[Any]]:
         """All annotations of a job, in lists by kind: shapes, tracks, tags."""

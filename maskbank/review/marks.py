@@ -1,0 +1,34 @@
+"""Which frames of a run a person should look at: the least sure ones, and evenly spaced ones."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from maskbank.review.record import RecordedFrame
+
+UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
+
+
+def lowest_confidence(frame: RecordedFrame) -> float | None:
+    """Of the objects that the tracker had to find on a frame; None where a person outlined all, or nobody knows."""
+    said = [each.confidence for each in frame.findings if each and not each.seed and each.confidence is not None]
+    return min(said, default=None)
+
+
+def least_sure(frames: Sequence[RecordedFrame], count: int) -> list[int]:
+    """The positions of the frames with the lowest confidence, lowest first, and none close to another.
+
+    Neighbours of a bad frame are bad as well and have nothing new to show.
+    """
+    apart = max(1, len(frames) // (2 * count))
+    known = [(lowest, i) for i, frame in enumerate(frames) if (lowest := lowest_confidence(frame)) is not None]
+    chosen: list[int] = []
+    for _, i in sorted(known):
+        if len(chosen) < count and all(abs(i - other) >= apart for other in chosen):
+            chosen.append(i)
+    return chosen
+
+
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """Positions from the first to the last, each once."""
+    return sorted(set(np.linspace(0, length - 1, count).round().astype(int).tolist()))
