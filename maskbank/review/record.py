@@ -36,7 +36,7 @@ class RecordedFrame:
     number: as people count the frames of this run.
     name: its file's in the run's frames.
     size: (height, width) of its masks.
-    findings: in the order of the run's objects; None before an object's first seed.
+    findings: in the order of the run's objects; None where nothing was asked about one, as before its first seed.
     """
 
     number: int
