@@ -27,7 +27,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +43,7 @@ from tqdm import tqdm
 from maskbank.evaluation.evaluate import handler_call
 from maskbank.function.client import Call
 from maskbank.function.local import invoke, local_function, start_worker
+from maskbank.shapes.rle import encode_rle
 
 os.environ["MASKBANK_ADAPT_SECONDS"] = "0"  # what depends on the time would differ between runs
 GIVE_UP_S = 120  # on one frame
@@ -270,8 +271,15 @@ def photo(width: int, height: int, kind: str = "JPEG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def asked(image: bytes, shapes: list[dict]) -> bytes:
-    return json.dumps({"image": base64.b64encode(image).decode(), "shapes": shapes, "states": []}).encode()
+def asked(image: bytes, shapes: list[dict], states: Sequence[Any] = ()) -> bytes:
+    return json.dumps({"image": base64.b64encode(image).decode(), "shapes": shapes, "states": [*states]}).encode()
+
+
+def animation(frames: int, kind: str) -> bytes:
+    pictures = [Image.new("RGB", (3840, 2160), (shade, 80, 70)) for shade in range(frames)]
+    buffer = io.BytesIO()
+    pictures[0].save(buffer, kind, save_all=True, append_images=pictures[1:])
+    return buffer.getvalue()
 
 
 def polygon(points: np.ndarray) -> dict:
@@ -289,26 +297,48 @@ def zigzag(points: int, width: int, height: int) -> dict:
     return polygon(np.stack([order % 2 * width, order / points * height], 1))
 
 
+def comb(width: int, height: int) -> dict:
+    """Every other column, joined at the top: hardly a mask has a longer outline, or more runs."""
+    mask = np.zeros((height, width), bool)
+    mask[:, ::2] = mask[0] = True
+    return {"type": "mask", "points": encode_rle(mask)}
+
+
+def banks(count: int, call: Call) -> bytes:
+    """A correction of each of many banks."""
+    image = photo(1920, 1080)
+    states = [call(json.loads(asked(image, [square])))["states"][0] for square in squares(count)]
+    return asked(image, squares(count), states)
+
+
 def squares(count: int) -> list[dict]:
     corners = np.array([(0, 0), (60, 0), (60, 60), (0, 60)])
     return [polygon(corners + (64 * (i % 10), 64 * (i // 10))) for i in range(count)]
 
 
 BOX = {"type": "rectangle", "points": [20, 20, 60, 60]}
-ATTACKS: dict[str, Callable[[], bytes]] = {
-    "an ordinary frame": lambda: asked(photo(1920, 1080), [BOX]),
-    "40 megapixels": lambda: asked(photo(8000, 5000), [BOX]),
-    "a progressive scan 12 times": lambda: repeated_scan(12),
-    "a progressive scan 2000 times": lambda: repeated_scan(2000),
-    "a line of 1 000 000 x 40 pixels": lambda: asked(photo(1_000_000, 40, "PNG"), [zigzag(1000, 1_000_000, 40)]),
-    "a zigzag of 250 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)]),
-    "28 zigzags of 250 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)] * 28),
-    "a zigzag of 10 000 points in 4K": lambda: asked(photo(3840, 2160), [zigzag(10_000, 3840, 2160)]),
-    "28 objects in 4K": lambda: asked(photo(3840, 2160), squares(28)),
-    "6 objects on 40 megapixels": lambda: asked(photo(8000, 5000), squares(6)),
-    "50 objects on 40 megapixels": lambda: asked(photo(8000, 5000), squares(50)),
-    "nested JSON": lambda: b"[" * (8 << 20) + b"]" * (8 << 20),
-    "lists in 16 MiB of JSON": lambda: b"[" + b"[]," * (5 << 20) + b"[]]",
+ATTACKS: dict[str, Callable[[Call], bytes]] = {
+    "an ordinary frame": lambda _: asked(photo(1920, 1080), [BOX]),
+    "40 megapixels": lambda _: asked(photo(8000, 5000), [BOX]),
+    "a progressive scan 12 times": lambda _: repeated_scan(12),
+    "a progressive scan 2000 times": lambda _: repeated_scan(2000),
+    "a line of 1 000 000 x 40 pixels": lambda _: asked(photo(1_000_000, 40, "PNG"), [zigzag(1000, 1_000_000, 40)]),
+    "a zigzag of 250 points in 4K": lambda _: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)]),
+    "28 zigzags of 250 points in 4K": lambda _: asked(photo(3840, 2160), [zigzag(250, 3840, 2160)] * 28),
+    "a zigzag of 10 000 points in 4K": lambda _: asked(photo(3840, 2160), [zigzag(10_000, 3840, 2160)]),
+    "28 objects in 4K": lambda _: asked(photo(3840, 2160), squares(28)),
+    "6 objects on 40 megapixels": lambda _: asked(photo(8000, 5000), squares(6)),
+    "50 objects on 40 megapixels": lambda _: asked(photo(8000, 5000), squares(50)),
+    "a comb of 700 teeth as a mask": lambda _: asked(photo(1400, 1400), [comb(1400, 1400)]),
+    "a correction of each of 8 banks": lambda call: banks(8, call),
+    "a correction of each of 50 banks": lambda call: banks(50, call),
+    "a line of 8 x 40 000 pixels": lambda _: asked(photo(8, 40_000, "PNG"), [BOX | {"points": [1, 20, 6, 60]}]),
+    "40 megapixels of WebP": lambda _: asked(photo(8000, 5000, "WEBP"), [BOX]),
+    "40 megapixels of GIF": lambda _: asked(photo(8000, 5000, "GIF"), [BOX]),
+    "a WebP of 60 frames in 4K": lambda _: asked(animation(60, "WEBP"), [BOX]),
+    "a GIF of 60 frames in 4K": lambda _: asked(animation(60, "GIF"), [BOX]),
+    "nested JSON": lambda _: b"[" * (8 << 20) + b"]" * (8 << 20),
+    "lists in 16 MiB of JSON": lambda _: b"[" + b"[]," * (5 << 20) + b"[]]",
 }
 
 
@@ -317,7 +347,11 @@ def attack(name: str) -> None:
     environment = os.environ | {"MASKBANK_STORE": "memory://", "MASKBANK_SIZE": "64"}
     handler, context = start_worker(environment)
     invoke(handler, context, asked(photo(64, 64), [BOX]), "application/json")  # what only the first request costs
-    body = ATTACKS[name]()
+
+    def call(body: dict[str, Any]) -> dict[str, Any]:
+        return json.loads(invoke(handler, context, json.dumps(body).encode(), "application/json")[2])
+
+    body = ATTACKS[name](call)
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
     before, cpu = rss_mib(), time.process_time()
     status, _, reply = invoke(handler, context, body, "application/json")
