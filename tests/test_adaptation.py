@@ -14,7 +14,7 @@ from support import GOLDEN_KOI, TURTLE, Function, box_of, decoded, jaccard, jpeg
 from maskbank.bank.memory import BankRequest, Memory, Seed, TunedDecoder
 from maskbank.deadline import Deadline
 from maskbank.networks.models import MODELS, load_segmenter
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 from maskbank.tuning import decoder_tuner
 from maskbank.tuning.decoder_tuner import DecoderTuner, id_map, some_objects
 from maskbank.tuning.samples import Sample
@@ -131,11 +131,11 @@ def test_jobs_are_segmented_each_with_its_own_network(tuner: DecoderTuner) -> No
     segmenter = load_segmenter("lite", None, CPU)[0]
     tracker = Tracker(MODELS["lite"], segmenter, CPU, 128, tune=tuner)
     plain = Tracker(MODELS["lite"], segmenter, CPU, 128)
-    first = tracker.encode(rgb(0))
+    first = Frame(rgb(0))
     [(one, _)] = tracker.track(first, [BankRequest(Memory(), {0: Seed(OUTLINED[0])})])
     [(other, _)] = plain.track(first, [BankRequest(Memory(), {0: Seed(OUTLINED[1])})])
     assert one.tuned_decoder is not None and other.tuned_decoder is None
-    frame = tracker.encode(rgb(1))
+    frame = Frame(rgb(1))
     [(_, [alone])] = tracker.track(frame, [BankRequest(one)])
     [(_, [untuned])] = tracker.track(frame, [BankRequest(replace(one, tuned_decoder=None))])
     (_, [beside]), _ = tracker.track(frame, [BankRequest(one), BankRequest(other)])

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from support import (
@@ -27,7 +26,6 @@ from maskbank.deadline import ANSWER_WITHIN_S, EVENT_TIMEOUT_S, REPLY_WITHIN_S
 from maskbank.service import service
 from maskbank.service.requests import MAX_FRAMES
 from maskbank.shapes.shape import SHAPE_TYPES
-from maskbank.tracking.tracker import EncodedFrame
 
 BOX = {"type": "rectangle", "points": [200.0, 100.0, 300.0, 200.0]}
 
@@ -233,13 +231,13 @@ def test_frames_that_would_come_too_late_are_left_for_the_next_request(
 ) -> None:
     """A frame is not begun when as much time as the slowest one took is no longer left."""
     _, states = function.ask(jpeg(0), [mask_shape(true_mask(0, TURTLE))], [])
-    encode = function.service.tracker.encode
+    track = function.service.tracker.track
 
-    def slow(image: np.ndarray) -> EncodedFrame:
+    def slow(*what: Any) -> Any:
         time.sleep(0.6)
-        return encode(image)
+        return track(*what)
 
-    monkeypatch.setattr(function.service.tracker, "encode", slow)
+    monkeypatch.setattr(function.service.tracker, "track", slow)
     monkeypatch.setattr("maskbank.service.service.REPLY_WITHIN_S", 1.0)
     frames, states = propagate(function, [frame(index) for index in range(1, 6)], states)
     assert len(frames) == 1 and states[0]["revision"] == 2

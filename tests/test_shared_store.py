@@ -28,6 +28,7 @@ from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import Memory
 from maskbank.errors import ForeignModelError, ForeignVersionError, UnavailableError
 from maskbank.service.timing import Timings
+from maskbank.shapes.window import Window
 from maskbank.store.backend import Backend, BackendError, BankUsage
 from maskbank.store.blobs import VERSION, pack, unpack
 from maskbank.store.layout import CHUNK_BYTES, MAX_REFERRED, write_entries
@@ -142,7 +143,7 @@ def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple
 
 def same(one: Revision, other: Revision) -> bool:
     def plain(r: Revision) -> tuple:
-        return r.bank_id, r.number, r.digest, r.objects, r.memory.frames, r.memory.last_memorized
+        return r.bank_id, r.number, r.digest, r.objects, r.memory.frames, r.memory.last_memorized, r.memory.window
 
     return plain(one) == plain(other) and equal_tensors(tensors_of(one.memory), tensors_of(other.memory))
 
@@ -153,7 +154,7 @@ def same(one: Revision, other: Revision) -> bool:
 def test_another_worker_finds_what_was_saved(url: str) -> None:
     """Bit for bit: half-precision features, bytes as previous masks, and numbers that are neither."""
     odd = revision("b" * 22, 2, recent=(entries(7, 2), entries(1, 3)))
-    odd = replace(odd, memory=replace(odd.memory, prev_mask=torch.rand(2, 3, 5) * 1e-7))
+    odd = replace(odd, memory=replace(odd.memory, prev_mask=torch.rand(2, 3, 5) * 1e-7, window=Window(3, 4, 160, 90)))
     empty = replace(odd, bank_id="c" * 22, memory=Memory((FeatureBank(), FeatureBank()), torch.zeros(2, 0, 0), 4, 3))
     exact = replace(entries(50, 1), keys=torch.randn(8, 50))
     full = revision("d" * 22, 1, seeds=exact)

@@ -21,7 +21,7 @@ from maskbank.networks.models import MODELS
 from maskbank.networks.weights import load_state_dict
 from maskbank.settings import Settings
 from maskbank.tracking.loading import load_tracker
-from maskbank.tracking.tracker import Prediction, Tracker
+from maskbank.tracking.tracker import Frame, Prediction, Tracker
 
 
 def noise(seed: int, height: int, width: int) -> np.ndarray:
@@ -38,7 +38,7 @@ def track(
     tracker: Tracker, image: np.ndarray, memory: Memory, masks: dict | None = None
 ) -> tuple[Memory, list[Prediction]]:
     seeds = {number: Seed(mask) for number, mask in (masks or {}).items()}
-    [result] = tracker.track(tracker.encode(image), [BankRequest(memory, seeds)])
+    [result] = tracker.track(Frame(image), [BankRequest(memory, seeds)])
     return result
 
 
@@ -159,7 +159,7 @@ def test_jobs_share_the_pixels(tracker: Tracker) -> None:
     ids = (RED_KOI, GOLDEN_KOI, TURTLE)
     three, _ = track(tracker, rgb(0), Memory(), {k: true_mask(0, i) for k, i in enumerate(ids)})
     anew, _ = track(tracker, rgb(0), Memory(), {0: true_mask(0, TURTLE)})
-    frame = tracker.encode(rgb(1))
+    frame = Frame(rgb(1))
     [(_, alone)] = tracker.track(frame, [BankRequest(anew)])
     [(_, three_alone)] = tracker.track(frame, [BankRequest(three)])
     together = [tracked for _, tracked in tracker.track(frame, [BankRequest(three), BankRequest(anew)])]
@@ -250,7 +250,7 @@ def test_a_corrected_object_takes_no_other_s_place(tracker: Tracker) -> None:
         banks=(FeatureBank(seeds=twins(memory.banks[0].seeds)),),
         prev_mask=memory.prev_mask.repeat(2, 1, 1),
     )
-    frame = tracker.encode(rgb(1))
+    frame = Frame(rgb(1))
     [(after, [first, second])] = tracker.track(frame, [BankRequest(double, {0: Seed(corner)})])
     assert (first.mask == corner).all()
     assert jaccard(second.mask, true_mask(1, TURTLE)) > 0.3

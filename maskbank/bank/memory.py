@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskbank.bank.feature_bank import FeatureBank
+from maskbank.shapes.window import Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +25,9 @@ class Memory:
     Attributes:
         banks: as many as the network needs: one for all objects, or one per class.
         prev_mask: (n, ...), where the objects were in the frame before, from `Segmenter.prev_mask`.
+        window: the part of the frame before that prev_mask is of; None: the whole.
+        finest: the largest scale of a window, in pixels of the network per pixel of the image, at which seeds are
+            known; 0: they are known from the whole frame only.
         frames: how many were tracked so far; the index of the next one.
         last_memorized: index of the last frame that was memorized.
         tuned_decoder: None where the network's own decoder serves.
@@ -34,6 +38,8 @@ class Memory:
     frames: int = 0
     last_memorized: int = 0
     tuned_decoder: TunedDecoder | None = None
+    window: Window | None = None
+    finest: float = 0.0
 
     @property
     def objects(self) -> int:

@@ -36,6 +36,7 @@ class Model:
         confident_only: whether frames are memorized only for the objects that the network is sure of.
         short_side: of the working image in pixels, unless the user sets another.
         max_scale: how much a small image may be enlarged to reach it.
+        zooms: whether small objects are tracked in a window of the frame.
         weights: the bundled file; None where the user has to bring one.
     """
 
@@ -46,6 +47,7 @@ class Model:
     confident_only: bool
     short_side: int
     max_scale: float
+    zooms: bool = False
     weights: Path | None = None
 
 
@@ -68,6 +70,7 @@ MODELS = {
         confident_only=True,
         short_side=480,
         max_scale=2.0,
+        zooms=True,
         weights=BUNDLED_WEIGHTS["lite"],
     ),
     "afb-urr": Model(

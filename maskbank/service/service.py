@@ -23,7 +23,7 @@ from maskbank.service.requests import (
 from maskbank.service.revisions import branch_id, next_revision, request_digest
 from maskbank.service.timing import Timings
 from maskbank.store.store import Revision, Store
-from maskbank.tracking.tracker import EncodedFrame, Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 
 
 class Service:
@@ -121,7 +121,7 @@ class Service:
             digest = request_digest(encoded, entries)
 
         objects, rounds = plan(entries, revisions, seeds)
-        frame: EncodedFrame | None = None
+        frame = Frame(image)
         done: dict[Place, Revision] = {}
         for plans in rounds:
             with timings.stage("store"):
@@ -129,7 +129,6 @@ class Service:
             if followers is None:
                 deadline.check()
                 with timings.stage("track"):
-                    frame = frame or self.tracker.encode(image)
                     tracked = self._track(frame, plans, digest, tune_until)
                 with timings.stage("store"):
                     followers = [self._save(each.revision, new) for each, new in zip(plans, tracked, strict=True)]
@@ -176,9 +175,7 @@ class Service:
             found.append(follower)
         return found
 
-    def _track(
-        self, frame: EncodedFrame, plans: Sequence[BankPlan], digest: str, tune_until: Deadline
-    ) -> list[Revision]:
+    def _track(self, frame: Frame, plans: Sequence[BankPlan], digest: str, tune_until: Deadline) -> list[Revision]:
         """The revisions that follow those of the plans."""
         try:
             results = self.tracker.track(frame, [each.request for each in plans], tune_until)

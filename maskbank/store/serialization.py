@@ -23,6 +23,7 @@ from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import Memory, TunedDecoder
 from maskbank.errors import ForeignModelError
+from maskbank.shapes.window import Window
 from maskbank.store.blobs import DamagedError, blob, checksum, pack, read_blob, unpack, with_header, without_header
 from maskbank.store.layout import CHUNK_BYTES, WRITTEN, Layout, Names, StoredParts
 from maskbank.store.store import ObjectRecord, Revision
@@ -77,6 +78,8 @@ def revision_blob(
         "digest": revision.digest,
         "frames": revision.memory.frames,
         "last_memorized": revision.memory.last_memorized,
+        "window": revision.memory.window and vars(revision.memory.window),
+        "finest": revision.memory.finest,
         "objects": [vars(record) for record in revision.objects],
         "banks": [{"parts": parts, "index": index} for parts, index in banks],
         "decoder": decoder,
@@ -106,7 +109,15 @@ def read_revision(
         for each in description["objects"]
     )
     decoder = _read_decoder(tuple(description["decoder"]), fetch, parts, device)
-    memory = Memory(banks, prev_mask.to(device), description["frames"], description["last_memorized"], decoder)
+    memory = Memory(
+        banks,
+        prev_mask.to(device),
+        description["frames"],
+        description["last_memorized"],
+        decoder,
+        description["window"] and Window(**description["window"]),
+        description["finest"],
+    )
     return Revision(description["bank"], description["number"], description["digest"], memory, records)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskbank.bank.memory import BankRequest, Seed
 from maskbank.files.images import resize_mask
 from maskbank.networks.aggregation import HIDDEN_LOGIT, aggregate
+from maskbank.shapes.window import Window
 
 Object = tuple[int, int]  # the position of its request, and its number there
 
@@ -45,12 +46,19 @@ class Aggregation:
 
     Args:
         size: height and width of the image.
+        window: the part of it that requests and logits are about; None: all of it.
         requests: whose objects compete: with all that are requested, and those that are not within their own memory.
         logits: for each request those of its memory's objects, (n, h, w), against the background.
     """
 
-    def __init__(self, size: tuple[int, int], requests: Sequence[BankRequest], logits: Sequence[Tensor]):
-        self._size = size
+    def __init__(
+        self,
+        size: tuple[int, int],
+        window: Window | None,
+        requests: Sequence[BankRequest],
+        logits: Sequence[Tensor],
+    ):
+        self._size, self._window = size, window
         self._requests = requests
         self._seeds = {(i, k): seed for i, request in enumerate(requests) for k, seed in request.seeds.items()}
         hidden = logits[0].new_full(logits[0].shape[1:], HIDDEN_LOGIT)
@@ -69,10 +77,18 @@ class Aggregation:
         if rivals not in self._outcomes:
             logits = torch.stack([self._logits[each] for each in rivals])
             seeds = {position: self._seeds[each] for position, each in enumerate(rivals) if each in self._seeds}
-            self._outcomes[rivals] = probabilities_of(logits, seeds), object_map(self._size, logits, seeds)
+            self._outcomes[rivals] = probabilities_of(logits, seeds), self._object_map(logits, seeds)
         probabilities, objects = self._outcomes[rivals]
         positions = [rivals.index(each) for each in own]
         return probabilities[positions], [Region(objects, position) for position in positions]
+
+    def _object_map(self, logits: Tensor, seeds: Mapping[int, Seed]) -> np.ndarray:
+        """See `object_map`; of the whole image."""
+        if self._window is None:
+            return object_map(self._size, logits, seeds)
+        objects = np.full(self._size, -1, np.int16)
+        self._window.cut(objects)[:] = object_map((self._window.height, self._window.width), logits, seeds)
+        return objects
 
 
 def probabilities_of(logits: Tensor, seeds: Mapping[int, Seed]) -> Tensor:

@@ -4,20 +4,22 @@ The tracker itself holds no job: all it knows of one is in a `Memory`, which a c
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
+from maskbank.bank.memory import BankRequest, Memory, Seed, TunedDecoder
 from maskbank.deadline import Deadline
-from maskbank.files.images import resize_image, working_size
+from maskbank.files.images import resize_image, resize_mask, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import Model
 from maskbank.networks.segmenter import Segmentation, Segmenter
+from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation, Region
+from maskbank.tracking.zoom import choose_window, coarser_windows, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -25,12 +27,21 @@ MEMORIZE_CONFIDENCE = 0.6  # confidence from which a frame is worth memorizing
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedFrame:
-    """One image, encoded once for all objects of all memories."""
+class View:
+    """A frame, or a window of it, encoded once for all objects of all memories."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
+    window: Window | None  # None: the whole frame
     features: Any  # of the network
     working: tuple[int, int]  # height, width of the image as the network sees it
+
+
+@dataclass(eq=False)
+class Frame:
+    """One image, of which is encoded what is looked at: (H, W, 3) uint8 RGB."""
+
+    image: np.ndarray
+    views: dict[Window | None, View] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,18 +109,23 @@ class Tracker:
         """Seconds that tuning may take for a request."""
         return self.tune.seconds if self.tune else 0.0
 
-    @torch.inference_mode()
-    def encode(self, image: np.ndarray) -> EncodedFrame:
-        """The features of an image, (H, W, 3) uint8 RGB."""
+    def _view(self, frame: Frame, window: Window | None) -> View:
+        """What the network sees of a frame."""
+        if window not in frame.views:
+            image = window.cut(frame.image) if window else frame.image
+            working = self._working_size(image)
+            pixels = torch.tensor(resize_image(image, *working))
+            tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
+            frame.views[window] = View(image, window, self.segmenter.encode(tensor), working)
+        return frame.views[window]
+
+    def _working_size(self, image: np.ndarray) -> tuple[int, int]:
         height, width = image.shape[:2]
-        working = working_size(height, width, self.short_side, self.model.max_scale)
-        pixels = torch.tensor(resize_image(image, *working))
-        tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
-        return EncodedFrame(image, self.segmenter.encode(tensor), working)
+        return working_size(height, width, self.short_side, self.model.max_scale)
 
     @torch.inference_mode()
     def track(
-        self, frame: EncodedFrame, requests: Sequence[BankRequest], tune_until: Deadline | None = None
+        self, frame: Frame, requests: Sequence[BankRequest], tune_until: Deadline | None = None
     ) -> list[tuple[Memory, list[Prediction]]]:
         """Finds the objects of all requests in a frame, for whose pixels they compete.
 
@@ -120,23 +136,41 @@ class Tracker:
         Raises:
             BankFullError: a bank has no room for one more seed frame.
         """
-        segmentations = self._read_and_segment(frame, requests)
-        aggregation = Aggregation(frame.image.shape[:2], requests, [each.logits for each in segmentations])
+        size, window = frame.image.shape[:2], None
+        if self.model.zooms:
+            window = choose_window(size, self._working_size(frame.image), requests)
+        view = self._view(frame, window)
+        requests = [self._seen_in(view, size, request) for request in requests]
+        segmentations = self._read_and_segment(view, requests)
+        aggregation = Aggregation(size, window, requests, [each.logits for each in segmentations])
         tune_until = tune_until or Deadline.within(self.tune_s)
         results = []
         for i, (request, segmentation) in enumerate(zip(requests, segmentations, strict=True)):
             probabilities, regions = aggregation.of(i)
             predictions = [_prediction(request, segmentation, number, each) for number, each in enumerate(regions)]
-            memory = self._memorize(frame, request, segmentation, probabilities, predictions)
-            results.append((self._tuned(frame, request, memory, tune_until), predictions))
+            memory = self._memorize(view, request, segmentation, probabilities, predictions)
+            if window and request.seeds:
+                memory = self._memorize_from_afar(frame, window, request, memory, regions)
+            results.append((self._tuned(view, request, memory, tune_until), predictions))
         return results
 
-    def _read_and_segment(self, frame: EncodedFrame, requests: Sequence[BankRequest]) -> list[Segmentation]:
+    def _seen_in(self, view: View, size: tuple[int, int], request: BankRequest) -> BankRequest:
+        """A request about a frame of a size as one about a window of it."""
+        memory, window = request.memory, view.window
+        if memory.objects and memory.window != window:
+            prev_mask = moved_prev_mask(memory.prev_mask, memory.window, window, size, view.working)
+            memory = replace(memory, prev_mask=prev_mask)
+        seeds = request.seeds
+        if window:
+            seeds = {number: Seed(window.cut(seed.mask), seed.from_box) for number, seed in seeds.items()}
+        return replace(request, memory=replace(memory, window=window), seeds=seeds)
+
+    def _read_and_segment(self, view: View, requests: Sequence[BankRequest]) -> list[Segmentation]:
         """What the network finds of each memory's objects; those that are gone get no pixel."""
         known = [request for request in requests if request.memory.objects]
-        found = iter(self.segmenter.segment(frame.features, known)) if known else iter(())
+        found = iter(self.segmenter.segment(view.features, known)) if known else iter(())
         none = torch.zeros(0, device=self.device)
-        nothing = Segmentation(torch.zeros(0, *frame.working, device=self.device), none, none, ())
+        nothing = Segmentation(torch.zeros(0, *view.working, device=self.device), none, none, ())
         segmentations = []
         for request in requests:
             segmentation = next(found) if request.memory.objects else nothing
@@ -146,7 +180,7 @@ class Tracker:
 
     def _memorize(
         self,
-        frame: EncodedFrame,
+        view: View,
         request: BankRequest,
         segmentation: Segmentation,
         probabilities: Tensor,
@@ -164,13 +198,32 @@ class Tracker:
                 valid = [number in request.seeds for number in range(request.objects)]
             else:
                 valid = [self._worth_memorizing(*each) for each in zip(predictions, segmentation.presence, strict=True)]
-            entries = self.segmenter.memorize(frame.features, probabilities, torch.tensor(valid), now)
+            entries = self.segmenter.memorize(view.features, probabilities, torch.tensor(valid), now)
             policy = self.model.policy(self.budget, request.objects + 1)
             add = policy.seed if request.seeds else policy.memorize
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
-        return Memory(banks, prev_mask, now + 1, last_memorized, memory.tuned_decoder)
+        return Memory(banks, prev_mask, now + 1, last_memorized, memory.tuned_decoder, view.window, memory.finest)
+
+    def _memorize_from_afar(
+        self, frame: Frame, window: Window, request: BankRequest, memory: Memory, regions: Sequence[Region]
+    ) -> Memory:
+        """The memory with the seeds of a window as they look from farther away, where they may have to be found."""
+        size = frame.image.shape[:2]
+        valid = torch.tensor([number in request.seeds for number in range(request.objects)])
+        policy = self.model.policy(self.budget, request.objects + 1)
+        banks = memory.banks
+        for coarser in coarser_windows(window, size, self._working_size(frame.image)):
+            view = self._view(frame, coarser)
+            masks = [coarser.cut(region.mask) if coarser else region.mask for region in regions]
+            probabilities = torch.stack([torch.from_numpy(resize_mask(mask, *view.working)) for mask in masks])
+            entries = self.segmenter.memorize(view.features, probabilities.to(self.device), valid, memory.frames - 1)
+            banks = tuple(
+                bank if new is None else policy.seed(bank, new) for bank, new in zip(banks, entries, strict=True)
+            )
+        finest = self._working_size(frame.image)[0] / window.height
+        return replace(memory, banks=banks, finest=max(memory.finest, finest))
 
     def _worth_memorizing(self, prediction: Prediction, presence: Tensor) -> bool:
         if not self.model.confident_only:
@@ -179,12 +232,12 @@ class Tracker:
             return prediction.confidence >= MEMORIZE_CONFIDENCE
         return float(presence) < ABSENCE_THRESHOLD
 
-    def _tuned(self, frame: EncodedFrame, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
+    def _tuned(self, view: View, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
         exact = [seed.mask for seed in request.seeds.values() if not seed.from_box]
         if not exact or self.tune is None:
             return memory
-        return replace(memory, tuned_decoder=self.tune(frame.image, exact, memory.tuned_decoder, until))
+        return replace(memory, tuned_decoder=self.tune(view.image, exact, memory.tuned_decoder, until))
 
 
 def _prediction(request: BankRequest, segmentation: Segmentation, number: int, region: Region) -> Prediction:

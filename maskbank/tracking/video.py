@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ def track_video(
         if not numbers:
             yield TrackedFrame(image, np.zeros(image.shape[:2], np.uint8), {})
             continue
-        [(memory, predictions)] = tracker.track(tracker.encode(image), [BankRequest(memory, outlined)])
+        [(memory, predictions)] = tracker.track(Frame(image), [BankRequest(memory, outlined)])
         ids = np.zeros(image.shape[:2], np.uint8)
         for object_id, number in numbers.items():
             ids[predictions[number].mask] = object_id

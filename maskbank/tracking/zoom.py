@@ -1,0 +1,129 @@
+"""Looking closer: objects that are small in a large frame are tracked in a window of it, which moves with them.
+
+The network sees a window at the size at which it would see the whole frame. A window's scale is that of the image
+itself, or a half, a quarter of it. There are few scales because keys of one hardly resemble those of another: seeds are
+memorized at the scale of their window and at all that are coarser, and a finer window is never chosen.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskbank.bank.memory import BankRequest, Memory
+from maskbank.shapes.rle import mask_box
+from maskbank.shapes.window import Window
+
+ROOM, KEPT_ROOM = 3.0, 2.0  # times as wide and high as its objects is a window at least, and one that they are in
+LEAST_GAIN = 1.4  # times as large as in the whole frame is what a window shows
+STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest]) -> Window | None:
+    """The window in which all requested objects are to be tracked; None: the whole frame.
+
+    It is the whole frame where an object is too large, too far from the others, or not to be seen in the frame before,
+    as then it may be anywhere.
+
+    Args:
+        size: height and width of the image.
+        working: of the whole image as the network sees it.
+    """
+    boxes = []
+    for request in requests:
+        boxes += [_box(mask_box(seed.mask)) for seed in request.seeds.values()]
+        boxes += [_last_box(request.memory, k, size, working) for k in _known(request) if k not in request.seeds]
+    found = [box for box in boxes if box]
+    if not found or len(found) < len(boxes):
+        return None
+    lefts, tops, rights, bottoms = zip(*found, strict=True)
+    left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
+    finest = min(_finest(request) for request in requests)
+    kept = {request.memory.window for request in requests}
+    for scale in window_scales(size, working):
+        height, width = (round(side / scale) for side in working)
+        stays = any(window and (window.height, window.width) == (height, width) for window in kept)
+        room = KEPT_ROOM if stays else ROOM
+        if scale <= finest and room * (right - left) <= width and room * (bottom - top) <= height:
+            return _window_around((left + right) / 2, (top + bottom) / 2, height, width, size)
+    return None
+
+
+def coarser_windows(window: Window, size: tuple[int, int], working: tuple[int, int]) -> list[Window | None]:
+    """Those of all coarser scales around a window, and at last the whole frame."""
+    x, y = window.left + window.width / 2, window.top + window.height / 2
+    sides = [[round(side / scale) for side in working] for scale in window_scales(size, working)]
+    return [*(_window_around(x, y, h, w, size) for h, w in sides if h > window.height), None]
+
+
+def window_scales(size: tuple[int, int], working: tuple[int, int]) -> Iterator[float]:
+    """The scales that windows may have, from fine to coarse; none where the network sees the frame nearly as it is."""
+    scale = 1.0
+    while scale >= LEAST_GAIN * working[0] / size[0]:
+        yield scale
+        scale /= 2
+
+
+def _finest(request: BankRequest) -> float:
+    """The largest scale at which the objects of a request are known, but for those that are outlined on the frame."""
+    return request.memory.finest if any(k not in request.seeds for k in _known(request)) else 1.0
+
+
+def _known(request: BankRequest) -> list[int]:
+    """The requested objects that a memory has."""
+    return [number for number in sorted(request.competitors) if number < request.memory.objects]
+
+
+def _window_around(x: float, y: float, height: int, width: int, size: tuple[int, int]) -> Window:
+    """A window that has a point in its middle, as far as the image allows it."""
+    left, top = (
+        min(max(round(middle - side / 2), 0), limit - side)
+        for middle, side, limit in ((x, width, size[1]), (y, height, size[0]))
+    )
+    return Window(left, top, width, height)
+
+
+def moved_prev_mask(
+    prev_mask: Tensor, before: Window | None, now: Window | None, size: tuple[int, int], working: tuple[int, int]
+) -> Tensor:
+    """A previous mask as it is in another window, (n, 4h, 4w) with the network's padding.
+
+    Args:
+        prev_mask: (n, 4h', 4w'), in the window `before`.
+        size: height and width of the image.
+        working: what the network sees of any window, but for its padding.
+    """
+    axes = []
+    for axis, (limit, seen) in enumerate(zip(size, working, strict=True)):
+        start_now, length_now = _extent(now, axis, limit)
+        start_before, length_before = _extent(before, axis, limit)
+        cells = max(-(-seen // STRIDE), 2) * STRIDE // PREV_MASK_STRIDE
+        place = start_now + (torch.arange(cells) + 0.5) * PREV_MASK_STRIDE * length_now / seen  # in the image
+        cell = (place - start_before) * seen / length_before / PREV_MASK_STRIDE
+        axes.append(cell * 2 / prev_mask.shape[1 + axis] - 1)
+    rows, columns = axes
+    grid = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), -1).to(prev_mask)
+    return F.grid_sample(prev_mask[None], grid[None], align_corners=False)[0]
+
+
+def _extent(window: Window | None, axis: int, limit: int) -> tuple[int, int]:
+    if window is None:
+        return 0, limit
+    return (window.top, window.height) if axis == 0 else (window.left, window.width)
+
+
+def _last_box(memory: Memory, number: int, size: tuple[int, int], working: tuple[int, int]) -> Box | None:
+    """Where an object was in the frame before, in pixels of the image."""
+    found = _box(mask_box((memory.prev_mask[number] > 0.5).cpu().numpy()))
+    if found is None:
+        return None
+    (top, height), (left, width) = (_extent(memory.window, axis, size[axis]) for axis in (0, 1))
+    across, down = PREV_MASK_STRIDE * width / working[1], PREV_MASK_STRIDE * height / working[0]
+    return left + found[0] * across, top + found[1] * down, left + found[2] * across, top + found[3] * down
+
+
+def _box(inclusive: tuple[int, int, int, int] | None) -> Box | None:
+    return inclusive and (inclusive[0], inclusive[1], inclusive[2] + 1, inclusive[3] + 1)

@@ -1,0 +1,150 @@
+"""Small objects in large frames: in which window they are tracked, and that it pays."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from support import RED_KOI, TURTLE, jaccard, rgb, true_mask
+
+from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.networks.models import MODELS, load_segmenter
+from maskbank.shapes.window import Window
+from maskbank.tracking.tracker import Frame, Tracker
+from maskbank.tracking.zoom import choose_window, moved_prev_mask
+
+CPU = torch.device("cpu")
+SIZE, WORKING = (1080, 1920), (240, 427)
+
+
+def box(left: int, top: int, width: int, height: int, size: tuple[int, int] = SIZE) -> Seed:
+    mask = np.zeros(size, bool)
+    mask[top : top + height, left : left + width] = True
+    return Seed(mask)
+
+
+def window_of(*seeds: Seed, size: tuple[int, int] = SIZE, working: tuple[int, int] = WORKING) -> Window | None:
+    return choose_window(size, working, [BankRequest(Memory(), dict(enumerate(seeds)))])
+
+
+def test_a_small_object_is_in_the_middle_of_a_window_of_the_images_own_scale() -> None:
+    window = window_of(box(900, 500, 40, 40))
+    assert window == Window(920 - 214, 520 - 120, 427, 240)
+    assert window_of(box(0, 1070, 20, 10)) == Window(0, 840, 427, 240)  # as far as the image allows it
+
+
+def test_a_larger_one_is_seen_from_farther_away() -> None:
+    half = window_of(box(900, 500, 100, 40), box(800, 450, 30, 30))
+    assert half is not None and (half.width, half.height) == (854, 480)
+    assert window_of(box(900, 500, 400, 40)) is None
+    assert window_of(box(20, 20, 40, 40), box(1800, 1000, 40, 40)) is None  # no window holds both
+
+
+@pytest.mark.parametrize("size", [(240, 427), (300, 533), (120, 213)])
+def test_a_frame_that_the_network_sees_nearly_as_it_is_has_no_window(size: tuple[int, int]) -> None:
+    assert window_of(box(50, 50, 10, 10, size), size=size) is None
+
+
+def test_a_window_is_kept_until_the_object_is_much_larger() -> None:
+    def request(side: int, window: Window | None, finest: float = 1.0) -> BankRequest:
+        shown = torch.zeros(1, 60, 108)
+        scale = 1 if window else WORKING[0] / SIZE[0]
+        cells = max(round(side * scale / 4), 1)
+        shown[0, 30 - cells // 2 : 30 - cells // 2 + cells, 54 - cells // 2 : 54 - cells // 2 + cells] = 1
+        return BankRequest(Memory(prev_mask=shown, window=window, finest=finest))
+
+    inside = Window(700, 400, 427, 240)
+    assert choose_window(SIZE, WORKING, [request(100, inside)]).height == 240
+    assert choose_window(SIZE, WORKING, [request(100, None)]).height == 480
+    assert choose_window(SIZE, WORKING, [request(130, inside)]).height == 480
+    # None is finer than those in which the seeds are known.
+    assert choose_window(SIZE, WORKING, [request(20, None)]).height == 240
+    assert choose_window(SIZE, WORKING, [request(20, None, finest=0.5)]).height == 480
+    assert choose_window(SIZE, WORKING, [request(20, None, finest=0.0)]) is None
+    assert (
+        choose_window(SIZE, WORKING, [replace(request(20, None, finest=0.0), seeds={0: box(9, 9, 9, 9)})]) is not None
+    )
+    gone = replace(inside, left=0)
+    assert choose_window(SIZE, WORKING, [BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=gone))]) is None
+
+
+def test_a_previous_mask_stays_where_it_was_in_the_image() -> None:
+    before, now = Window(600, 300, 427, 240), Window(640, 340, 427, 240)
+    shown = torch.zeros(1, 60, 108)
+    shown[0, 20:30, 40:60] = 1  # pixels 760 to 840, 380 to 420
+    moved = moved_prev_mask(shown, before, now, SIZE, WORKING)
+    expected = torch.zeros(1, 60, 108)
+    expected[0, 10:20, 30:50] = 1
+    assert moved.shape == shown.shape and (moved - expected).abs().max() < 0.05
+    afar = moved_prev_mask(shown, before, None, SIZE, WORKING)
+    rows, columns = np.nonzero(afar[0].numpy() > 0.3)
+    assert rows.mean() * 18 + 9 == pytest.approx(400, abs=9) and columns.mean() * 18 + 9 == pytest.approx(800, abs=9)
+    assert torch.allclose(moved_prev_mask(shown, before, before, SIZE, WORKING), shown, atol=1e-4)
+
+
+# The tracker.
+
+
+def far_away(index: int, shift: int = 0) -> np.ndarray:
+    """A frame of the sample clip, 320 x 180 pixels of 1920 x 1080."""
+    image = cv2.GaussianBlur(cv2.resize(rgb(0), (1920, 1080)), (0, 0), 40)  # the pond without its animals
+    image[400:580, 800 + shift : 1120 + shift] = cv2.resize(rgb(index), (320, 180), interpolation=cv2.INTER_AREA)
+    return image
+
+
+def far_mask(index: int, object_id: int, shift: int = 0) -> np.ndarray:
+    small = cv2.resize(true_mask(index, object_id).astype(np.float32), (320, 180), interpolation=cv2.INTER_AREA) > 0.5
+    mask = np.zeros((1080, 1920), bool)
+    mask[400:580, 800 + shift : 1120 + shift] = small
+    return mask
+
+
+def run(zooms: bool) -> tuple[list[Memory], list[float]]:
+    tracker = Tracker(replace(MODELS["lite"], zooms=zooms), load_segmenter("lite", None, CPU)[0], CPU, 240)
+    memory, memories, scores = Memory(), [], []
+    for index in range(6):
+        seeds = {0: Seed(far_mask(0, TURTLE))} if index == 0 else {}
+        [(memory, [found])] = tracker.track(Frame(far_away(index, 8 * index)), [BankRequest(memory, seeds)])
+        memories.append(memory)
+        scores.append(jaccard(found.mask, far_mask(index, TURTLE, 8 * index)))
+    return memories, scores
+
+
+def test_a_small_object_is_followed_much_better_than_without_a_window() -> None:
+    memories, scores = run(zooms=True)
+    assert scores[0] == 1 and min(scores) > 0.75
+    assert np.mean(scores[1:]) > np.mean(run(zooms=False)[1][1:]) + 0.1
+    windows = [memory.window for memory in memories]
+    assert all(window and (window.width, window.height) == (427, 240) for window in windows)
+    assert windows[5].left - windows[1].left == pytest.approx(32, abs=16)
+    # The outlined frame is known as it looks in the window, in one of half the scale, and in the whole frame.
+    assert len(memories[0].banks[0].seeds) == 3 * len(memories[-1].banks[0].recent[0])
+
+
+def test_what_is_gone_is_searched_for_in_the_whole_frame_and_found_again() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 480)
+    memory, seen = Memory(), []
+    elsewhere = cv2.GaussianBlur(cv2.resize(rgb(0)[:, ::-1], (1920, 1080)), (0, 0), 40)
+    images = [far_away(0), far_away(1, 8), elsewhere, elsewhere, far_away(2, -600), far_away(3, -592)]
+    for number, image in enumerate(images):
+        seeds = {0: Seed(far_mask(0, TURTLE))} if number == 0 else {}
+        [(memory, [found])] = tracker.track(Frame(image), [BankRequest(memory, seeds)])
+        seen.append((memory.window, found))
+    assert seen[1][0] is not None and seen[3][0] is None
+    assert seen[5][0] is not None and jaccard(seen[5][1].mask, far_mask(3, TURTLE, -592)) > 0.6
+
+
+def test_objects_of_several_banks_share_a_window_and_the_pixels() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    memories = []
+    for object_id in (TURTLE, RED_KOI):
+        [(memory, _)] = tracker.track(Frame(far_away(0)), [BankRequest(Memory(), {0: Seed(far_mask(0, object_id))})])
+        memories.append(memory)
+    assert memories[0].window != memories[1].window
+    results = tracker.track(Frame(far_away(1)), [BankRequest(memory) for memory in memories])
+    assert results[0][0].window == results[1][0].window
+    turtle, koi = (found.mask for _, [found] in results)
+    assert not (turtle & koi).any()
+    assert results[0][0].window.height == 480  # coarser than those in which they were outlined
+    assert jaccard(turtle, far_mask(1, TURTLE)) > 0.5 and jaccard(koi, far_mask(1, RED_KOI)) > 0.5

@@ -1,0 +1,88 @@
+"""Makes sequences in which the objects are small in a large frame, to see how well they are tracked.
+
+    python tools/small_objects.py DATA OUT [--side 40] [--height 1080]
+    maskbank evaluate OUT/small
+    maskbank evaluate OUT/crop
+
+Of each annotated sequence below DATA it makes two: its objects cut out, shrunk to SIDE x SIDE pixels or so, and pasted
+over the frames of another sequence, which they cross; and a native crop of that, of half the height, which holds all of
+their way. Where small objects are tracked as well as large ones, both score the same.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences
+from maskbank.files.masks import write_id_mask
+
+LENGTH = 40  # frames at most
+WAY = 0.2  # of the frame's height, which objects go from left to right beside their own motion
+EDGE = 3  # pixels over which a cut-out fades into what it is pasted on
+
+
+def small(sequence: AnnotatedSequence, other: AnnotatedSequence, side: int, height: int) -> Iterator[tuple]:
+    """Frames (height, width, 3) uint8 RGB and their ids (height, width) uint8."""
+    area = np.median([(truth > 0).sum() for truth in sequence.truths[:LENGTH] if truth is not None])
+    scale = side / np.sqrt(area)
+    width = height * 16 // 9
+    rows, columns = np.nonzero(sequence.seed)
+    for number in range(min(LENGTH, len(sequence.images))):
+        truth = sequence.truths[number]
+        if truth is None:
+            return
+        background = Image.open(other.images[number % len(other.images)]).convert("RGB").resize((width, height))
+        where = (
+            width / 2 - scale * columns.mean() + WAY * height * (number / LENGTH - 0.5),
+            height / 2 - scale * rows.mean(),
+        )
+        matrix = np.array([[scale, 0, where[0]], [0, scale, where[1]]])
+        image = np.asarray(Image.open(sequence.images[number]).convert("RGB"))
+        # First to the area-averaged small size: warping alone would leave out most pixels.
+        shrunk = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
+        matrix[:, :2] = np.diag([1, 1])
+        pasted = cv2.warpAffine(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), matrix, (width, height))
+        ids = cv2.warpAffine(
+            cv2.resize(truth, shrunk, interpolation=cv2.INTER_NEAREST), matrix, (width, height), flags=cv2.INTER_NEAREST
+        )
+        alpha = cv2.GaussianBlur((ids > 0).astype(np.float32), (EDGE, EDGE), 0)[..., None]
+        yield (np.asarray(background) * (1 - alpha) + pasted * alpha).astype(np.uint8), ids
+
+
+def write(out: Path, name: str, frames: list[tuple]) -> None:
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (image, ids) in enumerate(frames):
+        Image.fromarray(image).save(folder / f"{number:05d}.jpg", quality=95)
+        write_id_mask(folder / f"{number:05d}.png", ids)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--side", type=int, default=40)
+    parser.add_argument("--height", type=int, default=1080)
+    chosen = parser.parse_args()
+    sequences = [each for each in read_sequences(chosen.data) if all(truth is not None for truth in each.truths)]
+    for sequence, other in zip(sequences, sequences[1:] + sequences[:1], strict=True):
+        frames = list(small(sequence, other, chosen.side, chosen.height))
+        height, width = frames[0][1].shape
+        top, left = height // 4, width // 4
+        part = np.s_[top : top + height // 2, left : left + width // 2]
+        name = sequence.name.replace("/", "_")
+        if any((ids > 0).sum() != (ids[part] > 0).sum() for _, ids in frames) or not frames[0][1].any():
+            print(f"{name}: the objects move too far for a crop.", file=sys.stderr)
+            continue
+        write(chosen.out / "small", name, frames)
+        write(chosen.out / "crop", name, [(image[part], ids[part]) for image, ids in frames])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
