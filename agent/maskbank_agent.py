@@ -22,7 +22,7 @@ from maskbank.settings import read_settings
 from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.shape import SHAPE_TYPES, parse_shape
 from maskbank.tracking.loading import load_tracker
-from maskbank.tracking.tracker import EncodedFrame
+from maskbank.tracking.tracker import Frame
 
 PARAMETERS = ("model", "weights", "device", "size", "budget", "adapt_seconds")
 
@@ -49,14 +49,14 @@ class TrackingFunction:
         self._tracker, _ = load_tracker(settings)
         self._outliner = load_outliner(settings.interactor, self._tracker.device)
 
-    def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> EncodedFrame:
+    def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> Frame:
         """The image, encoded once for all its objects; BadFunctionError with one sentence if it cannot be used."""
-        return self._tracker.encode(self._to_rgb(image))
+        return Frame(self._to_rgb(image))
 
     def init_tracking_state(
         self,
         context: cvataa.TrackingFunctionShapeContext,
-        pp_image: EncodedFrame,
+        pp_image: Frame,
         shape: cvataa.TrackableShape,
     ) -> TrackingState:
         """Raises BadFunctionError with one sentence for a shape that does not fit its image."""
@@ -69,7 +69,7 @@ class TrackingFunction:
         return TrackingState(memory)
 
     def track(
-        self, context: cvataa.TrackingFunctionShapeContext, pp_image: EncodedFrame, state: TrackingState
+        self, context: cvataa.TrackingFunctionShapeContext, pp_image: Frame, state: TrackingState
     ) -> cvataa.TrackableShape | None:
         """The object in the type of the shape that it was outlined with; None where it is not visible."""
         [(state.memory, [prediction])] = self._tracker.track(pp_image, [BankRequest(state.memory)])
