@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | job | review | evaluate | train | serve | weights | store`."""
+"""The command line: `maskbank track | job | review | search | evaluate | train | serve | weights | store`."""
 
 import argparse
 import itertools
@@ -77,6 +77,28 @@ def _parser() -> argparse.ArgumentParser:
     review.add_argument("--out", type=Path, metavar="FILE", help="the page (default: review.html in RUN)")
     review.set_defaults(run=_review)
 
+    search = commands.add_parser(
+        "search",
+        help="find an object of an image in other images or a video",
+        description="Ranks the frames by how likely the object is there, each by itself, and shows where. With --out "
+        "it writes ranking.csv, an indexed PNG mask of each frame where the object was found, and a page to look at.",
+    )
+    search.add_argument(
+        "--reference",
+        action="append",
+        required=True,
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE", "MASK"),
+        help="an image of the object and a mask that shows nothing else; repeat it for more views of the same object",
+    )
+    search.add_argument(
+        "--in", dest="frames", type=Path, required=True, metavar="FRAMES", help="folder of images, or video file"
+    )
+    search.add_argument("--out", type=Path, help="folder for the results (default: only say what was found)")
+    _add_model_options(search)
+    search.set_defaults(run=_search)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="J and F on annotated sequences, beside two baselines",
@@ -87,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="file for the Markdown table")
     evaluate.add_argument(
         "--boxes", action="store_true", help="also find the objects in their boxes, and track what is found there"
+    )
+    evaluate.add_argument(
+        "--search",
+        action="store_true",
+        help="instead, search for each object in frames of all sequences, as maskbank search does",
     )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -368,6 +395,37 @@ def _review(options: argparse.Namespace) -> None:
     print(f"Look at {write_page(options.run_folder, options.out)}.")
 
 
+def _search(options: argparse.Namespace) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
+    from maskbank.files.frames import MAX_PIXELS, open_frames
+    from maskbank.files.images import decode_image
+    from maskbank.files.masks import read_id_mask
+    from maskbank.review.search import SearchResults
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+    from maskbank.tracking.search import Searcher
+
+    frames = open_frames(options.frames)
+    references = []
+    for image, mask in options.reference:
+        ids = read_id_mask(mask)
+        if len(np.unique(ids[ids > 0])) > 1:
+            raise ValueError(f"{mask} shows several objects; a reference shows the one that is searched for.")
+        references.append((decode_image(image.read_bytes(), MAX_PIXELS), ids > 0))
+    tracker, _ = load_tracker(read_settings(_environment(options)))
+    searcher = Searcher(tracker, references)
+    with (
+        SearchResults(options.out, options.frames, references) as results,
+        tqdm(total=len(frames), unit="frame", desc="searching") as bar,
+    ):
+        for index, image in enumerate(frames):
+            results.add(index, frames.name(index), image, searcher.find(image))
+            bar.update()
+    print(results.summary())
+
+
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
     import torch
@@ -402,12 +460,17 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from maskbank.evaluation.boxes import box_report, score_boxes
     from maskbank.evaluation.evaluate import evaluate, report
+    from maskbank.evaluation.search import evaluate_search, search_report
     from maskbank.evaluation.sequences import read_sequences
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
 
     environment = _environment(options)
     settings = read_settings(environment)
+    if options.search:
+        _say(search_report(list(evaluate_search(load_tracker(settings)[0], read_sequences(options.data)))), options.out)
+        return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []
     if outliner:
@@ -419,9 +482,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     finally:  # what was done before an interruption or a bad sequence is worth having
         if results:
             tables.append(report(results))
-            print("\n\n".join(tables))
-            if options.out:
-                options.out.write_text("\n\n".join(tables) + "\n")
+            _say("\n\n".join(tables), options.out)
+
+
+def _say(table: str, out: Path | None) -> None:
+    print(table)
+    if out:
+        out.write_text(table + "\n")
 
 
 def _train(options: argparse.Namespace) -> None:
