@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | job | review | search | evaluate | train | serve | weights | store`."""
+"""The command line: `maskbank track | job | review | search | propose | evaluate | train | serve | weights | store`."""
 
 import argparse
 import itertools
@@ -99,6 +99,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_options(search)
     search.set_defaults(run=_search)
 
+    propose = commands.add_parser(
+        "propose",
+        help="suggest which objects of a clip to track, and the frame to outline them on",
+        description="Looks for the objects of a clip that move against the background and come up again in other "
+        "frames. Writes an indexed PNG mask of them to correct and to track from, and a picture.",
+    )
+    propose.add_argument("frames", type=Path, metavar="CLIP", help="folder of images, or video file")
+    propose.add_argument(
+        "--out", type=Path, default=Path("proposal"), help="folder for mask and picture (default: %(default)s)"
+    )
+    _add_model_options(propose)
+    propose.set_defaults(run=_propose)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="J and F on annotated sequences, beside two baselines",
@@ -110,10 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--boxes", action="store_true", help="also find the objects in their boxes, and track what is found there"
     )
-    evaluate.add_argument(
+    instead = evaluate.add_mutually_exclusive_group()
+    instead.add_argument(
         "--search",
         action="store_true",
         help="instead, search for each object in frames of all sequences, as maskbank search does",
+    )
+    instead.add_argument(
+        "--propose", action="store_true", help="instead, see whether maskbank propose finds what is annotated"
     )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -426,6 +443,36 @@ def _search(options: argparse.Namespace) -> None:
     print(results.summary())
 
 
+def _propose(options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from maskbank.files.frames import open_frames
+    from maskbank.files.masks import write_id_mask
+    from maskbank.files.rendering import overlay
+    from maskbank.networks.outliner import load_outliner
+    from maskbank.proposals.propose import frames_to_look_at, frames_to_read, propose
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+
+    frames = open_frames(options.frames)
+    settings = read_settings(_environment(options))
+    tracker, _ = load_tracker(settings)
+    looked_at = frames_to_look_at(len(frames))
+    needed = set(frames_to_read(looked_at, len(frames)))
+    read = ((index, image) for index, image in enumerate(frames) if index in needed)
+    found = propose(read, looked_at, tracker, load_outliner(settings.interactor, tracker.device))
+    if found is None:
+        print("Nothing is proposed: nothing in this clip moves against its background.")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = Path(frames.name(found.frame)).stem
+    mask, picture = options.out / f"{stem}.png", options.out / f"{stem}-overlay.jpg"
+    write_id_mask(mask, found.ids)
+    Image.fromarray(overlay(found.image, found.ids, {i: str(i) for i in range(1, found.count + 1)})).save(picture)
+    print(f"{found.count} proposed on frame {found.frame} ({frames.name(found.frame)}). {found.how_sure}")
+    print(f"Look at {picture}, correct {mask}, then: maskbank track {options.frames} --seed {found.frame}={mask}")
+
+
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
     import torch
@@ -460,6 +507,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from maskbank.evaluation.boxes import box_report, score_boxes
     from maskbank.evaluation.evaluate import evaluate, report
+    from maskbank.evaluation.proposals import evaluate_proposals, proposal_report
     from maskbank.evaluation.search import evaluate_search, search_report
     from maskbank.evaluation.sequences import read_sequences
     from maskbank.networks.outliner import load_outliner
@@ -470,6 +518,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     settings = read_settings(environment)
     if options.search:
         _say(search_report(list(evaluate_search(load_tracker(settings)[0], read_sequences(options.data)))), options.out)
+        return
+    if options.propose:
+        tracker, _ = load_tracker(settings)
+        seeker = load_outliner(settings.interactor, tracker.device)
+        _say(proposal_report(list(evaluate_proposals(tracker, seeker, read_sequences(options.data)))), options.out)
         return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []

@@ -166,7 +166,7 @@ def test_bad_references_earn_a_sentence(folder, tmp_path, capsys, objects, size,
 
 def test_only_a_network_that_says_how_good_its_masks_are_can_search(tracker):
     other = Tracker(tracker.model, object(), tracker.device)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="with the model lite only"):
+    with pytest.raises(ValueError, match="Only the model lite"):
         Searcher(other, [(rgb(0), true_mask(0, TURTLE))])
 
 

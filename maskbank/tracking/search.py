@@ -17,7 +17,7 @@ from maskbank.files.images import resize_mask
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.tracking.aggregation import object_map
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import EncodedFrame, Tracker
 
 # Both were chosen on 25 training sequences. The novelty score would rank better still where the object is in its own
 # scene, and much worse where it is in another one, as it knows the scene rather than the object.
@@ -51,9 +51,7 @@ class Searcher:
 
     @torch.inference_mode()
     def __init__(self, tracker: Tracker, references: Iterable[tuple[np.ndarray, np.ndarray]]):
-        if not isinstance(tracker.segmenter, LiteSegmenter):
-            raise ValueError("Objects can be searched for with the model lite only.")
-        self._tracker, self._segmenter = tracker, tracker.segmenter
+        self._tracker, self._segmenter = tracker, _lite(tracker)
         memory = Memory()
         looks = []
         for image, mask in references:
@@ -64,8 +62,7 @@ class Searcher:
                 raise ValueError("The reference's mask shows no object.")
             frame = tracker.encode(image)
             [(memory, _)] = tracker.track(frame, [BankRequest(memory, {0: Seed(mask)})])
-            coverage = torch.from_numpy(resize_mask(mask, *frame.working)).to(tracker.device)
-            looks.append(self._segmenter.appearance(frame.features, coverage[None])[0])
+            looks.append(appearance_of(tracker, frame, mask))
         if not looks:
             raise ValueError("There is no reference to search with.")
         self._memory = replace(memory, prev_mask=torch.zeros_like(memory.prev_mask))
@@ -84,3 +81,19 @@ class Searcher:
         alike = float(F.cosine_similarity(look, self._looks).amax())
         mask = object_map(image.shape[:2], found.logits, {}) == 0
         return Match(mask, float(found.quality[0]) * alike**APPEARANCE_POWER)
+
+
+@torch.inference_mode()
+def appearance_of(tracker: Tracker, frame: EncodedFrame, mask: np.ndarray) -> Tensor:
+    """What an object looks like, (192,) and never negative; see `LiteSegmenter.appearance`.
+
+    mask: (H, W) bool, in the frame. Raises ValueError where the model is not `lite`.
+    """
+    coverage = torch.from_numpy(resize_mask(mask, *frame.working)).to(tracker.device)
+    return _lite(tracker).appearance(frame.features, coverage[None])[0]
+
+
+def _lite(tracker: Tracker) -> LiteSegmenter:
+    if not isinstance(tracker.segmenter, LiteSegmenter):
+        raise ValueError("Only the model lite can compare what objects look like; use it for this command.")
+    return tracker.segmenter
