@@ -295,6 +295,11 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="labels to track, with commas or spaces between them (default: all); a name with a space goes in quotes",
     )
+    job.add_argument(
+        "--propose",
+        action="store_true",
+        help="instead, where nothing is outlined yet: outline what moves, on one frame, for a person to correct",
+    )
     job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
     job.add_argument(
         "--replace",
@@ -480,11 +485,24 @@ def _job(options: argparse.Namespace) -> None:
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.jobs.propose import propose_in_job
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token
+    from maskbank.tracking.loading import load_tracker
 
     environment = _environment(options)
     settings = read_settings(environment)
+    labels = list(itertools.chain.from_iterable(options.labels))
+    login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
+    if options.propose:
+        if options.function_url or options.form or options.replace:
+            raise ValueError("--propose works on this machine, and has no use for --function-url, --as and --replace.")
+        loaded, _ = load_tracker(settings)
+        outliner = load_outliner(settings.interactor, loaded.device)
+        with connect(login) as cvat:
+            for job in [options.job] if options.task is None else cvat.jobs_of_task(options.task):
+                print(propose_in_job(cvat, job, loaded, outliner, labels, options.dry_run))
+        return
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
@@ -494,9 +512,7 @@ def _job(options: argparse.Namespace) -> None:
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
     work = options.work or platformdirs.user_cache_path("maskbank")
-    labels = list(itertools.chain.from_iterable(options.labels))
     how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker)
-    login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
