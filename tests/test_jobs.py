@@ -1108,7 +1108,7 @@ def test_proposals_are_outlines_that_the_next_run_tracks(cvat, command):
     [
         ((), "Say with --labels which label of job 12 the proposals get, one of: koi, turtle, eye."),
         (("--labels", "koi", "turtle"), "Say with --labels which label"),
-        (("--labels", "eye"), "In CVAT the label eye has points shapes only; choose another."),
+        (("--labels", "eye"), "In CVAT the label eye has points shapes only; choose another one."),
         (("--labels", "koi", "--replace"), "--propose works on this machine, and has no use for"),
     ],
 )
