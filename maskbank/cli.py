@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | job | review | evaluate | train | serve | weights | store`."""
+"""The command line: `maskbank track | job | review | search | propose | evaluate | train | serve | weights | store`."""
 
 import argparse
 import itertools
@@ -77,6 +77,41 @@ def _parser() -> argparse.ArgumentParser:
     review.add_argument("--out", type=Path, metavar="FILE", help="the page (default: review.html in RUN)")
     review.set_defaults(run=_review)
 
+    search = commands.add_parser(
+        "search",
+        help="find an object of an image in other images or a video",
+        description="Ranks the frames by how likely the object is there, each by itself, and shows where. With --out "
+        "it writes ranking.csv, an indexed PNG mask of each frame where the object was found, and a page to look at.",
+    )
+    search.add_argument(
+        "--reference",
+        action="append",
+        required=True,
+        nargs=2,
+        type=Path,
+        metavar=("IMAGE", "MASK"),
+        help="an image of the object and a mask that shows nothing else; repeat it for more views of the same object",
+    )
+    search.add_argument(
+        "--in", dest="frames", type=Path, required=True, metavar="FRAMES", help="folder of images, or video file"
+    )
+    search.add_argument("--out", type=Path, help="folder for the results (default: only say what was found)")
+    _add_model_options(search)
+    search.set_defaults(run=_search)
+
+    propose = commands.add_parser(
+        "propose",
+        help="suggest which objects of a clip to track, and the frame to outline them on",
+        description="Looks for the objects of a clip that move against the background and come up again in other "
+        "frames. Writes an indexed PNG mask of them to correct and to track from, and a picture.",
+    )
+    propose.add_argument("frames", type=Path, metavar="CLIP", help="folder of images, or video file")
+    propose.add_argument(
+        "--out", type=Path, default=Path("proposal"), help="folder for mask and picture (default: %(default)s)"
+    )
+    _add_model_options(propose)
+    propose.set_defaults(run=_propose)
+
     evaluate = commands.add_parser(
         "evaluate",
         help="J and F on annotated sequences, beside two baselines",
@@ -87,6 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, help="file for the Markdown table")
     evaluate.add_argument(
         "--boxes", action="store_true", help="also find the objects in their boxes, and track what is found there"
+    )
+    instead = evaluate.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--search",
+        action="store_true",
+        help="instead, search for each object in frames of all sequences, as maskbank search does",
+    )
+    instead.add_argument(
+        "--propose", action="store_true", help="instead, see whether maskbank propose finds what is annotated"
     )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -251,6 +295,11 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="labels to track, with commas or spaces between them (default: all); a name with a space goes in quotes",
     )
+    job.add_argument(
+        "--propose",
+        action="store_true",
+        help="instead, where nothing is outlined yet: outline what moves, on one frame, for a person to correct",
+    )
     job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
     job.add_argument(
         "--replace",
@@ -368,6 +417,67 @@ def _review(options: argparse.Namespace) -> None:
     print(f"Look at {write_page(options.run_folder, options.out)}.")
 
 
+def _search(options: argparse.Namespace) -> None:
+    import numpy as np
+    from tqdm import tqdm
+
+    from maskbank.files.frames import MAX_PIXELS, open_frames
+    from maskbank.files.images import decode_image
+    from maskbank.files.masks import read_id_mask
+    from maskbank.review.search import SearchResults
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+    from maskbank.tracking.search import Searcher
+
+    frames = open_frames(options.frames)
+    references = []
+    for image, mask in options.reference:
+        ids = read_id_mask(mask)
+        if len(np.unique(ids[ids > 0])) > 1:
+            raise ValueError(f"{mask} shows several objects; a reference shows the one that is searched for.")
+        references.append((decode_image(image.read_bytes(), MAX_PIXELS), ids > 0))
+    tracker, _ = load_tracker(read_settings(_environment(options)))
+    searcher = Searcher(tracker, references)
+    with (
+        SearchResults(options.out, options.frames, references) as results,
+        tqdm(total=len(frames), unit="frame", desc="searching") as bar,
+    ):
+        for index, image in enumerate(frames):
+            results.add(index, frames.name(index), image, searcher.find(image))
+            bar.update()
+    print(results.summary())
+
+
+def _propose(options: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from maskbank.files.frames import open_frames
+    from maskbank.files.masks import write_id_mask
+    from maskbank.files.rendering import overlay
+    from maskbank.networks.outliner import load_outliner
+    from maskbank.proposals.propose import frames_to_look_at, frames_to_read, propose
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+
+    frames = open_frames(options.frames)
+    settings = read_settings(_environment(options))
+    tracker, _ = load_tracker(settings)
+    looked_at = frames_to_look_at(len(frames))
+    needed = set(frames_to_read(looked_at, len(frames)))
+    read = ((index, image) for index, image in enumerate(frames) if index in needed)
+    found = propose(read, looked_at, tracker, load_outliner(settings.interactor, tracker.device))
+    if found is None:
+        print("Nothing is proposed: nothing in this clip moves against its background.")
+        return
+    options.out.mkdir(parents=True, exist_ok=True)
+    stem = Path(frames.name(found.frame)).stem
+    mask, picture = options.out / f"{stem}.png", options.out / f"{stem}-overlay.jpg"
+    write_id_mask(mask, found.ids)
+    Image.fromarray(overlay(found.image, found.ids, {i: str(i) for i in range(1, found.count + 1)})).save(picture)
+    print(f"{found.count} proposed on frame {found.frame} ({frames.name(found.frame)}). {found.how_sure}")
+    print(f"Look at {picture}, correct {mask}, then: maskbank track {options.frames} --seed {found.frame}={mask}")
+
+
 def _job(options: argparse.Namespace) -> None:
     import platformdirs
     import torch
@@ -375,11 +485,24 @@ def _job(options: argparse.Namespace) -> None:
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.jobs.propose import propose_in_job
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token
+    from maskbank.tracking.loading import load_tracker
 
     environment = _environment(options)
     settings = read_settings(environment)
+    labels = list(itertools.chain.from_iterable(options.labels))
+    login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
+    if options.propose:
+        if options.function_url or options.form or options.replace:
+            raise ValueError("--propose works on this machine, and has no use for --function-url, --as and --replace.")
+        loaded, _ = load_tracker(settings)
+        outliner = load_outliner(settings.interactor, loaded.device)
+        with connect(login) as cvat:
+            for job in [options.job] if options.task is None else cvat.jobs_of_task(options.task):
+                print(propose_in_job(cvat, job, loaded, outliner, labels, options.dry_run))
+        return
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
@@ -389,9 +512,7 @@ def _job(options: argparse.Namespace) -> None:
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
     work = options.work or platformdirs.user_cache_path("maskbank")
-    labels = list(itertools.chain.from_iterable(options.labels))
     how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker)
-    login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
@@ -402,12 +523,23 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from maskbank.evaluation.boxes import box_report, score_boxes
     from maskbank.evaluation.evaluate import evaluate, report
+    from maskbank.evaluation.proposals import evaluate_proposals, proposal_report
+    from maskbank.evaluation.search import evaluate_search, search_report
     from maskbank.evaluation.sequences import read_sequences
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
 
     environment = _environment(options)
     settings = read_settings(environment)
+    if options.search:
+        _say(search_report(list(evaluate_search(load_tracker(settings)[0], read_sequences(options.data)))), options.out)
+        return
+    if options.propose:
+        tracker, _ = load_tracker(settings)
+        seeker = load_outliner(settings.interactor, tracker.device)
+        _say(proposal_report(list(evaluate_proposals(tracker, seeker, read_sequences(options.data)))), options.out)
+        return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []
     if outliner:
@@ -419,9 +551,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     finally:  # what was done before an interruption or a bad sequence is worth having
         if results:
             tables.append(report(results))
-            print("\n\n".join(tables))
-            if options.out:
-                options.out.write_text("\n\n".join(tables) + "\n")
+            _say("\n\n".join(tables), options.out)
+
+
+def _say(table: str, out: Path | None) -> None:
+    print(table)
+    if out:
+        out.write_text(table + "\n")
 
 
 def _train(options: argparse.Namespace) -> None:

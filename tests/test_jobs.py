@@ -1084,3 +1084,38 @@ def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, fu
     cvat.jobs[JOB].dimension = "3d"
     code, _, complaint = command(*known)
     assert code == 1 and "3d data" in complaint
+
+
+# ---------------------------------------------------------------- proposals
+
+
+def test_proposals_are_outlines_that_the_next_run_tracks(cvat, command):
+    arguments = ("--job", JOB, "--auth", f"{USER}:{PASSWORD}")
+    cvat.jobs[JOB] = StoredJob({100 + i: jpeg(15 + i) for i in range(FRAMES)}, LABELS)
+    code, said, _ = command(*arguments, "--propose", "--labels", "koi", "--dry-run")
+    assert code == 0 and "would be uploaded" in said and not cvat.uploads()
+    code, said, _ = command(*arguments, "--propose", "--labels", "koi")
+    shapes = cvat.of_source(JOB, "semi-auto")["shapes"]
+    [frame] = {shape["frame"] for shape in shapes}
+    assert code == 0 and said.startswith(f"Job {JOB}: {len(shapes)} proposed as koi on frame {frame}, uploaded. ")
+    truths = [true_mask(frame - 85, each) for each in (RED_KOI, GOLDEN_KOI, TURTLE)]
+    assert max(jaccard(decoded({"type": "mask", "points": shapes[0]["points"]}), truth) for truth in truths) > 0.6
+    assert {(shape["type"], shape["label_id"]) for shape in shapes} == {("mask", KOI["id"])}
+    code, _, complaint = command(*arguments, "--propose", "--labels", "koi")
+    assert code == 1 and "proposals are for jobs without any outline" in complaint
+    code, said, _ = command(*arguments)
+    assert code == 0 and f"{len(shapes)} object" in said and len(results(cvat)) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ((), "Say with --labels which label of job 12 the proposals get, one of: koi, turtle, eye."),
+        (("--labels", "koi", "turtle"), "Say with --labels which label"),
+        (("--labels", "eye"), "In CVAT the label eye has points shapes only; choose another one."),
+        (("--labels", "koi", "--replace"), "--propose works on this machine, and has no use for"),
+    ],
+)
+def test_proposals_that_cannot_be_made_earn_a_sentence(cvat, command, arguments, complaint):
+    code, _, said = command("--job", JOB, "--auth", f"{USER}:{PASSWORD}", "--propose", *arguments)
+    assert code == 1 and complaint in said and not cvat.uploads()

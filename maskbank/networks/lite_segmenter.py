@@ -13,7 +13,16 @@ from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
 from maskbank.bank.readout import read
-from maskbank.networks.lite import Decoder, Lite, LiteFeatures, full_size, similarity, to_prev_mask
+from maskbank.networks.lite import (
+    STRIDE,
+    Decoder,
+    Lite,
+    LiteFeatures,
+    full_size,
+    pad_to_stride,
+    similarity,
+    to_prev_mask,
+)
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
 from maskbank.networks.segmenter import Segmentation
 
@@ -61,6 +70,15 @@ class LiteSegmenter:
     def prev_mask(self, probabilities: Tensor) -> Tensor:
         """The masks at 1/4: (n, H, W) → (n, 4h, 4w) in steps of 1/255."""
         return (to_prev_mask(probabilities) * 255).round() / 255  # a store keeps a byte each
+
+    def appearance(self, features: LiteFeatures, probabilities: Tensor) -> Tensor:
+        """What objects look like, whatever is around them: the mean feature in each mask, (n, H, W) → (n, 192).
+
+        None of its numbers is negative; all are 0 for an empty mask.
+        """
+        covered = F.avg_pool2d(pad_to_stride(probabilities), STRIDE).flatten(1)
+        seen = features.f16[0].float().flatten(1)
+        return covered @ seen.T / (covered.sum(1, keepdim=True) + 1e-2)
 
     def segment(self, features: LiteFeatures, requests: Sequence[BankRequest]) -> list[Segmentation]:
         """Memories share a pass of the decoder, which lets their objects compete.

@@ -74,9 +74,9 @@ def render(data: dict[str, Any]) -> str:
     return Template((_HERE / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(data["title"]),
         style=style,
-        style_hash=_digest(style),
+        style_hash=policy_digest(style),
         script=script,
-        script_hash=_digest(script),
+        script_hash=policy_digest(script),
         data=written,
     )
 
@@ -121,6 +121,6 @@ def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
 
 
-def _digest(text: str) -> str:
+def policy_digest(text: str) -> str:
     """As a content security policy names what it allows."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
