@@ -13,7 +13,7 @@ from maskbank.networks.outliner import Outliner
 from maskbank.networks.prompts import Box, Prompts
 from maskbank.shapes.rle import mask_box
 from maskbank.tracking.search import appearance_of
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 
 LEVELS = (0.25, 0.4, 0.55, 0.7)  # of the highest value of a motion map, above which its regions lie
 REGIONS = 3  # of each level; the two strongest are taken together as well, as a rider and a horse
@@ -53,12 +53,12 @@ def find_candidates(
         tracker: whose network says what they look like.
         outliner: finds them.
     """
-    frame = tracker.encode(image)
+    view = tracker.view(Frame(image))
     found = []
     for box in _boxes(motion, *image.shape[:2]):
         mask = outliner.object_at(Prompts(box=box), image)
         if mask.mean() >= SMALLEST_MASK:
-            look = appearance_of(tracker, frame, mask)
+            look = appearance_of(tracker, view, mask)
             found.append(Candidate(index, mask, _salience(mask, motion), look))
     return found
 

@@ -17,7 +17,7 @@ from maskbank.files.images import resize_mask
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.tracking.aggregation import object_map
-from maskbank.tracking.tracker import EncodedFrame, Tracker
+from maskbank.tracking.tracker import Frame, Tracker, View
 
 # Both were chosen on 25 training sequences. The novelty score would rank better still where the object is in its own
 # scene, and much worse where it is in another one, as it knows the scene rather than the object.
@@ -60,9 +60,9 @@ class Searcher:
                 raise ValueError("The reference's mask is {} pixels, but its image is {}.".format(*sizes))
             if not mask.any():
                 raise ValueError("The reference's mask shows no object.")
-            frame = tracker.encode(image)
+            frame = Frame(image)
             [(memory, _)] = tracker.track(frame, [BankRequest(memory, {0: Seed(mask)})])
-            looks.append(appearance_of(tracker, frame, mask))
+            looks.append(appearance_of(tracker, tracker.view(frame), mask))
         if not looks:
             raise ValueError("There is no reference to search with.")
         self._memory = replace(memory, prev_mask=torch.zeros_like(memory.prev_mask))
@@ -75,22 +75,22 @@ class Searcher:
         The expected Jaccard index of its mask says how well it fits what was memorized, and its appearance whether it
         is the same thing.
         """
-        frame = self._tracker.encode(image)
-        [found] = self._segmenter.segment(frame.features, [BankRequest(self._memory)])
-        look = self._segmenter.appearance(frame.features, aggregate(found.logits[None])[0])  # (1, 192)
+        view = self._tracker.view(Frame(image))
+        [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)])
+        look = self._segmenter.appearance(view.features, aggregate(found.logits[None])[0])  # (1, 192)
         alike = float(F.cosine_similarity(look, self._looks).amax())
         mask = object_map(image.shape[:2], found.logits, {}) == 0
         return Match(mask, float(found.quality[0]) * alike**APPEARANCE_POWER)
 
 
 @torch.inference_mode()
-def appearance_of(tracker: Tracker, frame: EncodedFrame, mask: np.ndarray) -> Tensor:
+def appearance_of(tracker: Tracker, view: View, mask: np.ndarray) -> Tensor:
     """What an object looks like, (192,) and never negative; see `LiteSegmenter.appearance`.
 
-    mask: (H, W) bool, in the frame. Raises ValueError where the model is not `lite`.
+    mask: (H, W) bool, in the view. Raises ValueError where the model is not `lite`.
     """
-    coverage = torch.from_numpy(resize_mask(mask, *frame.working)).to(tracker.device)
-    return _lite(tracker).appearance(frame.features, coverage[None])[0]
+    coverage = torch.from_numpy(resize_mask(mask, *view.working)).to(tracker.device)
+    return _lite(tracker).appearance(view.features, coverage[None])[0]
 
 
 def _lite(tracker: Tracker) -> LiteSegmenter:

@@ -109,8 +109,9 @@ class Tracker:
         """Seconds that tuning may take for a request."""
         return self.tune.seconds if self.tune else 0.0
 
-    def _view(self, frame: Frame, window: Window | None) -> View:
-        """What the network sees of a frame."""
+    @torch.inference_mode()
+    def view(self, frame: Frame, window: Window | None = None) -> View:
+        """What the network sees of a frame, or of a window of it."""
         if window not in frame.views:
             image = window.cut(frame.image) if window else frame.image
             working = self._working_size(image)
@@ -139,7 +140,7 @@ class Tracker:
         size, window = frame.image.shape[:2], None
         if self.model.zooms:
             window = choose_window(size, self._working_size(frame.image), requests)
-        view = self._view(frame, window)
+        view = self.view(frame, window)
         requests = [self._seen_in(view, size, request) for request in requests]
         segmentations = self._read_and_segment(view, requests)
         aggregation = Aggregation(size, window, requests, [each.logits for each in segmentations])
@@ -215,7 +216,7 @@ class Tracker:
         policy = self.model.policy(self.budget, request.objects + 1)
         banks = memory.banks
         for coarser in coarser_windows(window, size, self._working_size(frame.image)):
-            view = self._view(frame, coarser)
+            view = self.view(frame, coarser)
             masks = [coarser.cut(region.mask) if coarser else region.mask for region in regions]
             probabilities = torch.stack([torch.from_numpy(resize_mask(mask, *view.working)) for mask in masks])
             entries = self.segmenter.memorize(view.features, probabilities.to(self.device), valid, memory.frames - 1)

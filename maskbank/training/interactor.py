@@ -19,7 +19,7 @@ from maskbank.networks.checkpoints import sha256
 from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
 from maskbank.networks.lite_segmenter import fast_bfloat16
-from maskbank.networks.weights import fit_weights, load_state_dict, save_weights
+from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
@@ -127,8 +127,7 @@ def train_interactor(
         }
         with atomic_write(state_path) as draft:
             torch.save(state, draft)
-        lean = {name: v.half() if v.is_floating_point() else v for name, v in average.state.items()}
-        save_weights({name: value.cpu().contiguous() for name, value in lean.items()}, weights_path)
+        save_weights(in_half_precision(average.state), weights_path)
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
     loader = torch.utils.data.DataLoader(

@@ -20,7 +20,7 @@ from maskbank.evaluation.sequences import read_sequences
 from maskbank.files.atomic import atomic_write
 from maskbank.networks.checkpoints import sha256
 from maskbank.networks.lite import Lite
-from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict, save_weights
+from maskbank.networks.weights import fingerprint, fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training.batches import Batch, ClipBatches
 from maskbank.training.clips import ClipMaker
 from maskbank.training.distributed import all_equal, any_process, clip_workers, join_processes
@@ -186,10 +186,9 @@ class Trainer:
         self.write_weights(self.weights())
 
     def write_weights(self, weights: dict[str, Tensor]) -> Path:
-        """Writes weights as the network's types; returns the path."""
-        types = {name: value.dtype for name, value in self.network.state_dict().items()}
+        """Writes weights; returns the path."""
         path = self.out / "lite.safetensors"
-        save_weights({name: value.to(types[name]).cpu().contiguous() for name, value in weights.items()}, path)
+        save_weights(in_half_precision(weights), path)
         return path
 
 
