@@ -88,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--boxes", action="store_true", help="also find the objects in their boxes, and track what is found there"
     )
+    evaluate.add_argument(
+        "--effort",
+        type=Path,
+        metavar="FOLDER",
+        help="instead, J&F over all frames after 1, 2, 3, 5 and 8 outlined frames, tracked in both directions, by how "
+        "these are chosen: effort.md, effort.json and effort.png in this folder",
+    )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -398,6 +405,10 @@ def _job(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.effort:
+        _evaluate_effort(options)
+        return
+
     import torch
 
     from maskbank.evaluation.boxes import box_report, score_boxes
@@ -422,6 +433,28 @@ def _evaluate(options: argparse.Namespace) -> None:
             print("\n\n".join(tables))
             if options.out:
                 options.out.write_text("\n\n".join(tables) + "\n")
+
+
+def _evaluate_effort(options: argparse.Namespace) -> None:
+    options.extra = "train"  # which has matplotlib
+    from maskbank.evaluation.effort import EffortCurve, effort_curves, effort_report, write_curves
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+
+    if options.boxes or options.out:
+        raise ValueError("--effort has a folder of its own for what it measures, and knows neither --out nor --boxes.")
+    tracker, _ = load_tracker(read_settings(_environment(options)))
+    options.effort.mkdir(parents=True, exist_ok=True)
+    curves: list[EffortCurve] = []
+    try:
+        for sequence in effort_curves(tracker, options.data):
+            curves += sequence
+    finally:  # whole sequences only, so that the policies are compared on the same ones
+        if curves:
+            report = effort_report(curves)
+            print(report)
+            (options.effort / "effort.md").write_text(report + "\n")
+            write_curves(curves, options.effort / "effort.json", options.effort / "effort.png")
 
 
 def _train(options: argparse.Namespace) -> None:
