@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         default="webm",
         help="overlay video: webm plays in browsers, mp4 is quicker to write (default: %(default)s)",
     )
+    track.add_argument("--suggest", action="store_true", help="say at the end which frame to outline next, if any")
     _add_model_options(track)
     track.set_defaults(run=_track)
 
@@ -336,8 +337,9 @@ def _track(options: argparse.Namespace) -> None:
     from maskbank.files.frames import open_frames
     from maskbank.files.masks import read_id_mask
     from maskbank.files.results import ResultFolder, interruptions_held_back
+    from maskbank.review.marks import what_to_outline_next
     from maskbank.review.page import write_page
-    from maskbank.review.record import RunRecord, facts_of, findings_of
+    from maskbank.review.record import RunRecord, facts_of, findings_of, read_record
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
     from maskbank.tracking.video import track_video
@@ -367,6 +369,8 @@ def _track(options: argparse.Namespace) -> None:
                 record.add(index, frames.name(index), tracked.ids.shape, findings)
             bar.update()
     print(f"Look at {write_page(options.out)}.")
+    if options.suggest:
+        print(what_to_outline_next(*read_record(options.out)))
 
 
 def _review(options: argparse.Namespace) -> None:

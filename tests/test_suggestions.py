@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from maskbank.tracking.first_frame import sharpness
-from maskbank.tracking.suggestions import suggest
+from maskbank.tracking.suggestions import next_step, suggest
 
 
 def sure_but_for(doubts: dict[int, float | None], length: int = 40) -> list[float | None]:
@@ -44,6 +44,13 @@ def test_it_stops_where_nothing_is_to_be_gained():
     assert suggest({1: sure_but_for({}), 2: sure_but_for({9: 0.95})}, 3) == []
     assert [each.position for each in suggest({1: sure_but_for({9: 0.93})}, 3)] == [9]
     assert suggest({1: [None] * 5}, 3) == [] == suggest({}, 3)
+
+
+def test_the_next_step_in_words():
+    names, numbers = {1: "car", 2: "koi"}, range(100, 140)
+    both = {1: sure_but_for({20: 0.6}), 2: sure_but_for({20: 0.4})}
+    assert next_step(names, both, numbers) == "Outline next: frame 120, koi, car."
+    assert next_step(names, {1: sure_but_for({})}, numbers).startswith("No frame is worth another outline")
 
 
 def test_only_candidates_are_suggested():

@@ -66,6 +66,20 @@ def suggest(
     return suggestions
 
 
+def next_step(names: Mapping[K, str], confidence: Mapping[K, Sequence[float | None]], numbers: Sequence[int]) -> str:
+    """The best suggestion of a run as a sentence.
+
+    Args:
+        names: of the objects.
+        confidence: see `suggest`.
+        numbers: of the frames, as people count them.
+    """
+    best = next(iter(suggest(confidence, 1)), None)
+    if best is None:
+        return "No frame is worth another outline: it is not expected to mend much anywhere."
+    return f"Outline next: frame {numbers[best.position]}, {', '.join(names[each] for each in best.objects)}."
+
+
 def _distance(length: int, outlined: Sequence[int] | np.ndarray) -> np.ndarray:
     """0 on the outlined frames, 1 as far from them as `REACH` and beyond, (length,)."""
     share = np.ones(length)
