@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         default="webm",
         help="overlay video: webm plays in browsers, mp4 is quicker to write (default: %(default)s)",
     )
+    track.add_argument("--suggest", action="store_true", help="say at the end which frame to outline next, if any")
     _add_model_options(track)
     track.set_defaults(run=_track)
 
@@ -131,6 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     instead.add_argument(
         "--propose", action="store_true", help="instead, see whether maskbank propose finds what is annotated"
+    )
+    instead.add_argument(
+        "--effort",
+        type=Path,
+        metavar="FOLDER",
+        help="instead, J&F over all frames after 1, 2, 3, 5 and 8 outlined frames, tracked in both directions, by how "
+        "these are chosen: effort.md, effort.json and effort.png in this folder",
     )
     _add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -378,8 +386,9 @@ def _track(options: argparse.Namespace) -> None:
     from maskbank.files.frames import open_frames
     from maskbank.files.masks import read_id_mask
     from maskbank.files.results import ResultFolder, interruptions_held_back
+    from maskbank.review.marks import what_to_outline_next
     from maskbank.review.page import write_page
-    from maskbank.review.record import RunRecord, facts_of, findings_of
+    from maskbank.review.record import RunRecord, facts_of, findings_of, read_record
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
     from maskbank.tracking.video import track_video
@@ -409,6 +418,8 @@ def _track(options: argparse.Namespace) -> None:
                 record.add(index, frames.name(index), tracked.ids.shape, findings)
             bar.update()
     print(f"Look at {write_page(options.out)}.")
+    if options.suggest:
+        print(what_to_outline_next(*read_record(options.out)))
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -519,6 +530,10 @@ def _job(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    if options.effort:
+        _evaluate_effort(options)
+        return
+
     import torch
 
     from maskbank.evaluation.boxes import box_report, score_boxes
@@ -558,6 +573,28 @@ def _say(table: str, out: Path | None) -> None:
     print(table)
     if out:
         out.write_text(table + "\n")
+
+
+def _evaluate_effort(options: argparse.Namespace) -> None:
+    options.extra = "train"  # which has matplotlib
+    from maskbank.evaluation.effort import EffortCurve, effort_curves, effort_report, write_curves
+    from maskbank.settings import read_settings
+    from maskbank.tracking.loading import load_tracker
+
+    if options.boxes or options.out:
+        raise ValueError("--effort has a folder of its own for what it measures, and knows neither --out nor --boxes.")
+    tracker, _ = load_tracker(read_settings(_environment(options)))
+    options.effort.mkdir(parents=True, exist_ok=True)
+    curves: list[EffortCurve] = []
+    try:
+        for sequence in effort_curves(tracker, options.data):
+            curves += sequence
+    finally:  # whole sequences only, so that the policies are compared on the same ones
+        if curves:
+            report = effort_report(curves)
+            print(report)
+            (options.effort / "effort.md").write_text(report + "\n")
+            write_curves(curves, options.effort / "effort.json", options.effort / "effort.png")
 
 
 def _train(options: argparse.Namespace) -> None:

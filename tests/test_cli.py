@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -59,6 +60,15 @@ def seed_file(path: Path, ids: np.ndarray) -> Path:
 
 def track(*arguments: object) -> int:
     return cli.main(["track", *map(str, arguments)])
+
+
+def test_what_to_outline_next_is_said_where_it_is_asked_for(folder, seed, tmp_path, capsys):
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "one", "--video", "none") == 0
+    [said] = capsys.readouterr().out.splitlines()
+    assert said.startswith("Look at ")
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "two", "--video", "none", "--suggest") == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"Outline next: frame [1-9]\d*, object .*\.|No frame is worth another outline: .*\.", said)
 
 
 def check_results(out: Path, names: list[str], video: str | None = "overlay.webm") -> list[np.ndarray]:

@@ -61,11 +61,17 @@ def test_every_way_is_scored_and_reported(data, tmp_path, capsys):
     assert cli.main(["evaluate", str(data), "--out", str(tmp_path / "report.md")]) == 0
     table = (tmp_path / "report.md").read_text()
     assert capsys.readouterr().out == table
-    table, confidence = table.split("\n\n")
+    table, course, confidence = table.split("\n\n")
     # 3 objects in 3 frames after the seed, and 1 in 2.
     assert re.match(r"Confidence and J over 11 objects in frames: rank correlation -?\d\.\d\d\.\n", confidence)
     assert re.search(r"^There in 11, and said to be gone in \d+\.\d % of these\.$", confidence, re.MULTILINE)
+    assert re.search(
+        r"^Expected calibration error of the confidence \(10 bins\): 0\.\d{3}\.$", confidence, re.MULTILINE
+    )
+    course_head, _, *course_body = rows(course)
+    assert course_head == ["sequence", "way", "J recall", "J decay", "F recall", "F decay"]
     head, _, *body = rows(table)
+    assert [row[:2] for row in course_body] == [row[:2] for row in body]
     assert head == ["sequence", "way", "J", "F", "J&F", "s/frame"]
     every, turtle, means = body[:4], body[4:7], body[7:]
     assert [row[:2] for row in every] == [["pond/all", way] for way in (TOGETHER, ALONE, "copy", "flow")]
@@ -117,8 +123,12 @@ def test_two_frames_are_enough(tmp_path):
 
 def test_report_of_a_single_sequence_has_no_means():
     score = Score(0.5, 0.25)
-    table = report([SequenceScore("a/b", TOGETHER, {1: score, 4: Score(0.7, 0.75)}, 0.1234)])
+    table, course = report(
+        [SequenceScore("a/b", TOGETHER, {1: [score, score], 4: [Score(0.8, 0.75), Score(0.6, 0.75)]}, 0.1234)]
+    ).split("\n\n")
     assert rows(table)[2:] == [["a/b", TOGETHER, "60.0", "50.0", "55.0", "0.123"]]
+    # The second object loses 20 points of J, the first none; its J is never above 0.5.
+    assert rows(course)[2:] == [["a/b", TOGETHER, "50.0", "10.0", "50.0", "0.0"]]
 
 
 def test_samples_are_compared_with_what_was_true():
@@ -128,10 +138,11 @@ def test_samples_are_compared_with_what_was_true():
         ConfidenceSample(0.3, False, 0.0, True),
     )
     result = SequenceScore(
-        "a/b", TOGETHER, {1: Score(0.5, 0.5)}, 0.1, (*samples, ConfidenceSample(0.95, False, 1.0, False))
+        "a/b", TOGETHER, {1: [Score(0.5, 0.5)]}, 0.1, (*samples, ConfidenceSample(0.95, False, 1.0, False))
     )
-    assert report([result]).splitlines()[-3:] == [
+    assert report([result]).splitlines()[-4:] == [
         "Confidence and J over 4 objects in frames: rank correlation 1.00.",
+        "Expected calibration error of the confidence (10 bins): 0.112.",  # (0.3 + 0.1 + 0.1 - 0.05) / 4
         "Gone in 1 of them, and said to be gone in 100.0 % of these.",
         "There in 3, and said to be gone in 33.3 % of these.",
     ]

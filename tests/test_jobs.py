@@ -376,13 +376,19 @@ def test_it_says_where_an_annotator_should_look(cvat, run):
     """The red koi dives under the lily pads in frame 27."""
     cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS)
     cvat.add(JOB, shapes=[outline(20, RED_KOI)])
-    first, koi, page = run().splitlines()
+    printed = run()
+    first, koi, following, page = printed.splitlines()
     found = {each["frame"] for each in results(cvat)}
     gone = [frame for frame in range(21, 34) if frame not in found]
     assert 30 in gone
     assert koi.startswith("  koi: ") and f"gone on {gone[0]}" in koi and koi.endswith(f"-{gone[-1]}")
     assert f"{len(found)} shapes made" in first
     assert Path(page.removeprefix("  Look at ").removesuffix(".")).name == "review.html"
+    suggested = re.fullmatch(r"  Outline next: frame (\d+), koi\.", following)
+    assert suggested and 20 < int(suggested[1]) < 34
+    folder = run_folder(printed)
+    assert (folder / "next").read_text() == following.strip()
+    assert following.strip() in (folder / "review.html").read_text()
 
 
 def run_folder(printed: str) -> Path:

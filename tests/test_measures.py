@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from maskbank.evaluation.baselines import BASELINES
-from maskbank.evaluation.measures import boundary_f, contour, jaccard, mean_j_and_f, rank_correlation
+from maskbank.evaluation.measures import (
+    boundary_f,
+    calibration_error,
+    contour,
+    decay,
+    jaccard,
+    mean_j_and_f,
+    rank_correlation,
+    recall,
+)
 
 SIZE = (360, 640)  # diagonal 734.3 px, so the tolerance of F is ceil(5.87) = 6 px
 
@@ -171,3 +180,21 @@ def test_rank_correlation():
         np.corrcoef([1, 2.5, 2.5, 4], [1, 3, 2, 4])[0, 1]
     )
     assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_recall_counts_frames_above_a_half():
+    assert recall([0.5, 0.51, 0.9, 0.1]) == 0.5
+
+
+def test_decay_compares_the_first_quarter_with_the_last():
+    """DAVIS's quarters of nine frames are 0-2, 2-4, 4-6 and 6-8."""
+    assert decay([0.9, 0.8, 0.7, 0, 0, 0, 0.5, 0.3, 0.1]) == pytest.approx(0.5)
+    assert decay([0.2, 0.6]) < 0  # it gets better
+    assert decay([0.4]) == 0
+
+
+def test_calibration_error_by_hand():
+    """One bin is right on average, and one, with half of the samples, is 0.2 too sure."""
+    assert calibration_error([0.61, 0.69, 0.9, 0.95], [0.7, 0.6, 0.65, 0.8]) == pytest.approx(0.1)
+    assert calibration_error([1.0, 0.0], [1.0, 0.0]) == 0
+    assert calibration_error([0.5, 0.5], [0.0, 1.0]) == 0  # calibrated, though of no use

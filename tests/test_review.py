@@ -239,6 +239,7 @@ def test_what_the_page_knows(run):
     assert turtle["area"][2] == pytest.approx(true_mask(FIRST + 2, 3).mean(), abs=1e-6)
     moved = jaccard(true_mask(FIRST + 4, 2), true_mask(FIRST + 3, 2))
     assert golden["overlap"][4] == pytest.approx(moved, abs=1e-3)
+    assert data["next"] == f"Outline next: frame {FIRST + 3}, golden koi, turtle, red koi."
     assert data["look"] == [3, 13, 11]  # the golden koi's bad frame, then the turtle's last ones
     assert data["even"][0] == 0 and data["even"][-1] == LAST - FIRST
     assert set(data["pictures"]) == set(range(14))

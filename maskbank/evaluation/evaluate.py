@@ -11,8 +11,15 @@ from PIL import Image
 from tqdm import tqdm
 
 from maskbank.evaluation.baselines import BASELINES
-from maskbank.evaluation.measures import Score, rank_correlation
-from maskbank.evaluation.sequences import AnnotatedSequence, ConfidenceSample, SequenceScore, read_sequences, score
+from maskbank.evaluation.measures import calibration_error, rank_correlation
+from maskbank.evaluation.sequences import (
+    AnnotatedSequence,
+    ConfidenceSample,
+    SequenceScore,
+    mean_score,
+    read_sequences,
+    score,
+)
 from maskbank.function.client import Call, FunctionError, TrackingSession
 from maskbank.function.local import invoke, start_worker
 from maskbank.networks.outliner import Outliner
@@ -91,27 +98,22 @@ def evaluate(data: Path, environment: Mapping[str, str], outliner: Outliner | No
             yield score(sequence, FROM_BOXES, objects, track_sequence(call, sequence, objects, seed))
         if len(objects) > 1:
             alone = [score(sequence, ALONE, [i], track_sequence(call, sequence, [i], sequence.seed)) for i in objects]
-            scores = {i: own for result in alone for i, own in result.scores.items()}
+            frames = {i: own for result in alone for i, own in result.frames.items()}
             seconds = sum(result.seconds_per_frame for result in alone)
             samples = tuple(sample for result in alone for sample in result.samples)
-            yield SequenceScore(sequence.name, ALONE, scores, seconds, samples)
+            yield SequenceScore(sequence.name, ALONE, frames, seconds, samples)
         for way, baseline in BASELINES.items():
             images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
             yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.seed)))
 
 
 def report(results: list[SequenceScore]) -> str:
-    """A Markdown table: a row per sequence and way, then the means over each folder of sequences.
+    """Two Markdown tables: a row per sequence and way, then the means over each folder of sequences; and what is to be
+    said of the confidence.
 
     A sequence with a single object counts in the mean of "one object at a time" too.
     """
-    lines = ["| sequence | way | J | F | J&F | s/frame |", "| --- | --- | --- | --- | --- | --- |"]
-
-    def row(name: str, way: str, score: Score, seconds: float) -> str:
-        j, f, both = (f"{100 * value:.1f}" for value in (score.j, score.f, score.j_and_f))
-        return f"| {name} | {way} | {j} | {f} | {both} | {seconds:.3f} |"
-
-    lines += [row(r.sequence, r.way, r.mean, r.seconds_per_frame) for r in results]
+    rows = [(r.sequence, r.way, [r]) for r in results]
     for folder in sorted({str(Path(r.sequence).parent) for r in results}):
         inside = [r for r in results if str(Path(r.sequence).parent) == folder]
         ways = {r.way for r in inside}
@@ -119,12 +121,20 @@ def report(results: list[SequenceScore]) -> str:
             fallback = {r.sequence: r for r in inside if r.way == TOGETHER and way == ALONE}
             own = list((fallback | {r.sequence: r for r in inside if r.way == way}).values())
             if len(own) > 1:
-                mean = Score(float(np.mean([r.mean.j for r in own])), float(np.mean([r.mean.f for r in own])))
-                seconds = float(np.mean([r.seconds_per_frame for r in own]))
-                lines.append(row(f"**{folder}** ({len(own)})", way, mean, seconds))
-    return "\n".join(
-        [*lines, *_about_confidence([sample for r in results if r.way == TOGETHER for sample in r.samples])]
-    )
+                rows.append((f"**{folder}** ({len(own)})", way, own))
+    headlines = ["| sequence | way | J | F | J&F | s/frame |", "| --- | --- | --- | --- | --- | --- |"]
+    course = ["| sequence | way | J recall | J decay | F recall | F decay |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, way, own in rows:
+        score, recall, decay = (mean_score([getattr(r, what) for r in own]) for what in ("mean", "recall", "decay"))
+        seconds = float(np.mean([r.seconds_per_frame for r in own]))
+        headlines.append(f"| {name} | {way} | {_percents(score.j, score.f, score.j_and_f)} | {seconds:.3f} |")
+        course.append(f"| {name} | {way} | {_percents(recall.j, decay.j, recall.f, decay.f)} |")
+    samples = [sample for r in results if r.way == TOGETHER for sample in r.samples]
+    return "\n".join([*headlines, "", *course, *_about_confidence(samples)])
+
+
+def _percents(*shares: float) -> str:
+    return " | ".join(f"{100 * share:.1f}" for share in shares)
 
 
 def _about_confidence(samples: list[ConfidenceSample]) -> list[str]:
@@ -134,6 +144,8 @@ def _about_confidence(samples: list[ConfidenceSample]) -> list[str]:
     gone = [sample.visible for sample in samples if not sample.present]
     rho = rank_correlation([sample.confidence for sample in samples], [sample.j for sample in samples])
     lines = ["", f"Confidence and J over {len(samples)} objects in frames: rank correlation {rho:.2f}."]
+    error = calibration_error([sample.confidence for sample in samples], [sample.j for sample in samples])
+    lines.append(f"Expected calibration error of the confidence (10 bins): {error:.3f}.")
     if gone:
         lines.append(f"Gone in {len(gone)} of them, and said to be gone in {100 - 100 * np.mean(gone):.1f} % of these.")
     if there:

@@ -7,7 +7,7 @@ Written from the definitions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, hypot
@@ -15,6 +15,7 @@ from math import ceil, hypot
 import cv2
 import numpy as np
 
+RECALL_ABOVE = 0.5
 BOUNDARY_TOLERANCE = 0.008  # of the image diagonal: 8 pixels at 854 × 480
 
 
@@ -84,7 +85,47 @@ def mean_j_and_f(
     object_ids: Sequence[int],
     skip_last: bool = True,
 ) -> dict[int, Score]:
-    """Mean J and F of every object over a sequence, as {object id: Score}.
+    """Mean J and F of every object over a sequence, as {object id: Score}; see `j_and_f_of_frames`."""
+    return averaged(j_and_f_of_frames(masks, truths, object_ids, skip_last), mean)
+
+
+def averaged(
+    scores: Mapping[int, Sequence[Score]], over_frames: Callable[[Sequence[float]], float]
+) -> dict[int, Score]:
+    """One score for each object from those of its frames, by `mean`, `recall` or `decay`."""
+    return {
+        object_id: Score(over_frames([each.j for each in own]), over_frames([each.f for each in own]))
+        for object_id, own in scores.items()
+    }
+
+
+def mean(values: Sequence[float]) -> float:
+    """DAVIS's headline number."""
+    return float(np.mean(values))
+
+
+def recall(values: Sequence[float]) -> float:
+    """DAVIS's recall: the share of frames with a value above 0.5."""
+    return float(np.mean(np.asarray(values) > RECALL_ABOVE))
+
+
+def decay(values: Sequence[float]) -> float:
+    """DAVIS's decay: what is lost from the first quarter of the frames to the last; negative for a gain.
+
+    As in DAVIS's own code, a frame on the border of two quarters counts in both.
+    """
+    edges = np.round(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
+    first, last = values[edges[0] : edges[1] + 1], values[edges[3] : edges[4] + 1]
+    return float(np.mean(first) - np.mean(last))
+
+
+def j_and_f_of_frames(
+    masks: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray | None],
+    object_ids: Sequence[int],
+    skip_last: bool = True,
+) -> dict[int, list[Score]]:
+    """J and F of every object on each scored frame of a sequence, by object id.
 
     masks, truths: one (H, W) id map per frame; a truth of None is a frame without annotation, not scored.
     object_ids: the objects to score, as they were seeded. The first annotated frame is never scored: it was
@@ -102,11 +143,20 @@ def mean_j_and_f(
     scores = {}
     for object_id in object_ids:
         pairs = [(mask == object_id, truth == object_id) for mask, truth in scored]
-        scores[object_id] = Score(
-            j=float(np.mean([jaccard(mask, truth) for mask, truth in pairs])),
-            f=float(np.mean([boundary_f(mask, truth) for mask, truth in pairs])),
-        )
+        scores[object_id] = [Score(jaccard(mask, truth), boundary_f(mask, truth)) for mask, truth in pairs]
     return scores
+
+
+def calibration_error(confidences: Sequence[float], values: Sequence[float], bins: int = 10) -> float:
+    """How far confidences lie from what they predict, 0..1: the expected calibration error (Guo et al., ICML 2017).
+
+    Both are 0..1. Of each of `bins` equal ranges of confidence the distance of the mean confidence from the mean value,
+    weighted by how many fall into it.
+    """
+    confidence, value = np.asarray(confidences), np.asarray(values)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(float((confidence - value)[which == each].sum())) for each in range(bins)]
+    return sum(gaps) / len(confidence)
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:

@@ -1,14 +1,14 @@
 """Annotated sequences, and how good answers to them are."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from maskbank.evaluation.measures import Score, jaccard, mean_j_and_f
+from maskbank.evaluation.measures import Score, averaged, decay, j_and_f_of_frames, jaccard, mean, recall
 from maskbank.files.masks import read_id_mask
 
 FRAME_ENDINGS = (".jpg", ".webp")
@@ -66,18 +66,39 @@ class ConfidenceSample:
 
 @dataclass(frozen=True)
 class SequenceScore:
-    """Mean scores of one way to track one sequence."""
+    """How good one way to track one sequence is."""
 
     sequence: str
     way: str
-    scores: dict[int, Score]
+    frames: dict[int, list[Score]]  # of each object those of the scored frames
     seconds_per_frame: float
     samples: tuple[ConfidenceSample, ...] = ()  # of the function's ways, over all objects
 
     @property
+    def scores(self) -> dict[int, Score]:
+        """The means over the frames by object."""
+        return averaged(self.frames, mean)
+
+    @property
     def mean(self) -> Score:
         """The mean over the objects."""
-        return Score(*(float(np.mean([getattr(s, k) for s in self.scores.values()])) for k in ("j", "f")))
+        return mean_score(self.scores.values())
+
+    @property
+    def recall(self) -> Score:
+        """DAVIS's recall, the mean over the objects."""
+        return mean_score(averaged(self.frames, recall).values())
+
+    @property
+    def decay(self) -> Score:
+        """DAVIS's decay, the mean over the objects."""
+        return mean_score(averaged(self.frames, decay).values())
+
+
+def mean_score(scores: Iterable[Score]) -> Score:
+    """The mean of several scores."""
+    every = list(scores)
+    return Score(float(np.mean([each.j for each in every])), float(np.mean([each.f for each in every])))
 
 
 def score(
@@ -94,7 +115,7 @@ def score(
     found = list(answers)
     seconds = (time.perf_counter() - started) / len(found)
     skip_last = len(found) > 2 and all(truth is not None for truth in sequence.truths)
-    scores = mean_j_and_f([ids for ids, _ in found], sequence.truths, objects, skip_last)
+    scores = j_and_f_of_frames([ids for ids, _ in found], sequence.truths, objects, skip_last)
     samples = tuple(
         ConfidenceSample(state["confidence"], state["visible"], jaccard(ids == i, truth == i), bool((truth == i).any()))
         for (ids, states), truth in list(zip(found, sequence.truths, strict=True))[1:]

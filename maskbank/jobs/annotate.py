@@ -32,6 +32,7 @@ from maskbank.jobs.uploads import (
 )
 from maskbank.review.marks import UNSURE_BELOW
 from maskbank.review.page import write_page
+from maskbank.tracking.suggestions import next_step
 
 T = TypeVar("T")
 
@@ -165,6 +166,7 @@ def annotate_job(
 
         found = retried(upload, options.retry_s, _Waiting("CVAT").tell)
         text = report(outlined, found, options)
+        folder.note("next", what_next(outlined, found))
         if any(found.results):
             record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
             text += f"\n  Look at {write_page(folder.path)}."
@@ -281,7 +283,18 @@ def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> st
         each_kind = (("unsure", unsure), ("gone", gone), ("left to a person's track", by_track))
         remarks = [f"{what} on {ranges(which)}" for what, which in each_kind if which]
         lines.append(f"  {drawn.name}: {'; '.join(remarks) or 'sure on all frames'}")
+    lines.append(f"  {what_next(outlined, upload)}")
     return "\n".join(lines)
+
+
+def what_next(outlined: JobToTrack, upload: Upload) -> str:
+    """Which frame to outline next, and which objects on it."""
+    frames, objects = outlined.job.frames, outlined.objects
+    confidence = {
+        slot: [found[frame].confidence if frame in found else None for frame in frames]
+        for slot, found in enumerate(upload.results)
+    }
+    return next_step({slot: drawn.name for slot, drawn in enumerate(objects)}, confidence, frames)
 
 
 def _counted(number: int, what: str) -> str:

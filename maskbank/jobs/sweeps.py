@@ -18,6 +18,7 @@ from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
+from maskbank.tracking import fusion
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
 BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
@@ -132,10 +133,8 @@ def fuse(
     forward: Mapping[int, Sequence[SweepPrediction | None]],
     backward: Mapping[int, Sequence[SweepPrediction | None]],
 ) -> list[dict[int, SweepPrediction]]:
-    """For each object the answers that count, by frame; none where a person said what is to be seen.
-
-    Before an object's first seed that is the backward sweep, after its last one the forward sweep. Between two seeds
-    both have an answer: the forward sweep hands over to the backward sweep on the frame where they agree best.
+    """For each object the answers that count, by frame (`maskbank.tracking.fusion`); none where a person said what is
+    to be seen.
 
     Args:
         frames: of the job, in order.
@@ -146,31 +145,13 @@ def fuse(
     for slot, drawn in enumerate(objects):
         ahead = {frame: own for frame, answers in forward.items() if (own := answers[slot]) is not None}
         back = {frame: own for frame, answers in backward.items() if (own := answers[slot]) is not None}
-        found: dict[int, SweepPrediction] = {}
-        ends = [-1, *(frames.index(seeded) for seeded in drawn.seeds), len(frames)]
-        for start, stop in itertools.pairwise(ends):
-            between = drawn.to_find(frames[start + 1 : stop])
-            if start == -1:
-                handover = 0
-            elif stop == len(frames):
-                handover = len(between)
-            else:
-                handover = _best_agreement([(ahead[frame], back[frame]) for frame in between])
-            found |= {frame: ahead[frame] for frame in between[:handover]}
-            found |= {frame: back[frame] for frame in between[handover:]}
-        results.append(found)
+        results.append(fusion.fuse(frames, drawn.seeds, set(drawn.to_find(frames)), ahead, back, _agreement))
     return results
 
 
-def _best_agreement(pairs: Sequence[tuple[SweepPrediction, SweepPrediction]]) -> int:
-    """Where the two answers of a frame agree best; of several such frames the one nearest to the middle."""
-    middle = (len(pairs) - 1) / 2
-    agreements = [_agreement(ahead.mask, back.mask) for ahead, back in pairs]
-    return max(range(len(pairs)), key=lambda i: (agreements[i], -abs(i - middle)), default=0)
-
-
-def _agreement(one: np.ndarray | None, other: np.ndarray | None) -> float:
-    """The Jaccard index of two masks given by CVAT's points; 1 where both say that the object is gone."""
+def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:
+    """The Jaccard index of the masks; 1 where both say that the object is gone."""
+    one, other = ahead.mask, back.mask
     if one is None or other is None:
         return float(one is other)
     width, height = np.maximum(one[-2:], other[-2:]) + 1  # of an image that holds both

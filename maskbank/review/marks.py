@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from maskbank.review.record import RecordedFrame
+from maskbank.review.record import Finding, RecordedFrame, RunFacts
+from maskbank.tracking.suggestions import next_step
 
 UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
 
@@ -27,6 +28,18 @@ def least_sure(frames: Sequence[RecordedFrame], count: int) -> list[int]:
         if len(chosen) < count and all(abs(i - other) >= apart for other in chosen):
             chosen.append(i)
     return chosen
+
+
+def what_to_outline_next(facts: RunFacts, frames: Sequence[RecordedFrame]) -> str:
+    """The frame that is most worth an outline, and the objects there, in a sentence."""
+    slots = dict(enumerate(facts.objects.values()))
+    confidence = {slot: [_confidence(frame.findings[slot]) for frame in frames] for slot in slots}
+    return next_step(slots, confidence, [frame.number for frame in frames])
+
+
+def _confidence(finding: Finding | None) -> float | None:
+    """None where a person outlined the object, or nobody knows."""
+    return None if finding is None or finding.seed else finding.confidence
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:

@@ -416,6 +416,7 @@
   ruler();
   document.querySelectorAll('.plot').forEach(pointing);
   if (!data.look.length) byId('look-note').textContent = 'No confidence was recorded, so nobody knows which these are.';
+  else byId('look-note').append(` ${data.next}`);
   data.look.forEach((position, i) => byId('look').append(tile(position, i + 1)));
   data.even.forEach((position) => byId('even').append(tile(position)));
 

@@ -15,7 +15,7 @@ from maskbank.files.atomic import atomic_write
 from maskbank.files.frames import FrameSource, open_frames
 from maskbank.files.rendering import bright_colours
 from maskbank.review.curves import areas, overlaps
-from maskbank.review.marks import UNSURE_BELOW, evenly_spaced, least_sure
+from maskbank.review.marks import UNSURE_BELOW, evenly_spaced, least_sure, what_to_outline_next
 from maskbank.review.pictures import Picture, make_pictures
 from maskbank.review.record import PAGE, Finding, RecordedFrame, RunFacts, read_record
 
@@ -58,6 +58,7 @@ def page_data(facts: RunFacts, frames: Sequence[RecordedFrame], source: FrameSou
             {"name": name, "colour": _css_colour(object_id)} | _course(frames, slot)
             for slot, (object_id, name) in enumerate(facts.objects.items())
         ],
+        "next": what_to_outline_next(facts, frames),
         "look": [i for i in look if i in pictures],
         "even": [i for i in even if i in pictures],
         "pictures": {i: _written(picture) for i, picture in pictures.items()},
