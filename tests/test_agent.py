@@ -94,7 +94,11 @@ def test_cvat_cli_can_register_it(function: Any) -> None:
     assert fields == {"supported_shape_types": ["ellipse", "mask", "polygon", "rectangle"]}
 
 
-def test_three_objects_are_tracked_and_each_frame_is_encoded_once(function: Any, encodings: list[int]) -> None:
+def test_three_objects_are_tracked_and_each_frame_is_encoded_once(
+    function: Any, encodings: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the network sees the frames nearly as they are; smaller ones are looked at closely, each by itself."""
+    monkeypatch.setattr(function._tracker, "short_side", 264)
     states = start(*(mask_shape(true_mask(0, animal)) for animal in ANIMALS))
     for index in range(1, 5):
         shapes = track(index, states)
