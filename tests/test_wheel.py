@@ -71,8 +71,8 @@ def test_the_wheel_holds_the_package_and_what_it_reads(wheel):
         path.name for path in (*BUNDLED_WEIGHTS.values(), *BUNDLED_INTERACTORS.values())
     }
     configurations = {"function.yaml", "function-gpu.yaml"}
-    page = {f"maskbank/review/page.{ending}" for ending in ("html", "css", "js")}
-    assert names == modules | page | {f"maskbank/weights/{name}" for name in weights} | {
+    pages = {f"maskbank/review/{name}" for name in ("page.html", "page.css", "page.js", "search.html", "search.css")}
+    assert names == modules | pages | {f"maskbank/weights/{name}" for name in weights} | {
         f"maskbank/{name}" for name in configurations
     }
     assert wheel.name == f"maskbank-{__version__}-py3-none-any.whl"

@@ -138,7 +138,7 @@ def measure(
     health, kept = context.user_data.model.health, context.user_data.model.service.store
     stages: Counter[str] = Counter()
     time_calls(service, "decode_image", stages, "decode")
-    time_calls(tracker, "encode", stages, "encode")
+    time_calls(tracker, "view", stages, "encode")
     time_calls(tracker.segmenter, "segment", stages, "segment")
     time_calls(tracker.segmenter, "memorize", stages, "memorize")
 
