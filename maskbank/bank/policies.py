@@ -5,6 +5,7 @@ Both return new banks; see Liang, Li, Jafari, Chen, NeurIPS 2020 (arXiv 2010.079
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from maskbank.bank.entries import Entries
@@ -126,9 +127,15 @@ class AdaptivePolicy:
             worst_first = usage_per_age(older, now).argsort(stable=True)  # of equals, the oldest goes first
             older = older.select(worst_first[len(older) - limit :].sort().values) if limit else None
         fitted = replace(bank, older=older, recent=recent).named_parts()
-        # Counters in half precision cost a store half as much; they only say what is used more than others.
+        # Counters in half precision cost a store half as much; they only say what is used more than others. Seeds stay
+        # however little they are used.
         return FeatureBank.of_parts(
-            {name: replace(part, usage=part.usage.half().float()) for name, part in fitted.items()}
+            {
+                name: replace(
+                    part, usage=part.usage.half().float() if name != "seeds" else torch.zeros_like(part.usage)
+                )
+                for name, part in fitted.items()
+            }
         )
 
 

@@ -86,7 +86,7 @@ def write_entries(entries: Entries) -> Written:
 def write_changes(entries: Entries, before: Entries, layout: Layout) -> Written:
     """Entries of which some were there `before`, at `layout`: those are referred to, and the others written.
 
-    Blobs of which less than a quarter would still be read, and the smallest where there are many, are not referred to:
+    Blobs of which less than an eighth would still be read, and the smallest where there are many, are not referred to:
     what is left of them is written anew.
     """
     place = _found(entries, before)  # in `before`, -1 for new ones
@@ -94,7 +94,7 @@ def write_changes(entries: Entries, before: Entries, layout: Layout) -> Written:
     starts = np.cumsum([0, *layout.sizes])
     holder = np.where(place < 0, -1, np.searchsorted(starts, place, side="right") - 1)
     live = np.bincount(holder[holder >= 0], minlength=len(layout.sizes))
-    dense = [i for i, size in enumerate(layout.sizes) if live[i] * 4 >= size]
+    dense = [i for i, size in enumerate(layout.sizes) if live[i] * 8 >= size]
     kept = sorted(sorted(dense, key=lambda i: -live[i])[:MAX_REFERRED])
     refers = np.isin(holder, kept)
     if not refers.any():

@@ -44,7 +44,12 @@ def revision_number(name: str) -> int | None:
 def index_blob(parts: Mapping[str, Entries], layouts: Mapping[str, Layout]) -> tuple[str, bytes]:
     """The name and the blob that holds the usage counters of a bank's parts, and their rows."""
     usage = {part: entries.usage for part, entries in parts.items()}
-    rows = {part + ROWS: torch.from_numpy(layout.positions().copy()) for part, layout in layouts.items() if layout.rows}
+    # As differences: mostly ones, which take few bits.
+    rows = {
+        part + ROWS: torch.from_numpy(np.diff(layout.positions(), prepend=np.int32(0)))
+        for part, layout in layouts.items()
+        if layout.rows
+    }
     return blob(usage | rows)
 
 
@@ -165,7 +170,7 @@ def _read_bank(
     [index] = (read_blob(content, device) for content in fetch((bank["index"],)))
     named = {}
     for part, names in bank["parts"].items():
-        rows = index.get(part + ROWS)
+        rows = index[part + ROWS].cumsum(0) if part + ROWS in index else None
         layout = Layout(tuple(names), b"" if rows is None else rows.cpu().numpy().astype(np.int32).tobytes())
         entries = parts.at(layout)
         if isinstance(entries, Entries):
