@@ -50,7 +50,7 @@ class TrackingFunction:
         self._outliner = load_outliner(settings.interactor, self._tracker.device)
 
     def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> Frame:
-        """The image, encoded once for all its objects; BadFunctionError with one sentence if it cannot be used."""
+        """The image, of which each part is encoded once; BadFunctionError with one sentence if it cannot be used."""
         return Frame(self._to_rgb(image))
 
     def init_tracking_state(

@@ -12,7 +12,7 @@ from maskbank import cli
 from maskbank.files.masks import read_id_mask, write_id_mask
 from maskbank.networks.interactor import CROP_SIZE
 from maskbank.networks.outliner import load_outliner
-from maskbank.networks.prompts import OUTSIDE, Prompts, Window, window_around
+from maskbank.networks.prompts import OUTSIDE, CropWindow, Prompts, window_around
 from maskbank.training.interactor import HELD_OUT_EVERY, split_sources, train_interactor
 from maskbank.training.prompts import PromptMaker, tight_box
 from maskbank.training.sources import Source, load_sources
@@ -44,15 +44,17 @@ def test_a_window_shows_the_box_and_what_is_around_it() -> None:
 
 
 def test_what_lies_beyond_the_image_is_grey() -> None:
-    crop = Window(-100, -50, 200, 100).crop(np.full((90, 120, 3), 200, np.uint8), OUTSIDE)
+    crop = CropWindow(-100, -50, 200, 100).crop(np.full((90, 120, 3), 200, np.uint8), OUTSIDE)
     assert crop.shape == (CROP_SIZE, CROP_SIZE, 3)
     half = CROP_SIZE // 2
     assert (crop[: half - 2] == OUTSIDE).all() and (crop[:, : half - 2] == OUTSIDE).all()
     assert (crop[half + 2 :, half + 2 :] == 200).all()
 
 
-@pytest.mark.parametrize("window", [Window(300, 150, 150, 120), Window(-40, -30, 200, 200), Window(500, 250, 300, 200)])
-def test_what_is_cropped_is_pasted_where_it_was(window: Window) -> None:
+@pytest.mark.parametrize(
+    "window", [CropWindow(300, 150, 150, 120), CropWindow(-40, -30, 200, 200), CropWindow(500, 250, 300, 200)]
+)
+def test_what_is_cropped_is_pasted_where_it_was(window: CropWindow) -> None:
     mask = true_mask(0, TURTLE)
     small = window.crop(mask * np.uint8(255), 0)[::2, ::2].astype(np.float32) - 127.5
     pasted = window.paste(small, *mask.shape)
@@ -63,7 +65,7 @@ def test_what_is_cropped_is_pasted_where_it_was(window: Window) -> None:
 
 
 def test_prompts_are_drawn_where_they_are() -> None:
-    window = Window(0, 0, 512, 512)
+    window = CropWindow(0, 0, 512, 512)
     before = np.zeros((400, 400), np.uint8)
     before[:200] = 1
     box, positive, negative, mask = Prompts((100, 50, 200, 150), [(300, 40)], [(20, 500)], before).draw(window)

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from maskbank.tracking.first_frame import sharpness
+from maskbank.evaluation.first_frame import sharpness
 from maskbank.tracking.suggestions import next_step, suggest
 
 

@@ -148,3 +148,14 @@ def test_objects_of_several_banks_share_a_window_and_the_pixels() -> None:
     assert not (turtle & koi).any()
     assert results[0][0].window.height == 480  # coarser than those in which they were outlined
     assert jaccard(turtle, far_mask(1, TURTLE)) > 0.5 and jaccard(koi, far_mask(1, RED_KOI)) > 0.5
+
+
+@pytest.mark.parametrize("size", [(4000, 8), (3000, 1), (1, 3000), (2, 2000)])
+def test_very_narrow_images_are_tracked_as_well(size: tuple[int, int]) -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 64)
+    pixels = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    seed = box(0, size[0] // 2, 1, 1, size)
+    [(memory, [outlined])] = tracker.track(Frame(pixels), [BankRequest(Memory(), {0: seed})])
+    assert (outlined.mask == seed.mask).all()
+    [(_, [found])] = tracker.track(Frame(pixels), [BankRequest(memory)])
+    assert found.mask.shape == size and 0 <= found.confidence <= 1

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from maskbank.bank.feature_bank import FeatureBank
+from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.window import Window
 
 
@@ -47,24 +48,17 @@ class Memory:
         return len(self.prev_mask)
 
 
-class Seed:
+class Seed(PackedMask):
     """The outline of an object on a frame: ground truth there, for ever.
 
     Args:
-        mask: (H, W) bool; kept as a bit per pixel, as fifty of a large image would take gigabytes.
+        mask: (H, W) bool.
         from_box: the object was searched for in a box, so its outline may be wrong.
     """
 
     def __init__(self, mask: np.ndarray, from_box: bool = False):
+        super().__init__(mask)
         self.from_box = from_box
-        self._size = mask.shape
-        self._bits = np.packbits(mask)
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool, unpacked anew."""
-        height, width = self._size
-        return np.unpackbits(self._bits, count=height * width).view(bool).reshape(height, width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,27 +6,21 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.shapes.packed_mask import PackedMask
 from maskbank.tracking.tracker import Frame, Tracker
 
 
-class Answer:
+class Answer(PackedMask):
     """What a sweep found of an object on a frame.
 
     Args:
-        mask: (H, W) bool; kept as a bit per pixel, as a clip has many.
+        mask: (H, W) bool.
         confidence: 0 to 1, as in `Prediction`.
     """
 
     def __init__(self, mask: np.ndarray, confidence: float):
+        super().__init__(mask)
         self.confidence = confidence
-        self._size = mask.shape
-        self._bits = np.packbits(mask)
-
-    @property
-    def mask(self) -> np.ndarray:
-        """(H, W) bool, unpacked anew."""
-        height, width = self._size
-        return np.unpackbits(self._bits, count=height * width).view(bool).reshape(height, width)
 
 
 Answers = dict[int, Answer]  # of a frame: by object id, for the objects that were outlined so far

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from maskbank.evaluation.clip_sweeps import Answer, Answers, ClipSweeps
+from maskbank.evaluation.first_frame import sharpness
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
-from maskbank.tracking.first_frame import sharpness
 from maskbank.tracking.fusion import fuse
 from maskbank.tracking.suggestions import suggest
 from maskbank.tracking.tracker import Frame, Tracker

@@ -18,7 +18,7 @@ CLICK_RADIUS = 5  # pixels of the crop
 
 
 @dataclass(frozen=True)
-class Window:
+class CropWindow:
     """A part of an image in whole pixels; it may reach beyond the image."""
 
     left: int
@@ -59,13 +59,13 @@ class Window:
         return rows, columns, border
 
 
-def window_around(box: Box, context: float = CONTEXT) -> Window:
+def window_around(box: Box, context: float = CONTEXT) -> CropWindow:
     """The window that shows a box and what is around it: `context` times as wide and high, not too narrow."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     window_width = max(round(context * max(width, NARROWEST * height)), 2)
     window_height = max(round(context * max(height, NARROWEST * width)), 2)
-    return Window(
+    return CropWindow(
         round((left + right - window_width) / 2), round((top + bottom - window_height) / 2), window_width, window_height
     )
 
@@ -85,7 +85,7 @@ class Prompts:
     negative: Points = ()
     mask: np.ndarray | None = None
 
-    def draw(self, window: Window) -> np.ndarray:
+    def draw(self, window: CropWindow) -> np.ndarray:
         """The network's input: (4, S, S) uint8, from 0 to 255."""
         channels = np.zeros((PROMPTS, CROP_SIZE, CROP_SIZE), np.uint8)
         if self.box is not None:

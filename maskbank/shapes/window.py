@@ -17,7 +17,3 @@ class Window:
     def cut(self, image: np.ndarray) -> np.ndarray:
         """Its pixels of an image (H, W, ...); a view."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
-
-    def lies_in(self, height: int, width: int) -> bool:
-        """Whether all of it is inside an image of that size."""
-        return self.left + self.width <= width and self.top + self.height <= height

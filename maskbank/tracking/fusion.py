@@ -1,4 +1,5 @@
-"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs, `track` and `evaluate`."""
+"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs and for
+effort curves."""
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -32,6 +32,9 @@ def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Seq
         size: height and width of the image.
         working: of the whole image as the network sees it.
     """
+    sizes = list(window_sizes(size, working))
+    if not sizes:
+        return None
     boxes = []
     for request in requests:
         boxes += [_box(mask_box(seed.mask)) for seed in request.seeds.values()]
@@ -43,8 +46,7 @@ def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Seq
     left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
     finest = min(_finest(request) for request in requests)
     kept = {request.memory.window for request in requests}
-    for scale in window_scales(size, working):
-        height, width = (round(side / scale) for side in working)
+    for scale, height, width in sizes:
         stays = any(window and (window.height, window.width) == (height, width) for window in kept)
         room = KEPT_ROOM if stays else ROOM
         if scale <= finest and room * (right - left) <= width and room * (bottom - top) <= height:
@@ -55,15 +57,21 @@ def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Seq
 def coarser_windows(window: Window, size: tuple[int, int], working: tuple[int, int]) -> list[Window | None]:
     """Those of all coarser scales around a window, and at last the whole frame."""
     x, y = window.left + window.width / 2, window.top + window.height / 2
-    sides = [[round(side / scale) for side in working] for scale in window_scales(size, working)]
-    return [*(_window_around(x, y, h, w, size) for h, w in sides if h > window.height), None]
+    sizes = [(height, width) for _, height, width in window_sizes(size, working) if height > window.height]
+    return [*(_window_around(x, y, *each, size) for each in sizes), None]
 
 
-def window_scales(size: tuple[int, int], working: tuple[int, int]) -> Iterator[float]:
-    """The scales that windows may have, from fine to coarse; none where the network sees the frame nearly as it is."""
+def window_sizes(size: tuple[int, int], working: tuple[int, int]) -> Iterator[tuple[float, int, int]]:
+    """The scales that windows may have, from fine to coarse, each with the height and width of such a window.
+
+    There is none where the network sees the frame nearly as it is, or where a window would be thicker than a very
+    narrow image.
+    """
     scale = 1.0
     while scale >= LEAST_GAIN * working[0] / size[0]:
-        yield scale
+        height, width = (round(side / scale) for side in working)
+        if height <= size[0] and width <= size[1]:
+            yield scale, height, width
         scale /= 2
 
 

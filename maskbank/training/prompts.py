@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from maskbank.networks.prompts import CONTEXT, OUTSIDE, Box, Points, Prompts, Window, window_around
+from maskbank.networks.prompts import CONTEXT, OUTSIDE, Box, CropWindow, Points, Prompts, window_around
 from maskbank.training.sources import Source
 from maskbank.tuning.clips import augment
 from maskbank.tuning.samples import Sample
@@ -102,12 +102,12 @@ class PromptMaker:
         left, top = max(left, 0), max(top, 0)
         return left, top, max(min(right, size[1]), left + 2), max(min(bottom, size[0]), top + 2)
 
-    def _window_around_clicks(self, box: Box) -> Window:
+    def _window_around_clicks(self, box: Box) -> CropWindow:
         """Without a box nobody knows where the object ends."""
         window = window_around(box, np.exp(self.random.uniform(np.log(CONTEXT), np.log(WIDEST))))
         room_x, room_y = window.width - (box[2] - box[0]), window.height - (box[3] - box[1])
         shift = self.random.uniform(-0.4, 0.4, 2) * (room_x, room_y)
-        return Window(window.left + round(shift[0]), window.top + round(shift[1]), window.width, window.height)
+        return CropWindow(window.left + round(shift[0]), window.top + round(shift[1]), window.width, window.height)
 
     def _spoiled(self, mask: np.ndarray) -> np.ndarray:
         """A mask that needs a correction: too thin or too fat, with a part missing and another one added."""
@@ -124,7 +124,7 @@ class PromptMaker:
                 cv2.ellipse(spoiled, place, axes, random.uniform(0, 180), 0, 360, value, -1)
         return np.asarray(spoiled)
 
-    def _clicks(self, mask: np.ndarray, before: np.ndarray | None, window: Window) -> tuple[Points, Points]:
+    def _clicks(self, mask: np.ndarray, before: np.ndarray | None, window: CropWindow) -> tuple[Points, Points]:
         """Clicks where the mask before is wrong; without one, on the object and now and then beside it."""
         missing = mask if before is None else mask & (1 - before)
         rows = slice(max(window.top, 0), max(window.top + window.height, 0))
