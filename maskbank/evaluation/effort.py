@@ -212,7 +212,7 @@ def effort_report(curves: Sequence[EffortCurve]) -> str:
     """A Markdown table: J&F in percent by policy and number of outlined frames, the mean over the sequences."""
     sequences = {each.sequence for each in curves}
     lines = [
-        f"J&F over all frames after so many outlined frames, the mean of {len(sequences)} sequences:",
+        f"J&F over all frames after so many outlined frames; sequences: {len(sequences)}.",
         "",
         "| policy | " + " | ".join(map(str, COUNTS)) + " | frames outlined at the end |",
         "| --- |" + " --- |" * (len(COUNTS) + 1),
