@@ -13,10 +13,11 @@ from maskbank.bank import readout
 from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory
-from maskbank.networks.aggregation import MIN_UNCERTAINTY, aggregate, uncertainty
+from maskbank.networks.aggregation import HIDDEN_LOGIT, MIN_UNCERTAINTY, aggregate, uncertainty
 from maskbank.networks.lite import Lite, disputed_window, full_size, similarity, to_prev_mask
 from maskbank.networks.lite_segmenter import LiteSegmenter, fold_batch_norm, total_weight
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
+from maskbank.networks.search_area import SearchArea
 
 CPU = torch.device("cpu")
 
@@ -60,24 +61,59 @@ def blobs(height: int, width: int, places: list[tuple[int, int, int]]) -> Tensor
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 29), st.integers(0, 45), st.integers(3, 9)), min_size=1, max_size=3))
 def test_refinement_of_a_window_is_that_of_the_whole(network: Lite, places: list[tuple[int, int, int]]) -> None:
-    """At inference only what is disputed is computed; in training everything is. Both give the same."""
-    decoder = network.decoder
+    """Where objects are decoded one by one, only what is disputed is refined, else everything. Both give the same."""
     coarse = blobs(32, 48, places)
+    decoder, objects = copy.deepcopy(network.decoder), len(places)
     torch.manual_seed(1)
     with torch.inference_mode():
         features = network.encode(torch.rand(1, 3, 128, 192))
-        x4 = torch.randn(len(places), 48, 32, 48)
-        cropped = decoder._refine(features, x4, coarse)
-        decoder.training = True  # of itself only: its batch norms stay as they are
-        try:
-            whole = decoder._refine(features, x4, coarse)
-        finally:
-            decoder.training = False
-    gate = uncertainty(nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear"))
-    assert (whole != cropped).logical_and(gate == 0).sum() == 0
-    assert torch.allclose(whole, cropped, atol=1e-4)
-    refined = (whole - nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")).abs() > 1e-3
+        x16, x4 = torch.randn(objects, 160, 8, 12), torch.randn(objects, 48, 32, 48)
+        parts = (x16, x4, coarse.transpose(0, 1))
+        unused = torch.zeros(1, objects, 128, 8, 12), torch.zeros(1, objects, 32, 48)
+        decoder._coarse = lambda *_: parts
+        whole = decoder(features, *unused)
+        one_by_one = zip(*(part.split(1) for part in parts), strict=True)
+        decoder._coarse = lambda *_: next(one_by_one)
+        cropped = decoder.decode_in_areas(features, *unused, [SearchArea(0, 0, 12, 8)] * objects)
+    upsampled = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear")
+    gate = uncertainty(upsampled)
+    assert (whole.logits != cropped.logits).logical_and(gate == 0).sum() == 0
+    assert torch.allclose(whole.logits, cropped.logits, atol=1e-4)
+    refined = (whole.logits - upsampled).abs() > 1e-3
     assert refined.any() and not refined[gate == 0].any()
+    assert torch.allclose(whole.presence, cropped.presence, atol=1e-4)
+    assert torch.allclose(whole.quality, cropped.quality, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_objects_decoded_one_by_one(network: Lite) -> None:
+    """Everywhere, they are what they are at once; in an area, much the same inside, and nowhere else."""
+    torch.manual_seed(2)
+    features = network.encode(torch.rand(1, 3, 240, 400))
+    readout = network.value(features, torch.rand(1, 2, 240, 400))
+    prev_mask = torch.rand(1, 2, 60, 100)
+    at_once = network.decode(features, readout, prev_mask)
+    everywhere = SearchArea(0, 0, 25, 15)
+    one_by_one = network.decode(features, readout, prev_mask, [everywhere] * 2)
+    for name in ("coarse", "logits", "presence", "quality"):
+        assert torch.allclose(getattr(at_once, name), getattr(one_by_one, name), atol=1e-3), name
+    area = SearchArea(2, 1, 24, 14)
+    in_area = network.decode(features, readout, prev_mask, [everywhere, area])
+    assert torch.allclose(in_area.coarse[0, 0], one_by_one.coarse[0, 0], atol=1e-4)
+    outside = torch.ones(60, 100, dtype=torch.bool)
+    area.cut(outside, 4).fill_(False)
+    assert (in_area.coarse[0, 1][outside] == HIDDEN_LOGIT).all()
+    inner = SearchArea(9, 7, 17, 8)  # no convolution before the coarse mask reaches from here to the rim
+    assert torch.allclose(inner.cut(in_area.coarse[0, 1], 4), inner.cut(one_by_one.coarse[0, 1], 4), atol=1e-4)
+
+
+@torch.inference_mode()
+def test_strips_of_the_encoder_are_the_whole(network: Lite, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.rand(2, 3, 144, 208)
+    whole = network.encoder(images)
+    for elements in (1, 40_000):
+        monkeypatch.setattr("maskbank.networks.efficientnet_lite.STRIP_ELEMENTS", elements)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(network.encoder(images), whole, strict=True))
 
 
 def test_a_window_is_around_what_is_disputed() -> None:
@@ -196,9 +232,24 @@ def test_what_is_read_is_the_mean_of_similar_entries() -> None:
 def test_places_that_read_in_turns_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = FeatureBank(seeds=entries_of(20, [True, True], 0), older=entries_of(5, [True, False], 1))
     query = torch.randn(1, 64, 9)
+    monkeypatch.setattr("maskbank.bank.readout.NEGLIGIBLE", 0.0)
     at_once = read(bank, query)
     monkeypatch.setattr("maskbank.bank.readout.QUERIES_AT_ONCE", 4)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(read(bank, query), at_once, strict=True))
+
+
+def test_what_no_query_reads_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of almost no weight change nothing, and nobody gets what was not wanted."""
+    bank = FeatureBank(seeds=entries_of(300, [True, True], 0))
+    query = 10 * torch.randn(1, 64, 7)
+    sparse = read(bank, query)
+    monkeypatch.setattr("maskbank.bank.readout.NEGLIGIBLE", 0.0)
+    full = read(bank, query)
+    assert torch.allclose(sparse[0], full[0], atol=1e-3) and not torch.equal(sparse[0], full[0])
+    assert all(map(torch.equal, sparse[1:], full[1:]))
+    wanted = torch.tensor([[True] * 7, [False, True, True] + [False] * 4])
+    some = readout.read(bank, query, similarity, total_weight, wanted=wanted).values
+    assert torch.allclose(some, full[0] * wanted[:, None], atol=1e-4)
 
 
 def test_what_is_novel_is_not_taken_for_the_objects() -> None:
@@ -267,10 +318,11 @@ def test_jobs_that_are_segmented_together_read_their_own_banks(network: Lite) ->
         masks = torch.rand(2, 48, 80, generator=torch.Generator().manual_seed(seed)).softmax(0)
         [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
         jobs.append(BankRequest(Memory((FeatureBank(seeds=entries),), segmenter.prev_mask(torch.zeros(2, 48, 80)))))
-    together = segmenter.segment(features, jobs)
+    everywhere = [SearchArea(0, 0, 5, 3)] * 2
+    together = segmenter.segment(features, jobs, [everywhere, everywhere])
     assert [part.logits.shape for part in together] == [(2, 48, 80)] * 2
     for job, part in zip(jobs, together, strict=True):
-        [single] = segmenter.segment(features, [job])
+        [single] = segmenter.segment(features, [job], [everywhere])
         assert torch.equal(single.usage[0], part.usage[0]) and len(part.usage[0]) == 15
         assert ((part.presence >= 0) & (part.presence <= 1)).all() and part.quality.shape == (2,)
 

@@ -10,6 +10,7 @@ from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest
 from maskbank.networks.afb_urr import AfbUrr, Features
 from maskbank.networks.aggregation import aggregate
+from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation
 
 
@@ -43,8 +44,13 @@ class AfbUrrSegmenter:
         """The network takes none."""
         return probabilities.new_empty(len(probabilities), 0, 0)
 
-    def segment(self, features: Features, requests: Sequence[BankRequest]) -> list[Segmentation]:
-        """The network has no heads for presence and quality: presence is 1, quality how sure the mask's pixels are."""
+    def segment(
+        self, features: Features, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+    ) -> list[Segmentation]:
+        """Looks for each object everywhere.
+
+        The network has no heads for presence and quality: presence is 1, quality how sure the mask's pixels are.
+        """
         found = []
         for request in requests:
             logits, usage = self.network.segment(features, request.memory.banks)

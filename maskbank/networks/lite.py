@@ -9,15 +9,18 @@ resolution; where the best two classes are close it is refined at 1/2 with what 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskbank.networks.aggregation import aggregate, uncertainty
+from maskbank.networks.aggregation import HIDDEN_LOGIT, aggregate, uncertainty
 from maskbank.networks.efficientnet_lite import Encoder
 from maskbank.networks.novelty import NO_THRESHOLD
+from maskbank.networks.search_area import SearchArea
 
 STRIDE = 16
 KEY_CHANNELS = 64
@@ -57,14 +60,26 @@ class Lite(nn.Module):
         return values
 
     def decode(
-        self, features: LiteFeatures, readout: Tensor, prev_mask: Tensor, decoder: Decoder | None = None
+        self,
+        features: LiteFeatures,
+        readout: Tensor,
+        prev_mask: Tensor,
+        areas: Sequence[SearchArea] | None = None,
+        decoder: Decoder | None = None,
     ) -> LiteDecoded:
         """Masks from the read-out of the bank.
 
-        readout: (B, n, 128, h·w); prev_mask: (B, n, 4h, 4w), see `to_prev_mask`; decoder: instead of the network's own.
+        Args:
+            readout: (B, n, 128, h·w).
+            prev_mask: (B, n, 4h, 4w), see `to_prev_mask`.
+            areas: of a single frame, where each object is looked for; the others by themselves are then decoded one by
+                one, which on a CPU is as fast and takes less memory. None: everywhere, all at once.
+            decoder: instead of the network's own.
         """
-        grid = features.f16.shape[-2:]
-        decoded: LiteDecoded = (decoder or self.decoder)(features, readout.unflatten(3, grid), prev_mask)
+        decoder, readout = decoder or self.decoder, readout.unflatten(3, features.f16.shape[-2:])
+        if areas is not None:
+            return decoder.decode_in_areas(features, readout, prev_mask, areas)
+        decoded: LiteDecoded = decoder(features, readout, prev_mask)
         return decoded
 
 
@@ -109,11 +124,18 @@ class MaskEncoder(nn.Module):
     def forward(self, f16: Tensor, masks: Tensor) -> Tensor:
         """f16 (B, 192, h, w), masks (B, n, 16h, 16w) → values (B, n, 128, h·w)."""
         batch, objects = masks.shape[:2]
-        others = masks.sum(1, keepdim=True) - masks
-        path = self.mask_path(torch.stack([masks, others], 2).flatten(0, 1))
+        path = self.mask_path(with_others(masks).flatten(0, 1))
         x = self.from_mask(path).unflatten(0, (batch, objects)) + self.from_frame(f16)[:, None]
         values: Tensor = self.fuse(x.flatten(0, 1).relu()).flatten(2).unflatten(0, (batch, objects))
         return values
+
+
+class FrameParts(NamedTuple):
+    """What the decoder makes of a frame, whatever the object."""
+
+    at16: Tensor  # (B, 160, h, w)
+    at8: Tensor  # (B, 96, 2h, 2w)
+    at4: Tensor  # (B, 48, 4h, 4w)
 
 
 class Decoder(nn.Module):
@@ -139,47 +161,74 @@ class Decoder(nn.Module):
     def forward(self, features: LiteFeatures, readout: Tensor, prev_mask: Tensor) -> LiteDecoded:
         """readout (B, n, 128, h, w), prev_mask (B, n, 4h, 4w) → masks, presence and quality of n objects."""
         batch, objects = readout.shape[:2]
+        frame = self._frame(features)
+        x16, x4, coarse = self._coarse(frame, readout.flatten(0, 1), with_others(prev_mask).flatten(0, 1))
+        coarse = coarse.view(batch, objects, *coarse.shape[-2:])
+        p4, u4 = (each.detach().flatten(0, 1)[:, None] for each in (aggregate(coarse), uncertainty(coarse)))
+        presence, quality = self.quality_head(x16, x4, p4, u4).view(batch, objects, 2).unbind(-1)
+        logits = upsample2(coarse)
+        correction: Tensor = self.refinement(
+            self.refinement.from_frame(features.f2).repeat_interleave(objects, 0),
+            self.refinement.from_decoder(x4),
+            aggregate(logits).flatten(0, 1)[:, None],
+        )
+        logits = logits + uncertainty(logits.detach()) * correction.view_as(logits)
+        return LiteDecoded(coarse, logits, presence, quality)
+
+    def decode_in_areas(
+        self, features: LiteFeatures, readout: Tensor, prev_mask: Tensor, areas: Sequence[SearchArea]
+    ) -> LiteDecoded:
+        """The same for one frame, each object in its area and by itself; outside, its logits are `HIDDEN_LOGIT`.
+
+        The refinement sees only what is in dispute.
+        """
+        frame, prev_masks = self._frame(features), with_others(prev_mask)[0]
+        coarse = torch.full_like(prev_mask, HIDDEN_LOGIT)
+        decoded = []
+        for k, area in enumerate(areas):
+            own = FrameParts(*(area.cut(part, cell) for part, cell in zip(frame, (1, 2, 4), strict=True)))
+            x16, x4, found = self._coarse(own, area.cut(readout[:, k], 1), area.cut(prev_masks[k : k + 1], 4))
+            area.cut(coarse[0, k], 4).copy_(found[0, 0])
+            decoded.append((x16, x4))
+        p4, u4 = aggregate(coarse), uncertainty(coarse)
+        logits = upsample2(coarse)
+        gate, probability = uncertainty(logits), aggregate(logits)
+        fine = self.refinement.from_frame(features.f2)
+        judged = []
+        for k, (area, (x16, x4)) in enumerate(zip(areas, decoded, strict=True)):
+            judged.append(self.quality_head(x16, x4, area.cut(p4[:, k : k + 1], 4), area.cut(u4[:, k : k + 1], 4)))
+            own_gate = area.cut(gate[0, k], 8)
+            if not own_gate.any():
+                continue
+            rows4, columns4, rows2, columns2 = disputed_window(own_gate)
+            correction = self.refinement(
+                area.cut(fine, 8)[..., rows2, columns2],
+                self.refinement.from_decoder(x4[..., rows4, columns4]),
+                area.cut(probability[:, k : k + 1], 8)[..., rows2, columns2],
+            )
+            area.cut(logits[0, k], 8)[rows2, columns2] += own_gate[rows2, columns2] * correction[0, 0]
+        presence, quality = torch.stack(judged, 1).unbind(-1)
+        return LiteDecoded(coarse, logits, presence, quality)
+
+    def _frame(self, features: LiteFeatures) -> FrameParts:
+        return FrameParts(self.frame16(features.f16), self.frame8(features.f8), self.frame4(features.f4))
+
+    def _coarse(self, frame: FrameParts, readout: Tensor, prev_masks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """m objects of B frames, m a multiple of B: features at 1/16 (m, 160, h, w) and 1/4 (m, 48, 4h, 4w), logits.
+
+        readout: (m, 128, h, w); prev_masks: (m, 2, 4h, 4w), see `with_others`. Returns logits as (m, 1, 4h, 4w).
+        """
 
         def per_object(shared: Tensor, own: Tensor) -> Tensor:
-            """Adds what all objects of a frame share, (B, C, H, W), to what each has, (B·n, C, H, W)."""
-            together: Tensor = own.unflatten(0, (batch, objects)) + shared[:, None]
+            """Adds what all objects of a frame share, (B, C, H, W), to what each has, (m, C, H, W)."""
+            together: Tensor = own.unflatten(0, (len(shared), -1)) + shared[:, None]
             return together.flatten(0, 1)
 
-        others = prev_mask.sum(1, keepdim=True) - prev_mask
-        prev_masks = torch.stack([prev_mask, others], 2).flatten(0, 1)
-        own16 = self.read16(readout.flatten(0, 1)) + self.prev_mask16(F.avg_pool2d(prev_masks, 4))
-        x16 = self.fuse16(per_object(self.frame16(features.f16), own16).relu())
-        x8 = self.fuse8(per_object(self.frame8(features.f8), upsample2(self.up16(x16))))
-        own4 = upsample2(self.up8(x8)) + self.prev_mask4(prev_masks)
-        x4 = self.fuse4(per_object(self.frame4(features.f4), own4))
-        coarse = self.coarse(x4).view(batch, objects, *x4.shape[-2:])
-        presence, quality = self.quality_head(x16, x4, coarse)
-        return LiteDecoded(coarse, self._refine(features, x4, coarse), presence, quality)
-
-    def _refine(self, features: LiteFeatures, x4: Tensor, coarse: Tensor) -> Tensor:
-        batch, objects = coarse.shape[:2]
-        logits = upsample2(coarse)
-        gate = uncertainty(logits.detach())  # (B, n, 8h, 8w)
-        probability = aggregate(logits)
-        fine = self.refinement.from_frame(features.f2)  # (B, 16, 8h, 8w)
-        decoded = self.refinement.from_decoder(x4).unflatten(0, (batch, objects))  # (B, n, 16, 4h, 4w)
-        if self.training:
-            correction: Tensor = self.refinement(
-                fine.repeat_interleave(objects, 0),
-                decoded.flatten(0, 1),
-                probability.flatten(0, 1)[:, None],
-            )
-            return logits + gate * correction.view_as(logits)
-        refined = logits.clone()
-        for b, o in gate.flatten(2).any(2).nonzero().tolist():
-            rows4, columns4, rows2, columns2 = disputed_window(gate[b, o])
-            correction = self.refinement(
-                fine[b : b + 1, :, rows2, columns2],
-                decoded[b, o : o + 1, :, rows4, columns4],
-                probability[b : b + 1, o : o + 1, rows2, columns2],
-            )
-            refined[b, o, rows2, columns2] += gate[b, o, rows2, columns2] * correction[0, 0]
-        return refined
+        own16 = self.read16(readout) + self.prev_mask16(F.avg_pool2d(prev_masks, 4))
+        x16 = self.fuse16(per_object(frame.at16, own16).relu())
+        x8 = self.fuse8(per_object(frame.at8, upsample2(self.up16(x16))))
+        x4 = self.fuse4(per_object(frame.at4, upsample2(self.up8(x8)) + self.prev_mask4(prev_masks)))
+        return x16, x4, self.coarse(x4)
 
 
 class Refinement(nn.Module):
@@ -222,12 +271,12 @@ class QualityHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * 160 + 2 * 48 + 3, 64), nn.ReLU(inplace=True), nn.Linear(64, 2))
 
-    def forward(self, x16: Tensor, x4: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """x16 (B·n, 160, h, w), x4 (B·n, 48, 4h, 4w), coarse logits (B, n, 4h, 4w) → presence, quality (B, n)."""
-        batch, objects = coarse.shape[:2]
-        x16, x4, coarse = x16.detach().float(), x4.detach().float(), coarse.detach().float()
-        p4 = aggregate(coarse).flatten(0, 1)[:, None]
-        u4 = uncertainty(coarse).flatten(0, 1)[:, None]
+    def forward(self, x16: Tensor, x4: Tensor, p4: Tensor, u4: Tensor) -> Tensor:
+        """Logits of presence and quality, (m, 2), of m objects.
+
+        x16: (m, 160, h, w); x4: (m, 48, 4h, 4w); p4, u4: (m, 1, 4h, 4w), probability and uncertainty of their pixels.
+        """
+        x16, x4, p4, u4 = (each.detach().float() for each in (x16, x4, p4, u4))
         p16 = F.avg_pool2d(p4, 4)
 
         def mean_where(x: Tensor, weight: Tensor) -> Tensor:
@@ -242,8 +291,8 @@ class QualityHead(nn.Module):
             u4.sum((2, 3)) / (p4.sum((2, 3)) + 1),
             mean_where(p4, p4),
         ]
-        presence, quality = self.layers(torch.cat(seen, 1)).view(batch, objects, 2).unbind(-1)
-        return presence, quality
+        judged: Tensor = self.layers(torch.cat(seen, 1))
+        return judged
 
 
 class Residual(nn.Module):
@@ -276,6 +325,11 @@ def similarity(keys: Tensor, query: Tensor) -> Tensor:
     scale = 1 / math.sqrt(keys.shape[1])
     squares = keys.pow(2).sum(1)[:, None]
     return torch.baddbmm(squares, query.transpose(1, 2), keys, beta=-scale, alpha=2 * scale)  # one pass over (M, N)
+
+
+def with_others(masks: Tensor) -> Tensor:
+    """Each object's mask beside that of all others together: (B, n, H, W) → (B, n, 2, H, W)."""
+    return torch.stack([masks, masks.sum(1, keepdim=True) - masks], 2)
 
 
 def to_prev_mask(probabilities: Tensor) -> Tensor:

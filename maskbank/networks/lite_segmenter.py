@@ -24,6 +24,7 @@ from maskbank.networks.lite import (
     to_prev_mask,
 )
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
+from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -80,7 +81,9 @@ class LiteSegmenter:
         seen = features.f16[0].float().flatten(1)
         return covered @ seen.T / (covered.sum(1, keepdim=True) + 1e-2)
 
-    def segment(self, features: LiteFeatures, requests: Sequence[BankRequest]) -> list[Segmentation]:
+    def segment(
+        self, features: LiteFeatures, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+    ) -> list[Segmentation]:
         """Memories share a pass of the decoder, which lets their objects compete.
 
         By itself goes one with a tuned decoder, or with objects that are not requested: others must not yield to them.
@@ -91,20 +94,29 @@ class LiteSegmenter:
             batches.setdefault((id(request.memory.tuned_decoder), passed_alone), []).append(i)
         found: dict[int, Segmentation] = {}
         for batch in batches.values():
-            found |= zip(batch, self._segment(features, [requests[i].memory for i in batch]), strict=True)
+            memories = [requests[i].memory for i in batch]
+            found |= zip(batch, self._segment(features, memories, [areas[i] for i in batch]), strict=True)
         return [found[i] for i in range(len(requests))]
 
-    def _segment(self, features: LiteFeatures, memories: Sequence[Memory]) -> Iterator[Segmentation]:
+    def _segment(
+        self, features: LiteFeatures, memories: Sequence[Memory], areas: Sequence[Sequence[SearchArea]]
+    ) -> Iterator[Segmentation]:
         """Of memories with the same decoder."""
         query, threshold = features.key.float(), self.network.novelty_threshold
         precision = torch.bfloat16 if self.autocast else torch.float32
-        readouts = [read(memory.banks[0], query, similarity, total_weight, precision) for memory in memories]
-        height, width = features.f4.shape[-2:]
+        by_area = self.device.type == "cpu"  # a GPU is faster with all objects, everywhere, at once
+        grid = features.f16.shape[-2:]
+        readouts = [
+            read(memory.banks[0], query, similarity, total_weight, precision, _places(own, grid) if by_area else None)
+            for memory, own in zip(memories, areas, strict=True)
+        ]
         # The images of a job may differ in size.
-        prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, (height, width)) for memory in memories])
+        height, width = features.f4.shape[-2:]
+        prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, (height, width)) for memory in memories])[None]
         with self._fast():
-            values = torch.cat([readout.values for readout in readouts])
-            decoded = self.network.decode(features, values[None], prev_mask[None], self._decoder(memories[0]))
+            values = torch.cat([readout.values for readout in readouts])[None]
+            every = [area for own in areas for area in own] if by_area else None
+            decoded = self.network.decode(features, values, prev_mask, every, self._decoder(memories[0]))
         logits = full_size(decoded.logits.float(), features.size)[0]
         novelty = key_novelty(torch.cat([readout.best_similarity for readout in readouts]), query)
         score = object_novelty(novelty[None], decoded.coarse.float())[0]
@@ -124,6 +136,14 @@ class LiteSegmenter:
             folded = fold_batch_norm(decoder)
             self._tuned[tuned] = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._tuned[tuned]
+
+
+def _places(areas: Sequence[SearchArea], grid: torch.Size) -> Tensor:
+    """The queries in the area of each of n objects: (n, h·w) bool, for a grid of (h, w)."""
+    places = torch.zeros(len(areas), *grid, dtype=torch.bool)
+    for own, area in zip(places, areas, strict=True):
+        area.cut(own, 1).fill_(True)
+    return places.flatten(1)
 
 
 def total_weight(weights: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Model:
         short_side: of the working image in pixels, unless the user sets another.
         max_scale: how much a small image may be enlarged to reach it.
         zooms: whether small objects are tracked in a window of the frame.
+        searches: whether frames that are not memorized are searched only around where objects were.
         weights: the bundled file; None where the user has to bring one.
     """
 
@@ -48,6 +49,7 @@ class Model:
     short_side: int
     max_scale: float
     zooms: bool = False
+    searches: bool = False
     weights: Path | None = None
 
 
@@ -71,6 +73,7 @@ MODELS = {
         short_side=480,
         max_scale=2.0,
         zooms=True,
+        searches=True,
         weights=BUNDLED_WEIGHTS["lite"],
     ),
     "afb-urr": Model(

@@ -9,6 +9,7 @@ from torch import Tensor
 from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest
+from maskbank.networks.search_area import SearchArea
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,13 @@ class Segmenter(Protocol):
     def encode(self, image: Tensor) -> Any:
         """The features of an image, which is encoded once and handed to the other calls about it."""
 
-    def segment(self, features: Any, requests: Sequence[BankRequest]) -> list[Segmentation]:
-        """Reads the banks of memories, which have objects, and finds these objects in an image; seeds do not count."""
+    def segment(
+        self, features: Any, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+    ) -> list[Segmentation]:
+        """Reads the banks of memories, which have objects, and finds these objects in an image; seeds do not count.
+
+        areas: where each object of each memory may be looked for alone; outside of it, nothing need be found.
+        """
 
     def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
         """The banks of a memory to which `count` new objects come; () is those of an empty memory."""

@@ -17,6 +17,7 @@ from maskbank.files.images import resize_mask
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.tracking.aggregation import object_map
+from maskbank.tracking.search_area import whole_area
 from maskbank.tracking.tracker import Frame, Tracker, View
 
 # Both were chosen on 25 training sequences. The novelty score would rank better still where the object is in its own
@@ -76,7 +77,7 @@ class Searcher:
         is the same thing.
         """
         view = self._tracker.view(Frame(image))
-        [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)])
+        [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)], [[whole_area(view.working)]])
         look = self._segmenter.appearance(view.features, aggregate(found.logits[None])[0])  # (1, 192)
         alike = float(F.cosine_similarity(look, self._looks).amax())
         mask = object_map(image.shape[:2], found.logits, {}) == 0

@@ -16,9 +16,19 @@ from maskbank.deadline import Deadline
 from maskbank.files.images import resize_image, resize_mask, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import Model
+from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation, Segmenter
 from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation, Region
+from maskbank.tracking.search_area import (
+    STRIDE,
+    common_area,
+    in_area,
+    may_be_outside,
+    pasted,
+    search_areas,
+    whole_area,
+)
 from maskbank.tracking.zoom import choose_window, coarser_windows, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
@@ -28,10 +38,9 @@ MEMORIZE_CONFIDENCE = 0.6  # confidence from which a frame is worth memorizing
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A frame, or a window of it, encoded once for all objects of all memories."""
+    """A frame, a window of it, or a search area in one of these, encoded once for all objects of all memories."""
 
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    window: Window | None  # None: the whole frame
+    image: np.ndarray  # (H, W, 3) uint8 RGB, without regard to the search area
     features: Any  # of the network
     working: tuple[int, int]  # height, width of the image as the network sees it
 
@@ -41,7 +50,7 @@ class Frame:
     """One image, of which is encoded what is looked at: (H, W, 3) uint8 RGB."""
 
     image: np.ndarray
-    views: dict[Window | None, View] = field(default_factory=dict)
+    views: dict[tuple[Window | None, SearchArea], View] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +119,19 @@ class Tracker:
         return self.tune.seconds if self.tune else 0.0
 
     @torch.inference_mode()
-    def view(self, frame: Frame, window: Window | None = None) -> View:
-        """What the network sees of a frame, or of a window of it."""
-        if window not in frame.views:
-            image = window.cut(frame.image) if window else frame.image
-            working = self._working_size(image)
-            pixels = torch.tensor(resize_image(image, *working))
-            tensor = pixels.to(self.device).permute(2, 0, 1)[None].float() / 255
-            frame.views[window] = View(image, window, self.segmenter.encode(tensor), working)
-        return frame.views[window]
+    def view(self, frame: Frame, window: Window | None = None, area: SearchArea | None = None) -> View:
+        """What the network sees of a frame, or of a window of it; of that, it may be only a search area."""
+        image = window.cut(frame.image) if window else frame.image
+        working = self._working_size(image.shape[:2])
+        area = area or whole_area(working)
+        if (window, area) not in frame.views:
+            pixels = torch.from_numpy(resize_image(image, *working)).permute(2, 0, 1)
+            tensor = area.cut(pixels, STRIDE)[None].to(self.device).float() / 255
+            frame.views[window, area] = View(image, self.segmenter.encode(tensor), working)
+        return frame.views[window, area]
 
-    def _working_size(self, image: np.ndarray) -> tuple[int, int]:
-        height, width = image.shape[:2]
-        return working_size(height, width, self.short_side, self.model.max_scale)
+    def _working_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        return working_size(*size, self.short_side, self.model.max_scale)
 
     @torch.inference_mode()
     def track(
@@ -139,49 +148,94 @@ class Tracker:
         """
         size, window = frame.image.shape[:2], None
         if self.model.zooms:
-            window = choose_window(size, self._working_size(frame.image), requests)
-        view = self.view(frame, window)
-        requests = [self._seen_in(view, size, request) for request in requests]
-        segmentations = self._read_and_segment(view, requests)
+            window = choose_window(size, self._working_size(size), requests)
+        requests = [self._seen_in(window, size, request) for request in requests]
+        segmentations = self._segment(frame, window, requests)
         aggregation = Aggregation(size, window, requests, [each.logits for each in segmentations])
         tune_until = tune_until or Deadline.within(self.tune_s)
         results = []
         for i, (request, segmentation) in enumerate(zip(requests, segmentations, strict=True)):
             probabilities, regions = aggregation.of(i)
             predictions = [_prediction(request, segmentation, number, each) for number, each in enumerate(regions)]
-            memory = self._memorize(view, request, segmentation, probabilities, predictions)
+            memory = self._memorize(frame, window, request, segmentation, probabilities, predictions)
             if window and request.seeds:
                 memory = self._memorize_from_afar(frame, window, request, memory, regions)
-            results.append((self._tuned(view, request, memory, tune_until), predictions))
+            results.append((self._tuned(frame, window, request, memory, tune_until), predictions))
         return results
 
-    def _seen_in(self, view: View, size: tuple[int, int], request: BankRequest) -> BankRequest:
+    def _seen_in(self, window: Window | None, size: tuple[int, int], request: BankRequest) -> BankRequest:
         """A request about a frame of a size as one about a window of it."""
-        memory, window = request.memory, view.window
+        memory = request.memory
         if memory.objects and memory.window != window:
-            prev_mask = moved_prev_mask(memory.prev_mask, memory.window, window, size, view.working)
+            working = self._working_size((window.height, window.width) if window else size)
+            prev_mask = moved_prev_mask(memory.prev_mask, memory.window, window, size, working)
             memory = replace(memory, prev_mask=prev_mask)
         seeds = request.seeds
         if window:
             seeds = {number: Seed(window.cut(seed.mask), seed.from_box) for number, seed in seeds.items()}
         return replace(request, memory=replace(memory, window=window), seeds=seeds)
 
-    def _read_and_segment(self, view: View, requests: Sequence[BankRequest]) -> list[Segmentation]:
-        """What the network finds of each memory's objects; those that are gone get no pixel."""
-        known = [request for request in requests if request.memory.objects]
-        found = iter(self.segmenter.segment(view.features, known)) if known else iter(())
+    def _segment(self, frame: Frame, window: Window | None, requests: Sequence[BankRequest]) -> list[Segmentation]:
+        """What the network finds of each memory's objects in a frame, or a window of it.
+
+        A frame that is to be memorized is seen in full. On others each object is looked for in its search area, and
+        again in all of the frame where that may not hold all of it.
+        """
+        working = self._working_size((window.height, window.width) if window else frame.image.shape[:2])
+        whole = whole_area(working)
+        areas = [
+            search_areas(request, working) if self._searches(request) else [whole] * request.memory.objects
+            for request in requests
+        ]
+        found = self._segment_in(areas, working, frame, window, requests)
+        wider = [
+            [
+                whole if may_be_outside(logits, area, working) else area
+                for area, logits in zip(own, each.logits, strict=True)
+            ]
+            for own, each in zip(areas, found, strict=True)
+        ]
+        return found if wider == areas else self._segment_in(wider, working, frame, window, requests)
+
+    def _searches(self, request: BankRequest) -> bool:
+        """Whether its objects are looked for only around where they were; a GPU gains nothing from that."""
+        return self.model.searches and self.device.type == "cpu" and not self._is_due(request)
+
+    def _segment_in(
+        self,
+        areas: Sequence[Sequence[SearchArea]],
+        working: tuple[int, int],
+        frame: Frame,
+        window: Window | None,
+        requests: Sequence[BankRequest],
+    ) -> list[Segmentation]:
+        """What is found of the objects in their areas; those that are gone get no pixel."""
         none = torch.zeros(0, device=self.device)
-        nothing = Segmentation(torch.zeros(0, *view.working, device=self.device), none, none, ())
+        nothing = Segmentation(torch.zeros(0, *working, device=self.device), none, none, ())
+        if not any(areas):
+            return [nothing] * len(requests)
+        common = common_area([area for own in areas for area in own], working)
+        known = [in_area(request, common) for request in requests if request.memory.objects]
+        features = self.view(frame, window, common).features
+        relative = [[area.within(common) for area in own] for own in areas if own]
+        found = iter(self.segmenter.segment(features, known, relative))
         segmentations = []
         for request in requests:
             segmentation = next(found) if request.memory.objects else nothing
             gone = (segmentation.presence < PRESENCE_THRESHOLD)[:, None, None]
-            segmentations.append(replace(segmentation, logits=segmentation.logits.masked_fill(gone, HIDDEN_LOGIT)))
+            logits = pasted(segmentation.logits.masked_fill(gone, HIDDEN_LOGIT), common, working)
+            segmentations.append(replace(segmentation, logits=logits))
         return segmentations
+
+    def _is_due(self, request: BankRequest) -> bool:
+        """Whether a frame is to be memorized, as far as the objects on it can be."""
+        memory = request.memory
+        return bool(request.seeds) or memory.frames - memory.last_memorized >= self.model.memorize_every
 
     def _memorize(
         self,
-        view: View,
+        frame: Frame,
+        window: Window | None,
         request: BankRequest,
         segmentation: Segmentation,
         probabilities: Tensor,
@@ -190,7 +244,7 @@ class Tracker:
         """The memory after the frame, whose objects have these `probabilities`, (n, h, w)."""
         memory = request.memory
         banks, now, last_memorized = memory.banks, memory.frames, memory.last_memorized
-        if request.seeds or now - last_memorized >= self.model.memorize_every:
+        if self._is_due(request):
             # Usage counts only here: on the frames between, banks stay as they are and cost a store nothing.
             banks = tuple(bank.count_usage(usage) for bank, usage in zip(banks, segmentation.usage, strict=True))
             if request.objects > memory.objects:
@@ -199,13 +253,14 @@ class Tracker:
                 valid = [number in request.seeds for number in range(request.objects)]
             else:
                 valid = [self._worth_memorizing(*each) for each in zip(predictions, segmentation.presence, strict=True)]
-            entries = self.segmenter.memorize(view.features, probabilities, torch.tensor(valid), now)
+            features = self.view(frame, window).features
+            entries = self.segmenter.memorize(features, probabilities, torch.tensor(valid), now)
             policy = self.model.policy(self.budget, request.objects + 1)
             add = policy.seed if request.seeds else policy.memorize
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
-        return Memory(banks, prev_mask, now + 1, last_memorized, memory.tuned_decoder, view.window, memory.finest)
+        return Memory(banks, prev_mask, now + 1, last_memorized, memory.tuned_decoder, window, memory.finest)
 
     def _memorize_from_afar(
         self, frame: Frame, window: Window, request: BankRequest, memory: Memory, regions: Sequence[Region]
@@ -215,7 +270,7 @@ class Tracker:
         valid = torch.tensor([number in request.seeds for number in range(request.objects)])
         policy = self.model.policy(self.budget, request.objects + 1)
         banks = memory.banks
-        for coarser in coarser_windows(window, size, self._working_size(frame.image)):
+        for coarser in coarser_windows(window, size, self._working_size(size)):
             view = self.view(frame, coarser)
             masks = [coarser.cut(region.mask) if coarser else region.mask for region in regions]
             probabilities = torch.stack([torch.from_numpy(resize_mask(mask, *view.working)) for mask in masks])
@@ -223,7 +278,7 @@ class Tracker:
             banks = tuple(
                 bank if new is None else policy.seed(bank, new) for bank, new in zip(banks, entries, strict=True)
             )
-        finest = self._working_size(frame.image)[0] / window.height
+        finest = self._working_size(size)[0] / window.height
         return replace(memory, banks=banks, finest=max(memory.finest, finest))
 
     def _worth_memorizing(self, prediction: Prediction, presence: Tensor) -> bool:
@@ -233,12 +288,15 @@ class Tracker:
             return prediction.confidence >= MEMORIZE_CONFIDENCE
         return float(presence) < ABSENCE_THRESHOLD
 
-    def _tuned(self, view: View, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
+    def _tuned(
+        self, frame: Frame, window: Window | None, request: BankRequest, memory: Memory, until: Deadline
+    ) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
         exact = [seed.mask for seed in request.seeds.values() if not seed.from_box]
         if not exact or self.tune is None:
             return memory
-        return replace(memory, tuned_decoder=self.tune(view.image, exact, memory.tuned_decoder, until))
+        image = self.view(frame, window).image
+        return replace(memory, tuned_decoder=self.tune(image, exact, memory.tuned_decoder, until))
 
 
 def _prediction(request: BankRequest, segmentation: Segmentation, number: int, region: Region) -> Prediction:
