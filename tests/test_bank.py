@@ -256,6 +256,20 @@ def test_vectors_that_were_quantized_are_quantized_to_the_same(seed: int, steps:
     assert not rounded[0, :, 3].any()
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000), steps=st.sampled_from([1, 7, 15]), scale=st.sampled_from([1e-30, 0.01, 1.0, 1e3, 1e30])
+)
+def test_half_precision_holds_few_steps_exactly(seed: int, steps: int, scale: float) -> None:
+    vectors = torch.randn(2, 5, 40, generator=torch.Generator().manual_seed(seed)) * scale
+    rounded = dequantize(*quantize(vectors, steps, torch.float16))
+    assert rounded.isfinite().all() and torch.equal(rounded.half().float(), rounded)
+    assert torch.equal(dequantize(*quantize(rounded.half(), steps, torch.float16)), rounded)
+    if 0.01 <= scale <= 1e3:
+        largest = vectors.abs().amax(1, keepdim=True)
+        assert ((rounded - vectors).abs() <= largest * (0.51 / steps + 1 / 64)).all()
+
+
 @settings(deadline=None, max_examples=40)
 @given(history=histories(), seeded=st.booleans())
 def test_a_bank_survives_being_taken_apart(history: tuple[AdaptivePolicy, list[tuple[str, int]]], seeded: bool) -> None:

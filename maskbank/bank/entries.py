@@ -16,6 +16,7 @@ from torch import Tensor
 from maskbank.bank.quantization import dequantize, quantize
 
 STEPS = {"keys": 31, "values": 15}  # on either side of zero: six bits for a number of a key, five of a value
+KEPT_TYPES = {"keys": torch.float32, "values": torch.float16}  # in memory, where half precision is enough for five bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,7 @@ class Entries:
 
     Attributes:
         keys: (Ck, N) float.
-        values: (K, Cv, N) float; K objects share the keys.
+        values: (K, Cv, N) float, in half precision once they are quantized; K objects share the keys.
         valid: (K, N) bool; whether object k may read the entry. False e.g. where the object joined later.
         frame: (N,) int64; the index of the frame an entry comes from.
         usage: (N,) float32; grows whenever a query reads the entry.
@@ -87,7 +88,7 @@ class Entries:
 
         def rounded(name: str) -> Tensor:
             tensor: Tensor = getattr(self, name)
-            return dequantize(*quantize(tensor, STEPS[name])).to(tensor.dtype).contiguous()
+            return dequantize(*quantize(tensor, STEPS[name], KEPT_TYPES[name])).to(KEPT_TYPES[name]).contiguous()
 
         return replace(self, **{name: rounded(name) for name in STEPS})
 

@@ -4,7 +4,7 @@ The one read-out of all networks. They differ in how a key resembles a query (`S
 an entry (`CountUsage`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,17 +66,17 @@ def read(
     if valid is None or not valid.any(1).all():
         raise ValueError("The bank has no entry to read.")
     keys = _joined([part.keys for part in parts])[None]
-    values = _joined([part.values.to(precision) for part in parts])
+    values = [part.values for part in parts]
     patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
     groups = []  # of objects that may read the same: which ones, what is hidden from them if anything, their values
     for number, readable in enumerate(patterns):
         readers = (pattern_of == number).nonzero()[:, 0]
-        own = values if len(readers) == len(values) else values[readers]
+        own = values if len(readers) == len(valid) else [part[readers] for part in values]
         groups.append((readers, None if readable.all() else ~readable, own))
 
     queries = query.shape[2]
-    readout = values.new_zeros(*values.shape[:2], queries)
-    best = query.new_empty(len(values), queries)
+    readout = query.new_zeros(*values[0].shape[:2], queries, dtype=precision)
+    best = query.new_empty(len(valid), queries)
     usage = query.new_zeros(keys.shape[2])
     limit = QUERIES_AT_ONCE if query.device.type == "cpu" else queries
     at_once = max(min(limit, READ_ELEMENTS // keys.shape[2]), 1)
@@ -86,7 +86,7 @@ def read(
         for readers, hidden, own in groups:
             masked = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
             weights = masked[0].softmax(1)
-            usage += count_usage(weights) * (len(readers) / len(values))
+            usage += count_usage(weights) * (len(readers) / len(valid))
             best[readers, here] = masked.amax(2)
             readout[readers, :, here] = _weighted(
                 own, weights, precision, None if wanted is None else wanted[readers, here]
@@ -94,17 +94,24 @@ def read(
     return Readout(readout, best, usage)
 
 
-def _weighted(values: Tensor, weights: Tensor, precision: torch.dtype, wanted: Tensor | None) -> Tensor:
-    """The sums of values (K, Cv, N) with weights (M, N), (K, Cv, M); see `read` for the rest."""
-    counting = (weights.sum(0) >= NEGLIGIBLE).nonzero()[:, 0]
+def _weighted(parts: Sequence[Tensor], weights: Tensor, precision: torch.dtype, wanted: Tensor | None) -> Tensor:
+    """The sums of values, which come in parts (K, Cv, some of N), with weights (M, N): (K, Cv, M); see `read`."""
+    counting = weights.sum(0) >= NEGLIGIBLE
     weights = weights[:, counting].to(precision)
+    places = [those.nonzero()[:, 0] for those in counting.split([part.shape[-1] for part in parts])]
     if wanted is None:
-        sums: Tensor = (values[..., counting].flatten(0, 1) @ weights.T).unflatten(0, values.shape[:2])
+        values = _joined([part[..., those] for part, those in zip(parts, places, strict=True)]).to(precision)
+        sums: Tensor = (values.flatten(0, 1) @ weights.T).unflatten(0, values.shape[:2])
         return sums
-    sums = values.new_zeros(*values.shape[:2], len(weights))
-    for own, places, found in zip(values, wanted, sums, strict=True):
-        if places.any():
-            found[:, places] = own[:, counting] @ weights[places].T
+    sums = weights.new_zeros(*parts[0].shape[:2], len(weights))
+    for k, queries in enumerate(wanted):
+        if not queries.any():
+            continue
+        own = _joined([part[k][:, those] for part, those in zip(parts, places, strict=True)]).to(precision)
+        if queries.all():
+            torch.mm(own, weights.T, out=sums[k])
+        else:
+            sums[k][:, queries] = own @ weights[queries].T
     return sums
 
 

@@ -123,11 +123,15 @@ class MaskEncoder(nn.Module):
 
     def forward(self, f16: Tensor, masks: Tensor) -> Tensor:
         """f16 (B, 192, h, w), masks (B, n, 16h, 16w) → values (B, n, 128, h·w)."""
-        batch, objects = masks.shape[:2]
-        path = self.mask_path(with_others(masks).flatten(0, 1))
-        x = self.from_mask(path).unflatten(0, (batch, objects)) + self.from_frame(f16)[:, None]
-        values: Tensor = self.fuse(x.flatten(0, 1).relu()).flatten(2).unflatten(0, (batch, objects))
-        return values
+        frame = self.from_frame(f16)[:, None]
+        # A CPU is as fast one by one, and needs less memory.
+        at_once = 1 if torch.is_inference_mode_enabled() and masks.device.type == "cpu" else masks.shape[1]
+        values = []
+        for some in with_others(masks).split(at_once, 1):
+            path = self.from_mask(self.mask_path(some.flatten(0, 1)))
+            x = path.unflatten(0, some.shape[:2]) + frame
+            values.append(self.fuse(x.flatten(0, 1).relu()).flatten(2).unflatten(0, some.shape[:2]))
+        return torch.cat(values, 1)
 
 
 class FrameParts(NamedTuple):

@@ -12,11 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from maskbank.bank.entries import STEPS
+from maskbank.bank.entries import KEPT_TYPES, STEPS
 from maskbank.bank.quantization import dequantize, quantize
 from maskbank.errors import ForeignVersionError
 
-VERSION = 5
+VERSION = 6
 STEP = ".step"  # behind the name of a tensor that is there in whole steps: their sizes
 
 
@@ -40,19 +40,21 @@ def read_blob(content: bytes, device: torch.device) -> dict[str, Tensor]:
         packed = safetensors.torch.load(zlib.decompress(content))
     except (zlib.error, SafetensorError) as error:
         raise DamagedError("A blob in the store is damaged.") from error
-    return {
-        name: (dequantize(tensor, packed[name + STEP]) if name + STEP in packed else unpack(tensor)).to(device)
-        for name, tensor in packed.items()
-        if not name.endswith(STEP)
-    }
+    tensors = {}
+    for name, tensor in packed.items():
+        if name + STEP in packed:
+            tensors[name] = dequantize(tensor, packed[name + STEP]).to(device, KEPT_TYPES[name])
+        elif not name.endswith(STEP):
+            tensors[name] = unpack(tensor).to(device)
+    return tensors
 
 
 def _in_steps(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """The steps of keys or values that were quantized, and their sizes; nothing for other tensors."""
-    if name not in STEPS or tensor.dtype != torch.float32:
+    if tensor.dtype != KEPT_TYPES.get(name):
         return {}
-    steps, step = quantize(tensor, STEPS[name])
-    if not torch.equal(dequantize(steps, step), tensor):
+    steps, step = quantize(tensor, STEPS[name], tensor.dtype)
+    if not torch.equal(dequantize(steps, step), tensor.float()):
         return {}
     return {name: steps.contiguous(), name + STEP: step.contiguous()}
 
