@@ -2,10 +2,12 @@
 
 import base64
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from support import (
@@ -23,7 +25,9 @@ from support import (
 )
 
 from maskbank.deadline import ANSWER_WITHIN_S, EVENT_TIMEOUT_S, REPLY_WITHIN_S
+from maskbank.errors import RequestError
 from maskbank.service import service
+from maskbank.service.decoding import DecodedAhead
 from maskbank.service.requests import MAX_FRAMES
 from maskbank.shapes.shape import SHAPE_TYPES
 
@@ -241,3 +245,52 @@ def test_frames_that_would_come_too_late_are_left_for_the_next_request(
     monkeypatch.setattr("maskbank.service.service.REPLY_WITHIN_S", 1.0)
     frames, states = propagate(function, [frame(index) for index in range(1, 6)], states)
     assert len(frames) == 1 and states[0]["revision"] == 2
+
+
+# Frames that are the one before once more, and images ahead of time.
+
+
+def test_a_still_frame_is_the_one_before_once_more(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracked = []
+    track = function.service.tracker.track
+    monkeypatch.setattr(function.service.tracker, "track", lambda *given: tracked.append(1) or track(*given))
+    start = outlined(0, RED_KOI, TURTLE)
+    frames = [frame(0, start), *map(frame, (0, 1, 1, 1, 2))]
+    found, states = propagate(function, frames)
+    assert len(tracked) == 3
+    assert found[1] == found[0]  # as it was outlined
+    assert found[3] == found[4] == found[2] != found[0]
+    assert found[5]["shapes"] != found[4]["shapes"]
+    assert function.remembered(states[0]).memory.frames == 6
+    without, _ = propagate(function, [frame(0, start), *map(frame, (1, 2))])
+    assert jaccard(decoded(found[5]["shapes"][1]), decoded(without[2]["shapes"][1])) > 0.95
+    # The same one by one, and what is outlined anew counts, whatever the image.
+    _, states = function.ask(jpeg(1), start, [])
+    shapes, states = function.track(jpeg(1), states)
+    assert shapes == start and len(tracked) == 7
+    _, states = function.ask(jpeg(1), [mask_shape(true_mask(1, RED_KOI)), None], states)
+    assert len(tracked) == 8 and function.remembered(states[0]).memory.banks[0].seeds is not None
+
+
+def test_the_next_image_is_decoded_meanwhile() -> None:
+    started: list[bytes] = []
+    second_has_begun = threading.Event()
+
+    def decode(encoded: bytes) -> np.ndarray:
+        started.append(encoded)
+        if encoded == b"1":
+            second_has_begun.set()
+        if encoded == b"2":
+            raise RequestError("This is no image.")
+        return np.full((1, 1, 3), int(encoded), np.uint8)
+
+    with DecodedAhead([b"0", b"1", b"2", b"3"], decode) as images:
+        assert images.image(0)[0, 0, 0] == 0
+        assert second_has_begun.wait(10)
+        assert images.image(1)[0, 0, 0] == 1
+        with pytest.raises(RequestError):
+            images.image(2)
+        assert images.image(3)[0, 0, 0] == 3
+    assert started == [b"0", b"1", b"2", b"3"]
+    with DecodedAhead([b"0", b"2"], decode) as images:
+        images.image(0)  # nobody asks for the other: its fault is nobody's

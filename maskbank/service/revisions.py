@@ -14,11 +14,35 @@ from maskbank.store.store import ObjectRecord, Revision
 from maskbank.tracking.tracker import Prediction
 
 
-def next_revision(plan: BankPlan, memory: Memory, predictions: Sequence[Prediction], digest: str) -> Revision:
-    """What follows the revision of a plan, now that it was tracked for the request with that digest."""
+def next_revision(
+    plan: BankPlan, memory: Memory, predictions: Sequence[Prediction], digest: str, image: str
+) -> Revision:
+    """What follows the revision of a plan, now that it was tracked for the request with that digest.
+
+    image: its `image_digest`.
+    """
     old = plan.revision
     records = tuple(_record(plan, number, prediction) for number, prediction in enumerate(predictions))
-    return Revision(old.bank_id or secrets.token_urlsafe(16), old.number + 1, digest, memory, records)
+    return Revision(old.bank_id or secrets.token_urlsafe(16), old.number + 1, digest, memory, records, image)
+
+
+def still_revisions(plans: Sequence[BankPlan], digest: str, image: str) -> list[Revision] | None:
+    """What follows where a frame is the one before once more, as in a still: the same, and there is nothing to learn.
+
+    None where it is another image, or a person outlined something on it.
+    """
+    if any(each.request.seeds or each.revision.image != image for each in plans):
+        return None
+    return [
+        replace(
+            each.revision,
+            number=each.revision.number + 1,
+            digest=digest,
+            memory=replace(each.revision.memory, frames=each.revision.memory.frames + 1),
+            shared=True,
+        )
+        for each in plans
+    ]
 
 
 def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord:
@@ -33,15 +57,22 @@ def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord
     return ObjectRecord(plan.types[number], box, rle, confidence)
 
 
-def request_digest(image: bytes, entries: Sequence[Entry]) -> str:
+def image_digest(image: bytes) -> str:
+    """Names the file of an image."""
+    return hashlib.sha256(image).hexdigest()
+
+
+def request_digest(image: str, entries: Sequence[Entry]) -> str:
     """Names what a request does to banks: two with the same digest lead from one revision to the same next.
 
     As the digests of the revisions that it begins with are part of it, it names the whole history of its banks.
 
     A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
     of other banks.
+
+    image: its `image_digest`.
     """
-    digest = hashlib.sha256(hashlib.sha256(image).digest())
+    digest = hashlib.sha256(image.encode())
     states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0, "") for entry in entries]
     revisions = {state.place for state in states}
     objects = {(*state.place, state.object) for state in states} if len(revisions) > 1 else set()

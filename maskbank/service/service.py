@@ -1,15 +1,19 @@
 """The service: CVAT's request for a frame, or one for several frames, to its reply."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from maskbank.bank.feature_bank import BankFullError
 from maskbank.deadline import ANSWER_WITHIN_S, REPLY_WITHIN_S, REST_S, Deadline
 from maskbank.errors import START_AGAIN, ExpiredError, LateError, RequestError, UnavailableError
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
+from maskbank.service.decoding import DecodedAhead
 from maskbank.service.planning import BankPlan, Place, check_amount, outlined_seeds, plan
 from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of
 from maskbank.service.requests import (
@@ -20,7 +24,7 @@ from maskbank.service.requests import (
     parse_frame_request,
     parse_propagate_request,
 )
-from maskbank.service.revisions import branch_id, next_revision, request_digest
+from maskbank.service.revisions import branch_id, image_digest, next_revision, request_digest, still_revisions
 from maskbank.service.timing import Timings
 from maskbank.store.store import Revision, Store
 from maskbank.tracking.tracker import Frame, Tracker
@@ -53,7 +57,8 @@ class Service:
         timings = Timings() if timings is None else timings
         with timings.stage("decode"):
             request = parse_frame_request(body, self.max_objects)
-        replies = self._track_frame(request.image, request.entries, deadline, timings)
+        image = partial(decode_image, request.image, self.max_pixels)
+        replies = self._track_frame(request.image, image, request.entries, deadline, timings)
         with timings.stage("encode"):
             return {
                 "shapes": [shape_for_cvat(each) for each in replies],
@@ -82,43 +87,55 @@ class Service:
         latest: list[ObjectReply | None] = [None] * len(states)
         frames: list[dict[str, list[Any]]] = []
         slowest_s = 0.0  # of the frames so far, as far as it was not for tuning
-        for number, (image, shapes) in enumerate(zip(request.images, request.shapes, strict=True), 1):
-            slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
-            entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
-            tuning_s = self.tracker.tune_s if any(shapes) else 0.0
-            if frames and reply_by.left_s < slowest_s + tuning_s:
-                break
-            started = time.monotonic()
-            try:
-                replies = self._track_frame(image, entries, deadline, timings) if slots else []
-            except LateError:
-                if frames:
+        with DecodedAhead(request.images, partial(decode_image, max_pixels=self.max_pixels)) as images:
+            for position, (encoded, shapes) in enumerate(zip(request.images, request.shapes, strict=True)):
+                slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
+                entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
+                tuning_s = self.tracker.tune_s if any(shapes) else 0.0
+                if frames and reply_by.left_s < slowest_s + tuning_s:
                     break
-                raise
-            except RequestError as error:
-                raise in_frame(number, error) from None
-            for slot, each in zip(slots, replies, strict=True):
-                latest[slot] = each
-                states[slot] = State(
-                    each.revision.bank_id, each.object, each.revision.number, each.revision.digest, each.revision.shared
-                )
-            with timings.stage("encode"):
-                frames.append(frame_reply(latest))
-            slowest_s = max(slowest_s, time.monotonic() - started - tuning_s)
+                started = time.monotonic()
+                try:
+                    image = partial(images.image, position)
+                    replies = self._track_frame(encoded, image, entries, deadline, timings) if slots else []
+                except LateError:
+                    if frames:
+                        break
+                    raise
+                except RequestError as error:
+                    raise in_frame(position + 1, error) from None
+                for slot, each in zip(slots, replies, strict=True):
+                    latest[slot] = each
+                    states[slot] = State(
+                        each.revision.bank_id,
+                        each.object,
+                        each.revision.number,
+                        each.revision.digest,
+                        each.revision.shared,
+                    )
+                with timings.stage("encode"):
+                    frames.append(frame_reply(latest))
+                slowest_s = max(slowest_s, time.monotonic() - started - tuning_s)
         return {"frames": frames, "states": [each and state_of(each) for each in latest]}
 
     def _track_frame(
-        self, encoded: bytes, entries: tuple[Entry, ...], deadline: Deadline, timings: Timings
+        self,
+        encoded: bytes,
+        decoded: Callable[[], np.ndarray],
+        entries: tuple[Entry, ...],
+        deadline: Deadline,
+        timings: Timings,
     ) -> list[ObjectReply]:
         """What becomes of each object in an image. Raises LateError where the deadline passes meanwhile."""
         tune_until = deadline.earlier(REST_S).sooner(self.tracker.tune_s)
         with timings.stage("store"):
             revisions = self._load(entries)
         with timings.stage("decode"):
-            image = decode_image(encoded, self.max_pixels)
+            image = decoded()
             check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
             seeds = outlined_seeds(entries, image, self.outliner, deadline)
-            digest = request_digest(encoded, entries)
+            shown = image_digest(encoded)
+            digest = request_digest(shown, entries)
 
         objects, rounds = plan(entries, revisions, seeds)
         frame = Frame(image)
@@ -129,7 +146,8 @@ class Service:
             if followers is None:
                 deadline.check()
                 with timings.stage("track"):
-                    tracked = self._track(frame, plans, digest, tune_until)
+                    tracked = still_revisions(plans, digest, shown)
+                    tracked = tracked or self._track(frame, plans, digest, shown, tune_until)
                 with timings.stage("store"):
                     followers = [self._save(each.revision, new) for each, new in zip(plans, tracked, strict=True)]
             done |= {each.place: follower for each, follower in zip(plans, followers, strict=True)}
@@ -175,7 +193,9 @@ class Service:
             found.append(follower)
         return found
 
-    def _track(self, frame: Frame, plans: Sequence[BankPlan], digest: str, tune_until: Deadline) -> list[Revision]:
+    def _track(
+        self, frame: Frame, plans: Sequence[BankPlan], digest: str, shown: str, tune_until: Deadline
+    ) -> list[Revision]:
         """The revisions that follow those of the plans."""
         try:
             results = self.tracker.track(frame, [each.request for each in plans], tune_until)
@@ -184,7 +204,7 @@ class Service:
                 "These objects already have as many corrected frames as the tracker can remember; "
                 "start tracking again from this frame."
             ) from None
-        return [next_revision(each, *result, digest) for each, result in zip(plans, results, strict=True)]
+        return [next_revision(each, *result, digest, shown) for each, result in zip(plans, results, strict=True)]
 
     def _save(self, old: Revision, revision: Revision) -> Revision:
         """Stores what follows `old`; returns it as it is stored.

@@ -81,6 +81,7 @@ def revision_blob(
         "bank": revision.bank_id,
         "number": revision.number,
         "digest": revision.digest,
+        "image": revision.image,
         "frames": revision.memory.frames,
         "last_memorized": revision.memory.last_memorized,
         "window": revision.memory.window and vars(revision.memory.window),
@@ -123,7 +124,8 @@ def read_revision(
         description["window"] and Window(**description["window"]),
         description["finest"],
     )
-    return Revision(description["bank"], description["number"], description["digest"], memory, records)
+    name = (description["bank"], description["number"], description["digest"])
+    return Revision(*name, memory, records, description["image"])
 
 
 def read_description(data: bytes) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class Revision:
     digest: str  # of the request that made it: the same request gets the same reply
     memory: Memory
     objects: tuple[ObjectRecord, ...]
+    image: str = ""  # digest of the image file that it was tracked on
     shared: bool = True  # False: the store did not take it, and only this process knows it
 
 
