@@ -43,12 +43,17 @@ def frame(index: int, shapes: list | None = None) -> dict[str, Any]:
     return sent if shapes is None else sent | {"shapes": shapes}
 
 
-def propagate(function: Function, frames: list[dict], states: list | None = None) -> tuple[list[dict], list]:
+def reply_to(function: Function, frames: list[dict], states: list | None = None) -> dict[str, Any]:
     body = {"frames": frames} if states is None else {"frames": frames, "states": states}
     status, reply = function.send(body, "/propagate")
     assert status == 200, reply
-    assert set(reply) == {"frames", "states"}
+    assert set(reply) == {"frames", "suggestion", "states"}
     assert all(len(json.dumps(state)) <= 300 for state in reply["states"])
+    return reply
+
+
+def propagate(function: Function, frames: list[dict], states: list | None = None) -> tuple[list[dict], list]:
+    reply = reply_to(function, frames, states)
     return reply["frames"], reply["states"]
 
 
@@ -115,6 +120,41 @@ def test_frames_before_any_object_are_empty(function: Function) -> None:
     assert found[0] == {"shapes": [None], "confidences": [None]}
     assert found[1] == {"shapes": [BOX], "confidences": [1.0]}
     assert states[0]["revision"] == 1
+
+
+def test_the_frame_to_outline_next_is_away_from_the_outlines(function: Function) -> None:
+    """The tracker is as unsure on all of twelve frames, and an outline reaches 1.2 of them."""
+    with function.seeing(0.45):
+        reply = reply_to(function, [frame(0, [BOX]), *map(frame, range(1, 12))])
+        assert reply["suggestion"] == {"frame": 2, "objects": [0]}
+        backwards = reply_to(function, [*map(frame, range(11)), frame(11, [BOX])])
+    assert reply["frames"][1]["confidences"] == reply["frames"][2]["confidences"]
+    assert backwards["suggestion"] is None  # nothing was looked for before the outline
+
+
+def test_the_suggestion_names_the_objects_and_knows_of_one_request(function: Function) -> None:
+    other = BOX | {"points": [10.0, 10.0, 60.0, 60.0]}
+    with function.seeing(0.45):
+        first = reply_to(function, [frame(0), frame(1, [BOX, None]), frame(2, [None, other]), frame(3)])
+        assert first["suggestion"]["frame"] == 3 and sorted(first["suggestion"]["objects"]) == [0, 1]
+        states = first["states"]
+        again = reply_to(function, [frame(4), frame(5, [BOX, None])], states)
+        assert again["suggestion"]["frame"] == 0 and sorted(again["suggestion"]["objects"]) == [0, 1]
+        outlined_on = reply_to(function, [frame(4, [BOX, None])], states)
+        assert outlined_on["suggestion"] == {"frame": 0, "objects": [1]}
+
+
+def test_no_frame_is_suggested_where_the_tracker_is_sure(function: Function) -> None:
+    with function.seeing(0.001):
+        assert reply_to(function, [frame(0, [BOX]), frame(1), frame(2)])["suggestion"] is None
+
+
+def test_the_suggestion_is_of_the_frames_that_were_done(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "REPLY_WITHIN_S", 0.0)
+    with function.seeing(0.45):
+        first = reply_to(function, [frame(0, [BOX]), frame(1)])
+        assert len(first["frames"]) == 1 and first["suggestion"] is None
+        assert reply_to(function, [frame(1)], first["states"])["suggestion"] == {"frame": 0, "objects": [0]}
 
 
 def test_it_stops_when_the_time_is_over(function: Function, monkeypatch: pytest.MonkeyPatch) -> None:

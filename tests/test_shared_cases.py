@@ -8,6 +8,7 @@ import pytest
 from maskbank.jobs.objects import Label, find_objects
 from maskbank.shapes.rotation import unrotated
 from maskbank.shapes.shape import Shape
+from maskbank.tracking.suggestions import suggest
 
 CASES = Path(__file__).parent / "cases"
 
@@ -42,3 +43,12 @@ def test_which_shapes_are_one_object(case: dict):
         objects = find_objects(annotations, labels, range(10))
         found = [sorted(part.points[0] for seed in each.seeds.values() for part in seed.shapes) for each in objects]
         assert sorted(found) == sorted(case["objects"])
+
+
+@pytest.mark.parametrize("case", cases("suggestions"), ids=lambda case: case["name"])
+def test_which_frame_to_outline_next(case: dict):
+    found = [
+        {"position": each.position, "objects": list(each.objects)}
+        for each in suggest(dict(enumerate(case["confidence"])), 1)
+    ]
+    assert found == ([case["expected"]] if case["expected"] else [])

@@ -2,8 +2,8 @@
 
 Plays CVAT with the sample clip's frames at 854 x 480, 1920 x 1080 and 3840 x 2160 and tracks 1, 3 and 10 objects; says
 where the time of a frame goes, and what share of the machine's ceiling that is; tracks on for a thousand frames, and
-serves 1 and 8 annotators over HTTP. Every configuration runs in a process of its own, so that peaks of memory do not mix.
-Writes bench.md into the folder given by --out, and prints it.
+serves 1 and 8 annotators over HTTP. Every configuration runs in a process of its own, so that peaks of memory do not
+mix. Writes bench.md into the folder given by --out, and prints it.
 """
 
 import argparse
@@ -238,7 +238,7 @@ class Run:
 
 
 def growth(frames: int) -> dict[str, Any]:
-    """How time and memory grow over a long run in a folder: by the number of the frame, the mean of frames around it."""
+    """How time and memory grow over a long run in a folder: the mean of some frames, by the number of the last."""
     with store_at("file") as url:
         run = Run(os.environ | {"MASKBANK_STORE": url}, 1)
         run.track(26)
@@ -336,8 +336,8 @@ def report(results: list[dict[str, Any]], load: float) -> str:
     ]
     notes = (
         "median and p90: milliseconds of a whole request, after warm-up. "
-        "Every third frame (afb-urr: fifth) is memorized, sure or not, so that banks are full, and seen in full; on the "
-        "others lite looks only around its objects. visible: objects in the answers, on average. entries: of each bank "
+        "Every third frame (afb-urr: fifth) is memorized, sure or not, so that banks are full, and seen in full; on "
+        "the others lite looks only around its objects. visible: objects in the answers, on average. entries: of each bank "
         "at the end. peak: the process. state: bytes of the largest. KiB written: to the store, per frame. "
         "The afb-urr models run with random weights for a few frames: their banks are smaller or larger than real ones."
     )
@@ -356,8 +356,8 @@ def stages_report(results: list[dict[str, Any]], ceiling: dict[str, float]) -> s
             row[name] = f"{r[stage]:.1f}" + (done if gflop >= 0.01 else "")
         rows.append(row)
     notes = (
-        "Milliseconds of a mean frame; billions of floating-point operations, and what share of the machine's ceiling it "
-        "is to do them in that time. value: what the network has to remember of a memorized frame; bank: keeping that; "
+        "Milliseconds of a mean frame; billions of floating-point operations, and what share of the machine's ceiling "
+        "it is to do them in that time. value: what the network makes of a memorized frame; bank: keeping that; "
         "shapes: masks in CVAT's words; rest: JSON, and the tracker's own work. The ceiling is the fastest of: "
     )
     measured = ", ".join(f"{name} {speed / 1e9:.0f} GFLOP/s" for name, speed in ceiling.items())

@@ -1,6 +1,6 @@
 """What a request gets in return: shapes and states in CVAT's words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.rle import decode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.store.store import ObjectRecord, Revision
+from maskbank.tracking.suggestions import suggest
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,24 @@ def frame_reply(replies: Sequence[ObjectReply | None]) -> dict[str, list[Any]]:
         "shapes": [shape and _as_json(shape) for shape in shapes],
         "confidences": [each and each.record.confidence for each in replies],
     }
+
+
+def suggestion_reply(
+    frames: Sequence[Mapping[str, Any]], outlined: Sequence[Sequence[Shape | None]]
+) -> dict[str, Any] | None:
+    """The frame that is most worth an outline, and the objects there, the worst one first; None where none is.
+
+    Args:
+        frames: of the reply of `Service.propagate`, see `frame_reply`.
+        outlined: what the request gave for each of these frames, by object.
+    """
+    pairs = list(zip(frames, outlined, strict=True))
+    confidence = {
+        slot: [None if shapes[slot] else frame["confidences"][slot] for frame, shapes in pairs]
+        for slot in range(len(outlined[0]))
+    }
+    best = next(iter(suggest(confidence, 1)), None)
+    return {"frame": best.position, "objects": list(best.objects)} if best else None
 
 
 def _shape_of(reply: ObjectReply) -> Shape | None:

@@ -15,7 +15,7 @@ from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
 from maskbank.service.decoding import DecodedAhead
 from maskbank.service.planning import BankPlan, Place, check_amount, outlined_seeds, plan
-from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of
+from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of, suggestion_reply
 from maskbank.service.requests import (
     Entry,
     State,
@@ -65,17 +65,17 @@ class Service:
                 "states": [state_of(each) for each in replies],
             }
 
-    def propagate(self, body: object, timings: Timings | None = None) -> dict[str, list[Any]]:
+    def propagate(self, body: object, timings: Timings | None = None) -> dict[str, Any]:
         """The reply to a request that tracks objects through several frames.
 
         The body is `{"frames": [{"image": ..., "shapes": [shape or null, ...]}, ...], "states": [state or null, ...]}`
         with one place per object in all lists; lists of nothing but null may be left out. A shape without a state
         starts that object; every later shape is one more seed for it. The frames are tracked in the order they come.
 
-        The reply is `{"frames": [{"shapes": [...], "confidences": [...]}, ...], "states": [...]}`. What is not visible
-        is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that would not be done
-        after `REPLY_WITHIN_S` seconds are left out, but for the first: the caller sends them again with the states of
-        the reply.
+        The reply is `{"frames": [{"shapes": [...], "confidences": [...]}, ...], "suggestion": ..., "states": [...]}`.
+        What is not visible is null, boxes too; of what was not outlined yet the confidence is null as well. Frames that
+        would not be done after `REPLY_WITHIN_S` seconds are left out, but for the first: the caller sends them again
+        with the states of the reply. Of the frames that are there, the suggestion names the one to outline next.
 
         Raises RequestError as `handle` does; the states in the request stay good.
         """
@@ -116,7 +116,11 @@ class Service:
                 with timings.stage("encode"):
                     frames.append(frame_reply(latest))
                 slowest_s = max(slowest_s, time.monotonic() - started - tuning_s)
-        return {"frames": frames, "states": [each and state_of(each) for each in latest]}
+        return {
+            "frames": frames,
+            "suggestion": suggestion_reply(frames, request.shapes[: len(frames)]),
+            "states": [each and state_of(each) for each in latest],
+        }
 
     def _track_frame(
         self,

@@ -663,8 +663,8 @@ describe('shapes as a track', () => {
 });
 
 describe('the end of a run', () => {
-    test('in short: what was tracked, where objects are gone or unsure, and where to look next', async () => {
-        server.confidence = (object, frame) => (object === 1 && frame >= 4 && frame <= 6 ? 0.3 + frame / 100 : 0.9);
+    test('in short: what was tracked, where objects are gone or unsure, and what to outline next', async () => {
+        server.confidence = (object, frame) => (object === 1 && frame >= 4 && frame <= 6 ? 0.3 + frame / 100 : 0.97);
         server.isGone = (object, frame) => object === 0 && [2, 7, 8].includes(frame);
         job.draw({ frame: 0, type: 'mask', points: MASK, group: 4 });
         job.draw({ frame: 0, type: 'polygon', points: POLYGON, group: 6 });
@@ -672,19 +672,37 @@ describe('the end of a run', () => {
         await run(0, 9);
         const text =
             'Tracked 9 frames, up to frame 9. koi (group 4): gone on 2, 7-8. koi (group 6): unsure on 4-6. ' +
-            'Look at frame 4 next: the confidence for koi (group 6) is lowest there, 0.34.';
+            'Outline next: frame 4, koi (group 6).';
         expect(summaries).toEqual([{ text, frame: 4 }]);
         expect(shownFrames).toEqual([]);
     });
 
     test('objects without a group are numbered', async () => {
-        server.confidence = (object) => (object === 1 ? 0.8 : 0.9);
+        server.confidence = (object) => (object === 1 ? 0.8 : 0.97);
         job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);
         job.drawTrack('polygon', [{ frame: 0, points: POLYGON }]);
         await run(0, 1);
-        expect(summaries[0]?.text).toBe(
-            'Tracked 1 frame, up to frame 1. Look at frame 1 next: the confidence for koi 2 is lowest there, 0.80.',
-        );
+        expect(summaries[0]?.text).toBe('Tracked 1 frame, up to frame 1. Outline next: frame 1, koi 2.');
+    });
+
+    test('next to an outline another one is worth less, at the start and on the way, backwards too', async () => {
+        const doubts: Record<number, number> = { 18: 0.6, 12: 0.6, 9: 0.5, 6: 0.65 };
+        server.confidence = (_, frame) => doubts[frame] ?? 0.97;
+        job.draw({ frame: 19, type: 'mask', points: MASK });
+        job.draw({ frame: 8, type: 'mask', points: MASK });
+        await run(19, 0);
+        expect(summaries.map(({ frame }) => frame)).toEqual([12]);
+        expect(summaries[0]?.text).toMatch(/ Outline next: frame 12, koi\.$/);
+    });
+
+    test('where the tracker is sure, no frame is named', async () => {
+        server.confidence = () => 0.97;
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        const text =
+            'Tracked 9 frames, up to frame 9. ' +
+            'No frame is worth another outline: it is not expected to mend much anywhere.';
+        expect(summaries).toEqual([{ text, frame: null }]);
     });
 
     test('where the tracker was unsure and stopped: that frame is shown already', async () => {

@@ -11,11 +11,14 @@ test.each([
 });
 
 test('of many objects a few are named', () => {
-    const gone = new Map([[1, { outline: null, confidence: 0.9 }]]);
+    const gone = new Map([[1, { outline: null, confidence: 0.8 }]]);
     const names = ['a', 'b', 'c', 'd', 'e', 'f'];
     const found = names.map(() => gone);
-    const { text } = summaryOf({ done: [1], found, end: { reason: 'finished' } }, names);
-    expect(text).toContain('d: gone on 1. 2 more objects gone or unsure on some frames. Look at frame 1 next');
+    const { text } = summaryOf({ done: [1], found, end: { reason: 'finished' } }, names, 0);
+    expect(text).toContain(
+        'd: gone on 1. 2 more objects gone or unsure on some frames. Outline next: frame 1, a, b, c',
+    );
+    expect(text).toMatch(/, c, d and others\.$/);
     expect(text).not.toContain('e:');
 });
 

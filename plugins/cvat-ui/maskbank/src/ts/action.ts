@@ -127,7 +127,7 @@ export class AITracker extends BaseCollectionAction {
         const behind = await this.#frameBehind(numbers, Math.max(from, tracked.done.at(-1) ?? from));
         const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
         made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
-        this.#summary = tracked.done.length ? summaryOf(tracked, names) : null;
+        this.#summary = tracked.done.length ? summaryOf(tracked, names, from) : null;
         return { created, deleted };
     }
 

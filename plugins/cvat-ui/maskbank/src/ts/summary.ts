@@ -1,11 +1,12 @@
 import type { Job } from './cvat-types';
 import type { FollowedObject } from './objects';
+import { suggest } from './suggestions';
 import type { Prediction, Tracked } from './tracking';
 
 /** What an annotator is told at the end of a run. */
 export interface Summary {
     text: string;
-    frame: number | null; // to look at next
+    frame: number | null; // to outline next
 }
 
 const UNSURE_BELOW = 0.5; // confidence; `maskbank job` draws the same line
@@ -28,8 +29,12 @@ export function namesOf(objects: readonly FollowedObject[], labels: Job['labels'
     });
 }
 
-/** What was tracked, where objects are gone or the tracker is unsure of them, and which frame to look at next. */
-export function summaryOf({ done, found, end }: Tracked, names: readonly string[]): Summary {
+/**
+ * What was tracked, where objects are gone or the tracker is unsure of them, and which frame to outline next.
+ *
+ * @param from the frame on which all objects were outlined at the start
+ */
+export function summaryOf({ done, found, end }: Tracked, names: readonly string[], from: number): Summary {
     const parts = [`Tracked ${counted(done.length, 'frame')}, up to frame ${done.at(-1)}.`];
     const remarks = found.flatMap((own, index) => {
         const gone = framesWhere(own, ({ outline }) => !outline);
@@ -44,23 +49,34 @@ export function summaryOf({ done, found, end }: Tracked, names: readonly string[
     if (remarks.length > MOST_OBJECTS) {
         parts.push(`${counted(remarks.length - MOST_OBJECTS, 'more object')} gone or unsure on some frames.`);
     }
-    const lowest = lowestConfidence(found);
-    if (!lowest || end.reason === 'unsure') {
-        return { text: parts.join(' '), frame: null }; // the frame to look at is shown anyway
+    const isHidden = found.every((own) => [...own.values()].every(({ confidence }) => confidence === null));
+    if (isHidden || end.reason === 'unsure') {
+        return { text: parts.join(' '), frame: null }; // nobody knows which, or it is shown anyway
     }
-    const [name, confidence] = [names[lowest.object], lowest.confidence.toFixed(2)];
-    parts.push(`Look at frame ${lowest.frame} next: the confidence for ${name} is lowest there, ${confidence}.`);
-    return { text: parts.join(' '), frame: lowest.frame };
+    const { text, frame } = nextStep([from, ...done], found, names);
+    return { text: [...parts, text].join(' '), frame };
 }
 
-function lowestConfidence(
+/**
+ * The frame of a run to outline next, as `maskbank job` words it.
+ *
+ * @param frames from the one that was outlined at the start, in the order of tracking
+ */
+function nextStep(
+    frames: readonly number[],
     found: readonly ReadonlyMap<number, Prediction>[],
-): { object: number; frame: number; confidence: number } | undefined {
-    return found
-        .flatMap((own, object) =>
-            [...own].flatMap(([frame, { confidence }]) => (confidence === null ? [] : [{ object, frame, confidence }])),
-        )
-        .sort((one, other) => one.confidence - other.confidence || one.frame - other.frame)[0];
+    names: readonly string[],
+): Summary {
+    const confidence = found.map((own) => frames.map((frame) => own.get(frame)?.confidence ?? null));
+    const best = suggest(confidence);
+    if (!best) {
+        const text = 'No frame is worth another outline: it is not expected to mend much anywhere.';
+        return { text, frame: null };
+    }
+    const frame = frames[best.position]!;
+    const objects = best.objects.slice(0, MOST_OBJECTS).map((object) => names[object]);
+    const others = best.objects.length > MOST_OBJECTS ? ' and others' : '';
+    return { text: `Outline next: frame ${frame}, ${objects.join(', ')}${others}.`, frame };
 }
 
 function framesWhere(own: ReadonlyMap<number, Prediction>, holds: (prediction: Prediction) => boolean): number[] {

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { suggest } from '../../src/ts/suggestions';
 import { decodeMask, jaccard } from './masks';
 import type { BrowserSetup } from './setup';
 import { startBrowserSetup } from './setup';
@@ -36,12 +37,17 @@ test('three masks through the clip', async () => {
     });
     expect(outcome).toMatchObject({ error: null, commits: 1, shownFrames: [] });
     expect(outcome.notices).toMatchObject([{ kind: 'success', message: 'AI tracker', duration: 0 }]);
-    const [, next] = /^Tracked 10 frames, up to frame 10\..* Look at frame (\d+) next: the confidence for /.exec(
-        outcome.notices[0]!.description,
-    )!;
-    const lowest = Math.min(...outcome.shapes.map(({ score }) => score ?? 1));
-    expect(outcome.shapes.find(({ score }) => score === lowest)!.frame).toBe(Number(next));
-    expect(outcome.notices[0]!.description).toMatch(`is lowest there, ${lowest.toFixed(2)}. Click here to go there.`);
+    const [, next] =
+        /^Tracked 10 frames, up to frame 10\..* Outline next: frame (\d+), .+\. Click here to go there\.$/.exec(
+            outcome.notices[0]!.description,
+        )!;
+    const scores = objects.map((object) => {
+        const own = outcome.shapes
+            .filter(({ group }) => group === object)
+            .sort((one, other) => one.frame - other.frame);
+        return own.map(({ score }) => score ?? null);
+    });
+    expect(suggest(scores)?.position).toBe(Number(next));
     expect(await setup.clickNotices(8)).toEqual([]); // another job is open
     expect(await setup.clickNotices(7)).toEqual([Number(next)]);
     expect(outcome.shapes).toHaveLength(3 * (LAST + 1));
