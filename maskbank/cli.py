@@ -7,9 +7,15 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maskbank.resources import WEIGHTS_FOLDER
 from maskbank.store.commands import DESCRIPTION, add_actions
+
+if TYPE_CHECKING:  # what commands need is imported when they run
+    from maskbank.jobs.annotate import Tune
+    from maskbank.jobs.function import Propagate
+    from maskbank.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -321,6 +327,13 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         help="track with a deployed function, and with the token in MASKBANK_TOKEN if it wants one (default: on this "
         "machine)",
     )
+    job.add_argument(
+        "--tune",
+        type=_minutes,
+        metavar="MINUTES",
+        help="first train the network on what is outlined in the job, on this machine: outline two or more frames, and "
+        "give it five minutes",
+    )
     _add_model_options(job)
     job.set_defaults(run=_job, extra="job")
 
@@ -503,6 +516,10 @@ def _job(options: argparse.Namespace) -> None:
 
     environment = _environment(options)
     settings = read_settings(environment)
+    if options.tune and (options.function_url or options.propose or settings.model != "lite"):
+        raise ValueError(
+            "Tuning trains the model lite on this machine: not with --function-url, --propose or another --model."
+        )
     labels = list(itertools.chain.from_iterable(options.labels))
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
     if options.propose:
@@ -522,11 +539,30 @@ def _job(options: argparse.Namespace) -> None:
         propagate = in_this_process(environment)
         named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
         tracker = " ".join(map(str, named))
+    tune = None
+    if options.tune:
+        options.extra = "job,train"  # of which training needs the other half
+        tune = _tuning(options.tune, settings, environment)
+        tracker += f" tuned {options.tune}"
     work = options.work or platformdirs.user_cache_path("maskbank")
-    how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker)
+    how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker, tune)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
+
+
+def _tuning(minutes: float, settings: "Settings", environment: dict[str, str]) -> "Tune":
+    """`maskbank job --tune`: training on a job's own frames, then the function with these weights in this process."""
+    from maskbank.jobs.function import in_this_process
+    from maskbank.networks.models import BUNDLED_WEIGHTS
+    from maskbank.training.trainer import train
+
+    def tune(data: Path, run: Path) -> "Propagate":
+        weights = train([data], run, minutes=minutes, init=settings.weights or BUNDLED_WEIGHTS["lite"])
+        chosen = {"MASKBANK_WEIGHTS": str(weights), "MASKBANK_INTERACTOR_WEIGHTS": str(settings.interactor)}
+        return in_this_process(environment | chosen)
+
+    return tune
 
 
 def _evaluate(options: argparse.Namespace) -> None:

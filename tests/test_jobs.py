@@ -35,6 +35,7 @@ from support import (
 
 from maskbank import cli
 from maskbank.evaluation.measures import jaccard as measured
+from maskbank.files.masks import read_id_mask
 from maskbank.function.local import local_function
 from maskbank.jobs import retrying, sweeps, uploads
 from maskbank.jobs.annotate import AnnotateOptions, annotate
@@ -42,8 +43,10 @@ from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
 from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
-from maskbank.networks.models import BUNDLED_INTERACTORS
+from maskbank.networks.lite import Lite
+from maskbank.networks.models import BUNDLED_INTERACTORS, BUNDLED_WEIGHTS
 from maskbank.networks.outliner import Outliner, load_outliner
+from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
 from maskbank.review.record import decode_mask, read_record
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape
@@ -389,6 +392,46 @@ def test_it_says_where_an_annotator_should_look(cvat, run):
     folder = run_folder(printed)
     assert (folder / "next").read_text() == following.strip()
     assert following.strip() in (folder / "review.html").read_text()
+
+
+# Training on the job.
+
+
+def test_a_job_is_tuned_to_before_it_is_tracked(cvat, command, tmp_path, monkeypatch):
+    """Frames with all objects become a sequence, others stills; other weights come of them, once for all."""
+    monkeypatch.setattr("maskbank.training.novelty.CLIPS", 2)
+    drawn = [outline(frame, number) for frame in (0, 9) for number in (RED_KOI, TURTLE)]
+    cvat.add(JOB, shapes=[*drawn, outline(4, TURTLE)])
+    arguments = ("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--work", tmp_path / "work", "--tune", "0.01")
+    code, printed, progress = command(*arguments, "--labels", "turtle", "--dry-run")
+    assert code == 0 and "1 object tracked on 7 frames" in printed, progress
+    code, printed, progress = command(*arguments)
+    assert code == 0 and "2 objects tracked" in printed, progress
+    [data] = (path for path in (tmp_path / "work").rglob("tuning/data") if (path / "static").exists())
+    assert [path.name for path in sorted((data / "video/job/outlined").glob("*.jpg"))] == ["000000.jpg", "000009.jpg"]
+    assert [path.name for path in (data / "static/outlined").glob("*.jpg")] == ["000004.jpg"]
+    ids = read_id_mask(data / "video/job/outlined/000009.png")
+    for each in (RED_KOI, TURTLE):
+        assert max(jaccard(ids == number, true_mask(9, each)) for number in (1, 2)) > 0.99
+    tuned = data.parent / "run" / "lite.safetensors"
+    assert fingerprint_of(tuned) != fingerprint_of(BUNDLED_WEIGHTS["lite"])
+    assert quality([each for each in results(cvat) if each["label_id"] == TURTLE_LABEL["id"]], TURTLE) > 0.5
+    written = tuned.stat().st_mtime
+    code, printed, _ = command(*arguments)
+    assert code == 0 and "nothing to do" in printed and tuned.stat().st_mtime == written
+
+
+@pytest.mark.parametrize("other", [("--function-url", "http://127.0.0.1:1"), ("--propose",), ("--model", "afb-urr")])
+def test_tuning_is_for_this_machine_and_lite(cvat, command, other: tuple[str, ...]):
+    code, _, said = command("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--tune", "5", *other)
+    assert code == 1 and "Tuning trains the model lite on this machine" in said
+    assert one_sentence(said.removeprefix("maskbank: ").rstrip())
+
+
+def fingerprint_of(path: Path) -> str:
+    network = Lite()
+    fit_weights(network, load_state_dict(path), str(path))
+    return fingerprint(network)
 
 
 def run_folder(printed: str) -> Path:

@@ -17,6 +17,7 @@ from maskbank import __version__
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
+from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import retried
 from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
@@ -36,6 +37,10 @@ from maskbank.tracking.suggestions import next_step
 
 T = TypeVar("T")
 
+Tune = Callable[[Path, Path], Propagate]
+"""Trains the network on the data in a folder, in another folder, and returns the function with what it has learnt; goes
+on where it was stopped."""
+
 
 @dataclass(frozen=True)
 class AnnotateOptions:
@@ -47,6 +52,7 @@ class AnnotateOptions:
     replace: delete the results of earlier runs.
     work: the folder where what was tracked is kept.
     tracker: names the function and its settings; what another one tracked is not gone on with.
+    tune: what makes of the outlined frames of a job a function of its own; None: all jobs have the given one.
     retry_s: for so long a server that does not answer is waited for.
     """
 
@@ -56,6 +62,7 @@ class AnnotateOptions:
     replace: bool
     work: Path
     tracker: str
+    tune: Tune | None = None
     retry_s: float = 300.0
 
 
@@ -201,6 +208,9 @@ def _track(
             bar.set_postfix_str("", refresh=False)
             return answer
 
+        if options.tune and _answered(logs) < total:
+            write_outlined(folder.path / "tuning" / "data", objects, image_of, mask_of)
+            propagate = options.tune(folder.path / "tuning" / "data", folder.path / "tuning" / "run")
         for log in logs:
             if len(log.order) > 1:  # one frame has a seed, and nothing to find
                 for _ in sweep(log, objects, image_of, ask, mask_of):

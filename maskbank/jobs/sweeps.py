@@ -106,19 +106,27 @@ def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes, mask_
             pixels = decode_image(image, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
-        sent["shapes"] = [_seed_mask(each, frame, pixels, mask_of) for each in objects]
+        # Masks, whatever was drawn: they say most, and the results may be of any type.
+        sent["shapes"] = [
+            {"type": "mask", "points": encode_rle(seed_mask(each, frame, pixels, mask_of))}
+            if frame in each.seeds
+            else None
+            for each in objects
+        ]
     return sent
 
 
-def _seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray, mask_of: MaskOf) -> dict[str, Any] | None:
-    """A mask, whatever was drawn: it says most, and the results may be of any type."""
-    if frame not in drawn.seeds:
-        return None
+def seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray, mask_of: MaskOf) -> np.ndarray:
+    """What is outlined of an object on a frame, (H, W) bool.
+
+    pixels: of the frame, (H, W, 3) uint8 RGB. Raises ValueError with one sentence where an outline means nothing.
+    """
     try:
         masks = [mask_of(shape, pixels) for shape in drawn.seeds[frame].shapes]
     except RequestError as error:
         raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
-    return {"type": "mask", "points": encode_rle(np.any(masks, axis=0))}
+    mask: np.ndarray = np.any(masks, axis=0)
+    return mask
 
 
 def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:
