@@ -176,6 +176,10 @@ def test_what_cannot_be_done_gives_one_sentence(data, tmp_path, capsys):
     assert "holds no folds.json" in refused("--compare", tmp_path)
     (tmp_path / "folds.json").write_text("{}")
     assert "folds.json is damaged." in refused("--compare", tmp_path)
+    with pytest.raises(ValueError, match="must be above 0 and at most 1, not 7"):
+        train_on_folds([data], "pond", tmp_path / "blend", init=BUNDLED_WEIGHTS["lite"], blend=7)
+    with pytest.raises(ValueError, match="must be above 0 and at most 1, not 8"):  # not: began with another --blend
+        train_on_folds([data], "pond", tmp_path / "blend", init=BUNDLED_WEIGHTS["lite"], blend=8)
     with pytest.raises(ValueError, match="Which sequences to hold out is not clear"):
         train_on_folds([data, data], "pond", tmp_path / "out")
     for name, value in (("--folds", "1"), ("--seeds", "0"), ("--steps", "-3")):

@@ -67,7 +67,7 @@ def train_on_folds(
         "--steps": steps,
         "--schedule": schedule,
         "--learning-rate": learning_rate,
-        "--init": sha256(init) if init else None,
+        "--init": sha256(init)[:12] if init else None,
         "--blend": blend if init else None,
         "--exclude": sorted(exclude),
         "--data": [path.resolve().name for path in data],
@@ -77,8 +77,10 @@ def train_on_folds(
         check_comparable(earlier, options, sequences, compare)
     results = FoldScores(options, sequences, [])
     if (out / FILE).exists():
-        results = read_scores(out)
-        _check_unchanged(results, options, sequences, out)
+        begun = read_scores(out)
+        if begun.scores or any(out.glob("seed-*/*")):  # else an option was wrong, and may be put right
+            _check_unchanged(begun, options, sequences, out)
+            results = begun
     out.mkdir(parents=True, exist_ok=True)
     results.write(out)  # before any training, so that a run's folder is never one of other options
     for seed in range(seeds):
