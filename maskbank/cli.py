@@ -1,4 +1,4 @@
-"""The command line: `maskbank track | job | review | search | propose | evaluate | train | serve | weights | store`."""
+"""The command line: `maskbank track | job | review | search | propose | evaluate | train | folds | serve | …`."""
 
 import argparse
 import itertools
@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # what commands need is imported when they run
     from maskbank.jobs.annotate import Tune
     from maskbank.jobs.function import Propagate
     from maskbank.settings import Settings
+
+EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -187,13 +189,40 @@ def _parser() -> argparse.ArgumentParser:
         help="with --init: share of the newly trained weights in the result, from 0 to 1; the lower it is, the more of "
         "what the initial weights knew is kept (default: %(default)s)",
     )
-    train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
+    train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
     train.add_argument("--val", type=Path, metavar="SEQUENCES", help="folder as for evaluate, to measure J&F on")
     train.add_argument(
         "--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="how often (default: %(default)s)"
     )
     train.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     train.set_defaults(run=_train, extra="train")
+
+    folds = commands.add_parser(
+        "folds",
+        help="score a way to train on sequences that it has not seen",
+        description="Holds out the sequences of a source in turns, fold by fold: trains the network `lite` on all "
+        "other data for a few steps, and scores it on them. Writes folds.md and folds.json to --out after each "
+        "sequence; what is there already is not done again.",
+    )
+    folds.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="as for train; one has video/SOURCE/<sequence>/"
+    )
+    folds.add_argument("--source", required=True, help="whose sequences are held out")
+    folds.add_argument("--out", type=Path, required=True, help="folder of the trainings and their scores")
+    folds.add_argument("--folds", type=_folds, default=3, metavar="N", help="how many (default: %(default)s)")
+    folds.add_argument("--steps", type=_steps, default=300, help="of each training (default: %(default)s)")
+    folds.add_argument(
+        "--seeds", type=_count, default=1, metavar="N", help="trainings of each fold (default: %(default)s)"
+    )
+    folds.add_argument("--schedule", choices=("small", "short", "long", "large"), help="as for train")
+    folds.add_argument("--learning-rate", type=float, help="as for train")
+    folds.add_argument(
+        "--init", help="as for train, but scores say little where these weights were trained on the source, as lite was"
+    )
+    folds.add_argument("--blend", type=float, default=0.5, metavar="SHARE", help="as for train")
+    folds.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
+    folds.add_argument("--compare", type=Path, metavar="OUT", help="--out of an earlier run to compare the scores with")
+    folds.set_defaults(run=_train_on_folds, extra="train")
 
     interactor = commands.add_parser(
         "train-interactor",
@@ -210,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after", type=_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
     interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
-    interactor.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help="sources to leave out")
+    interactor.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     interactor.set_defaults(run=_train_interactor, extra="train")
 
@@ -377,6 +406,12 @@ def _minutes(text: str) -> float:
 def _steps(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps above 0")
+    return int(text)
+
+
+def _folds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of folds from 2")
     return int(text)
 
 
@@ -634,15 +669,28 @@ def _evaluate_effort(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from maskbank.networks.models import BUNDLED_WEIGHTS
     from maskbank.training.trainer import train
 
     chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
     chosen["exclude"] = tuple(options.exclude)
     chosen["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
-    if options.init is not None:
-        chosen["init"] = BUNDLED_WEIGHTS.get(options.init) or Path(options.init)
+    chosen["init"] = _initial_weights(options.init)
     print(train(**chosen))
+
+
+def _train_on_folds(options: argparse.Namespace) -> None:
+    from maskbank.training.folds import train_on_folds
+
+    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
+    chosen["exclude"] = tuple(options.exclude)
+    chosen["init"] = _initial_weights(options.init)
+    print(train_on_folds(**chosen))
+
+
+def _initial_weights(name: str | None) -> Path | None:
+    from maskbank.networks.models import BUNDLED_WEIGHTS
+
+    return None if name is None else BUNDLED_WEIGHTS.get(name) or Path(name)
 
 
 def _train_interactor(options: argparse.Namespace) -> None:

@@ -42,10 +42,15 @@ Outline = tuple[int, Shape]  # the object's id in its image, and its shape; late
 
 
 def load_data(paths: Sequence[Path], exclude: tuple[str, ...] = ()) -> tuple[list[Source], list[Source]]:
-    """The stills and the videos of folders in the layout of `load_sources` and of exports; `exclude`: names of sources.
+    """The stills and the videos of folders in the layout of `load_sources` and of exports.
 
-    Raises ValueError with one sentence when one of them cannot be used, or nothing is left.
+    exclude: sources, and sequences as <source>/<sequence>, to leave out.
+
+    Raises ValueError with one sentence when one of them cannot be used, there is no such sequence, or nothing is left.
     """
+    for name in exclude:  # a sequence that stayed by a slip of the pen would make the scores on it too good
+        if "/" in name and not any((path / "video" / name).is_dir() for path in paths):
+            raise ValueError(f"There is no sequence {name} in the data to leave out.")
     stills, videos = [], []
     for path in paths:
         loaded = load_export(path) if is_export(path) else load_sources(path, exclude)

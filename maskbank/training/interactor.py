@@ -80,7 +80,7 @@ def train_interactor(
         minutes, steps: the length of the run.
         seed: of all random numbers.
         init: weights to start from; None: an encoder that knows ImageNet.
-        exclude: sources to leave out.
+        exclude: sources, or sequences of them, to leave out; as in `load_data`.
         stop_after: leave after so many minutes of this call, to be resumed.
 
     Returns the path of the weights. Raises ValueError with one sentence.

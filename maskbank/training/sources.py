@@ -47,6 +47,8 @@ class Source:
 def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source], list[Source]]:
     """All stills and all sequences below `data`, decoded into memory (about 1 MB an image).
 
+    exclude: sources, and sequences as <source>/<sequence>, that are not read.
+
     Raises ValueError with one sentence when the folder holds none.
     """
     stills, videos = [], []
@@ -57,7 +59,7 @@ def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source
             stills.append(Source(folder.name, items))
     for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
         items = []
-        for sequence in sorted(p for p in folder.iterdir() if p.is_dir()):
+        for sequence in sorted(p for p in folder.iterdir() if p.is_dir() and f"{folder.name}/{p.name}" not in exclude):
             frames = [read_sample(path) for path in _annotated(sequence)]
             if len(frames) >= 2:
                 items.append(frames)

@@ -217,6 +217,7 @@ def train(
         schedule, learning_rate: None takes those that suit a start from scratch or, with `init`, from trained weights.
         blend: with `init`, the share of the trained weights in the result, the rest being those of `init`; a network
             half-way between the two forgets little (Wortsman et al., CVPR 2022, arXiv 2109.01903).
+        exclude: sources, or sequences of them, to leave out; as in `load_data`.
         val: a folder of sequences, on which the averaged weights are scored every `val_every` minutes and at the end,
             as are those of `init` at the start; the time for that does not count.
         stop_after: leave after so many minutes of this call, to be resumed.

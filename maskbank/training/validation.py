@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from maskbank.evaluation.sequences import read_sequences, score
+from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences, score
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.networks.models import MODELS
@@ -25,10 +25,12 @@ def validate(weights: dict[str, Tensor], data: Path) -> float:
     network = Lite()
     network.load_state_dict(weights)
     tracker = Tracker(MODELS["lite"], LiteSegmenter(network, device), device)
-    found = []
-    for sequence in read_sequences(data):
-        images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-        tracked = track_video(tracker, images, {0: sequence.seed})
-        masks: Iterator[tuple[np.ndarray, list[dict[str, Any]]]] = ((frame.ids, []) for frame in tracked)
-        found.append(score(sequence, "validation", sequence.objects, masks).mean.j_and_f)
-    return 100 * float(np.mean(found))
+    return float(np.mean([j_and_f(tracker, sequence) for sequence in read_sequences(data)]))
+
+
+def j_and_f(tracker: Tracker, sequence: AnnotatedSequence) -> float:
+    """The J&F, in percent, of a sequence that is tracked from its first frame."""
+    images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
+    tracked = track_video(tracker, images, {0: sequence.seed})
+    masks: Iterator[tuple[np.ndarray, list[dict[str, Any]]]] = ((frame.ids, []) for frame in tracked)
+    return 100 * score(sequence, "validation", sequence.objects, masks).mean.j_and_f
