@@ -315,3 +315,23 @@ def test_a_token(
         assert reply == b"The tracker wants its token in the header X-MaskBank-Token."
     assert get(guarded, "/healthz")[0] == get(guarded, "/metrics")[0] == 200  # probes have none
     assert "s3cret" not in "".join(capfd.readouterr()) + get(guarded, "/metrics")[2] + get(guarded, "/")[2]
+
+
+def test_free_memory_goes_back_to_the_system() -> None:
+    """Small blocks that stay between large ones that go: the heap cannot shrink by itself."""
+    program = """
+import os
+from maskbank.service.heap import trim_heap
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+blocks = [bytearray(100_000) for _ in range(3000)]
+stays = blocks[::50]
+before = resident()
+del blocks
+trim_heap()
+print(before - resident())
+"""
+    allocator = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "536870912"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | allocator, capture_output=True, text=True, timeout=60, check=True)
+    assert float(done.stdout) > 200

@@ -14,6 +14,7 @@ from maskbank.errors import START_AGAIN, ExpiredError, LateError, RequestError, 
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
 from maskbank.service.decoding import DecodedAhead
+from maskbank.service.heap import TRIM_EVERY, trim_heap
 from maskbank.service.planning import BankPlan, Place, check_amount, outlined_seeds, plan
 from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of, suggestion_reply
 from maskbank.service.requests import (
@@ -47,6 +48,7 @@ class Service:
         self.store = store
         self.max_pixels = max_pixels
         self.max_objects = max_objects
+        self._tracked = 0  # frames
 
     def handle(self, body: object, timings: Timings | None = None) -> dict[str, list[Any]]:
         """The reply `{"shapes": [...], "states": [...]}` to a request's body; `timings` gets the time of each stage.
@@ -149,6 +151,9 @@ class Service:
                 followers = self._replied_before(plans, digest)
             if followers is None:
                 deadline.check()
+                self._tracked += 1
+                if self._tracked % TRIM_EVERY == 0:
+                    trim_heap()
                 with timings.stage("track"):
                     tracked = still_revisions(plans, digest, shown)
                     tracked = tracked or self._track(frame, plans, digest, shown, tune_until)
