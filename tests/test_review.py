@@ -240,6 +240,8 @@ def test_what_the_page_knows(run):
     moved = jaccard(true_mask(FIRST + 4, 2), true_mask(FIRST + 3, 2))
     assert golden["overlap"][4] == pytest.approx(moved, abs=1e-3)
     assert data["next"] == f"Outline next: frame {FIRST + 3}, golden koi, turtle, red koi."
+    first, *rest = data["suggested"]
+    assert first == {"position": 3, "slots": (1, 2, 0)} and 3 not in {each["position"] for each in rest}
     assert data["look"] == [3, 13, 11]  # the golden koi's bad frame, then the turtle's last ones
     assert data["even"][0] == 0 and data["even"][-1] == LAST - FIRST
     assert set(data["pictures"]) == set(range(14))
@@ -488,10 +490,16 @@ def test_marks_of_the_timeline(run):
         *(["see", count % selector] for selector in ("#confidence .seed", "#confidence .gone", "#confidence .unsure")),
         *(["see", count % selector] for selector in ("#ruler .flag", "#area .lane", "#overlap .lane")),
         ["see", "[...document.querySelectorAll('#objects .where')].map((each) => each.textContent.trim())"],
+        ["see", "[...document.querySelectorAll('#confidence .suggested')].map((each) => parseFloat(each.style.left))"],
     )
     gone = [frame for frame in range(FIRST, LAST + 1) if not true_mask(frame, 1).any()]
     assert seen[:6] == [2, 1, 2, len(data_of(run)["look"]), 3, 3]
     assert seen[6] == [f"gone on {gone[0]}–{gone[-1]}", "unsure on 23", "unsure on 31–33"]
+    suggested = data_of(run)["suggested"]
+    marks = sorted(each["position"] for each in suggested for _ in each["slots"])
+    assert sorted(seen[7]) == pytest.approx(
+        [100 * (position + 0.5) / len(data_of(run)["numbers"]) for position in marks]
+    )
 
 
 @in_browser

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from maskbank.review.record import Finding, RecordedFrame, RunFacts
-from maskbank.tracking.suggestions import next_step
+from maskbank.tracking.suggestions import Suggestion, next_step, suggest
 
 UNSURE_BELOW = 0.5  # confidence; an annotator should look at the frame
 
@@ -33,8 +33,16 @@ def least_sure(frames: Sequence[RecordedFrame], count: int) -> list[int]:
 def what_to_outline_next(facts: RunFacts, frames: Sequence[RecordedFrame]) -> str:
     """The frame that is most worth an outline, and the objects there, in a sentence."""
     slots = dict(enumerate(facts.objects.values()))
-    confidence = {slot: [_confidence(frame.findings[slot]) for frame in frames] for slot in slots}
-    return next_step(slots, confidence, [frame.number for frame in frames])
+    return next_step(slots, _confidences(frames, len(slots)), [frame.number for frame in frames])
+
+
+def worth_an_outline(frames: Sequence[RecordedFrame], objects: int, count: int) -> list[Suggestion[int]]:
+    """The frames most worth an outline, and which of the objects there, by their slots; the best one first."""
+    return suggest(_confidences(frames, objects), count)
+
+
+def _confidences(frames: Sequence[RecordedFrame], objects: int) -> dict[int, list[float | None]]:
+    return {slot: [_confidence(frame.findings[slot]) for frame in frames] for slot in range(objects)}
 
 
 def _confidence(finding: Finding | None) -> float | None:

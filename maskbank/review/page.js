@@ -273,6 +273,12 @@
         made.style.left = middle(i);
         plot.append(made);
       }
+      for (const { position, slots } of data.suggested) {
+        if (!slots.includes(slot)) continue;
+        const made = element('i', 'suggested');
+        made.style.left = middle(position);
+        plot.append(made);
+      }
       if (!known.length) plot.append(element('span', 'plot-empty', 'No confidence was recorded.'));
     }
     plot.append(element('span', 'cursor'));

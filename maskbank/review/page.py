@@ -15,12 +15,13 @@ from maskbank.files.atomic import atomic_write
 from maskbank.files.frames import FrameSource, open_frames
 from maskbank.files.rendering import bright_colours
 from maskbank.review.curves import areas, overlaps
-from maskbank.review.marks import UNSURE_BELOW, evenly_spaced, least_sure, what_to_outline_next
+from maskbank.review.marks import UNSURE_BELOW, evenly_spaced, least_sure, what_to_outline_next, worth_an_outline
 from maskbank.review.pictures import Picture, make_pictures
 from maskbank.review.record import PAGE, Finding, RecordedFrame, RunFacts, read_record
 
 LEAST_SURE = 8  # frames to look at, and no more than a quarter of all
 EVENLY_SPACED = 12
+SUGGESTED = 3  # frames to outline: how much a fourth is worth depends on what the first three change
 
 _HERE = Path(__file__).resolve().parent
 
@@ -59,6 +60,10 @@ def page_data(facts: RunFacts, frames: Sequence[RecordedFrame], source: FrameSou
             for slot, (object_id, name) in enumerate(facts.objects.items())
         ],
         "next": what_to_outline_next(facts, frames),
+        "suggested": [
+            {"position": each.position, "slots": each.objects}
+            for each in worth_an_outline(frames, len(facts.objects), SUGGESTED)
+        ],
         "look": [i for i in look if i in pictures],
         "even": [i for i in even if i in pictures],
         "pictures": {i: _written(picture) for i, picture in pictures.items()},
