@@ -64,22 +64,38 @@ def test_what_is_cut_comes_back_to_its_place() -> None:
     assert cut.memory.prev_mask.shape == (1, 16, 24) and cut.memory.prev_mask.sum() == 10 * 7
 
 
-@pytest.mark.parametrize(
-    ("pixel", "reaches"),
-    [((200, 300), False), ((112, 300), True), ((287, 300), True), ((200, 352), True), ((0, 0), True)],
-)
-def test_what_comes_near_the_rim_or_is_not_there_may_be_outside(pixel: tuple[int, int], reaches: bool) -> None:
+def found(*boxes: tuple[int, int, int, int]) -> Tensor:
+    """Logits of an object that fills boxes (left, top, right, bottom), in working pixels."""
     logits = torch.full(WORKING, -5.0)
-    logits[pixel] = 1.0  # (0, 0) is outside
-    assert may_be_outside(logits, SearchArea(10, 7, 23, 18), WORKING) == reaches
+    for left, top, right, bottom in boxes:
+        logits[top:bottom, left:right] = 1.0
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("box", "outside"),
+    [
+        ((220, 160, 300, 240), False),
+        ((220, 112, 300, 192), True),  # at the upper rim
+        ((220, 208, 300, 288), True),
+        ((288, 160, 368, 240), True),
+        ((160, 160, 240, 240), True),
+        ((220, 160, 300, 195), True),  # less than half is left
+        ((220, 160, 300, 205), False),
+        ((0, 0, 80, 80), True),  # it is not in its area at all
+    ],
+)
+def test_what_nears_the_rim_or_shrinks_may_be_outside(box: tuple[int, int, int, int], outside: bool) -> None:
+    [before] = prev_mask((220, 160, 300, 240))
+    assert may_be_outside(found(box), before, SearchArea(10, 7, 23, 18), WORKING) == outside
 
 
 def test_the_image_s_border_is_no_rim() -> None:
-    logits = torch.full(WORKING, -5.0)
-    logits[:, :100] = 1.0
-    assert not may_be_outside(logits, SearchArea(0, 0, 20, 30), WORKING)
-    assert may_be_outside(logits, SearchArea(0, 0, 7, 30), WORKING)
-    assert not may_be_outside(torch.full(WORKING, -5.0), whole_area(WORKING), WORKING)  # then it is gone
+    [before] = prev_mask((0, 0, 100, 480))
+    logits = found((0, 0, 100, 480))
+    assert not may_be_outside(logits, before, SearchArea(0, 0, 20, 30), WORKING)
+    assert may_be_outside(logits, before, SearchArea(0, 0, 7, 30), WORKING)
+    assert not may_be_outside(found(), before, whole_area(WORKING), WORKING)  # then it is gone
 
 
 # With the network.

@@ -19,6 +19,7 @@ from maskbank.shapes.rle import mask_box
 
 STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
 MARGIN, RELATIVE_MARGIN = 32, 0.15  # around an object: working pixels, and share of its own width and height
+SHRUNK = 0.5  # share of its former pixels; of an object with fewer, the rest may be elsewhere
 LARGEST = 0.8  # share of all cells; a larger area gains too little over the whole
 
 
@@ -75,10 +76,10 @@ def pasted(logits: Tensor, area: SearchArea, working: tuple[int, int]) -> Tensor
     return F.pad(logits, (left, right, top, bottom), value=HIDDEN_LOGIT)
 
 
-def may_be_outside(logits: Tensor, area: SearchArea, working: tuple[int, int]) -> bool:
-    """Whether an object may have left its area: nothing of it was found, or it comes so near the rim that it may go on.
+def may_be_outside(logits: Tensor, prev_mask: Tensor, area: SearchArea, working: tuple[int, int]) -> bool:
+    """Whether more of an object may be outside of its area: it comes near the rim, or much of it is not found any more.
 
-    logits: (H, W), in the whole working image.
+    logits: (H, W), prev_mask: (4h, 4w), both in the whole working image.
     """
     whole, inside = whole_area(working), area.cut(logits, STRIDE)
     rims = (
@@ -88,7 +89,8 @@ def may_be_outside(logits: Tensor, area: SearchArea, working: tuple[int, int]) -
         (area.bottom < whole.bottom, inside[-STRIDE:]),
     )
     at_rim = any(has_outside and bool((rim > 0).any()) for has_outside, rim in rims)
-    return area != whole and (at_rim or not bool((inside > 0).any()))
+    before = int((prev_mask > 0.5).sum()) * PREV_MASK_STRIDE**2
+    return area != whole and (at_rim or int((inside > 0).sum()) < SHRUNK * before)
 
 
 def _extent(first: int, last: int, cells: int) -> tuple[int, int]:

@@ -190,10 +190,10 @@ class Tracker:
         found = self._segment_in(areas, working, frame, window, requests)
         wider = [
             [
-                whole if may_be_outside(logits, area, working) else area
-                for area, logits in zip(own, each.logits, strict=True)
+                whole if may_be_outside(logits, prev_mask, area, working) else area
+                for logits, prev_mask, area in zip(segmentation.logits, request.memory.prev_mask, own, strict=True)
             ]
-            for own, each in zip(areas, found, strict=True)
+            for request, segmentation, own in zip(requests, found, areas, strict=True)
         ]
         return found if wider == areas else self._segment_in(wider, working, frame, window, requests)
 
