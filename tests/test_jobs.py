@@ -467,7 +467,7 @@ def test_the_page_shows_what_was_uploaded(cvat, run):
                 outlined = decode_mask(finding.mask, frame.size)
                 truth = true_mask(frame.number, {(7, 0): RED_KOI, (7, 5): GOLDEN_KOI, (8, 0): TURTLE}[label, group])
                 assert finding.confidence is None
-                assert jaccard(outlined, truth) > 0.8 if label == 8 else (outlined == truth).all()
+                assert jaccard(outlined, truth) > 0.78 if label == 8 else (outlined == truth).all()
             elif finding.mask:
                 shown.add(key)
                 np.testing.assert_array_equal(decode_mask(finding.mask, frame.size), uploaded[key])

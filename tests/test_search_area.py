@@ -41,6 +41,8 @@ def test_where_an_object_may_be_anywhere_it_is_looked_for_everywhere() -> None:
     assert areas_of((400, 160, 480, 240), (0, 0, 0, 0), (10, 10, 800, 400))[1:] == [WHOLE, WHOLE]
     other_image = BankRequest(Memory(prev_mask=torch.ones(1, 60, 60)))
     assert search_areas(other_image, WORKING) == [WHOLE]
+    small = BankRequest(Memory(prev_mask=prev_mask((400, 160, 480, 240))[:, :56]))
+    assert search_areas(small, (224, 853)) == [SearchArea(0, 0, 54, 14)]
     without_masks = BankRequest(Memory(prev_mask=torch.zeros(2, 0, 0)))  # of a network that takes none
     assert search_areas(without_masks, WORKING) == [WHOLE, WHOLE]
 

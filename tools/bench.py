@@ -351,7 +351,8 @@ def stages_report(results: list[dict[str, Any]], ceiling: dict[str, float]) -> s
         row = {"stage": stage}
         for r in results:
             gflop = r["gflop"].get(stage, 0.0)
-            done = f" ({gflop:.2g} GFLOP, {100 * gflop / r[stage] * 1e12 / max(ceiling.values()):.0f} %)"
+            share = 100 * gflop * 1e12 / max(ceiling.values()) / (r[stage] or 1.0)
+            done = f" ({gflop:.2g} GFLOP, {share:.0f} %)"
             name = f"{r['model']}, {r['objects']}, {r['size'].replace('x', ' x ')}, {r['kept']}"
             row[name] = f"{r[stage]:.1f}" + (done if gflop >= 0.01 else "")
         rows.append(row)

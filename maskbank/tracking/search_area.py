@@ -20,6 +20,7 @@ from maskbank.shapes.rle import mask_box
 STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
 MARGIN, RELATIVE_MARGIN = 32, 0.15  # around an object: working pixels, and share of its own width and height
 SHRUNK = 0.5  # share of its former pixels; of an object with fewer, the rest may be elsewhere
+LEAST_SIDE = 240  # pixels; in smaller working images an area would be little but rim, and they are quick anyhow
 LARGEST = 0.8  # share of all cells; a larger area gains too little over the whole
 
 
@@ -32,12 +33,13 @@ def whole_area(working: tuple[int, int]) -> SearchArea:
 def search_areas(request: BankRequest, working: tuple[int, int]) -> list[SearchArea]:
     """Where each object of a request's memory is looked for.
 
-    It is the whole working image where an object was not seen in the frame before, as then it may be anywhere, and
-    where the area would be hardly smaller.
+    It is the whole working image where an object was not seen in the frame before, as then it may be anywhere; where
+    the area would be hardly smaller; and where the image is small.
     """
     whole, prev_mask = whole_area(working), request.memory.prev_mask
     per_cell = STRIDE // PREV_MASK_STRIDE
-    if prev_mask.shape[1:] != (per_cell * whole.bottom, per_cell * whole.right):  # an image of another size
+    other_size = prev_mask.shape[1:] != (per_cell * whole.bottom, per_cell * whole.right)  # of the image before
+    if other_size or min(working) < LEAST_SIDE:
         return [whole] * request.memory.objects
     boxes = [mask_box(mask) for mask in (prev_mask > 0.5).cpu().numpy()]
     areas = []
