@@ -83,7 +83,10 @@ def may_be_outside(logits: Tensor, prev_mask: Tensor, area: SearchArea, working:
 
     logits: (H, W), prev_mask: (4h, 4w), both in the whole working image.
     """
-    whole, inside = whole_area(working), area.cut(logits, STRIDE)
+    whole = whole_area(working)
+    if area == whole:
+        return False
+    inside = area.cut(logits, STRIDE)
     rims = (
         (area.left > whole.left, inside[:, :STRIDE]),
         (area.top > whole.top, inside[:STRIDE]),
@@ -92,7 +95,7 @@ def may_be_outside(logits: Tensor, prev_mask: Tensor, area: SearchArea, working:
     )
     at_rim = any(has_outside and bool((rim > 0).any()) for has_outside, rim in rims)
     before = int((prev_mask > 0.5).sum()) * PREV_MASK_STRIDE**2
-    return area != whole and (at_rim or int((inside > 0).sum()) < SHRUNK * before)
+    return at_rim or int((inside > 0).sum()) < SHRUNK * before
 
 
 def _extent(first: int, last: int, cells: int) -> tuple[int, int]:
