@@ -445,12 +445,12 @@ def run_folder(printed: str) -> Path:
 def test_the_page_shows_what_was_uploaded(cvat, run):
     """The red koi dives in frame 26; a person said that the turtle, which is a track, is not there after frame 30."""
     cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS, task=3, deleted={22})
-    points = box_of(true_mask(24, TURTLE))
+    points = box_of(true_mask(25, TURTLE))
     keyframes = [
         {"type": "rectangle", "frame": frame, "points": points, "outside": outside}
-        for frame, outside in ((24, False), (31, True))
+        for frame, outside in ((25, False), (31, True))
     ]
-    track = {"label_id": TURTLE_LABEL["id"], "frame": 24, "shapes": keyframes}
+    track = {"label_id": TURTLE_LABEL["id"], "frame": 25, "shapes": keyframes}
     cvat.add(JOB, shapes=[outline(20, RED_KOI), outline(33, GOLDEN_KOI, group=5)], tracks=[track])
     facts, frames = read_record(run_folder(run(form="mask")))
     assert facts.job_url == f"{cvat.url}/tasks/3/jobs/{JOB}"
@@ -467,15 +467,15 @@ def test_the_page_shows_what_was_uploaded(cvat, run):
                 outlined = decode_mask(finding.mask, frame.size)
                 truth = true_mask(frame.number, {(7, 0): RED_KOI, (7, 5): GOLDEN_KOI, (8, 0): TURTLE}[label, group])
                 assert finding.confidence is None
-                assert jaccard(outlined, truth) > 0.78 if label == 8 else (outlined == truth).all()
+                assert jaccard(outlined, truth) > 0.8 if label == 8 else (outlined == truth).all()
             elif finding.mask:
                 shown.add(key)
                 np.testing.assert_array_equal(decode_mask(finding.mask, frame.size), uploaded[key])
             else:
                 gone.add(key)
     seeds = [[each.number for each in frames if (own := each.findings[slot]) and own.seed] for slot in range(3)]
-    assert seeds == [[20], [24], [33]]
-    assert unknown == {(frame, 8, 0) for frame in range(25, 31)}  # CVAT itself shows the track there
+    assert seeds == [[20], [25], [33]]
+    assert unknown == {(frame, 8, 0) for frame in range(26, 31)}  # CVAT itself shows the track there
     assert shown == set(uploaded)
     assert {(frame, 8, 0) for frame in (31, 32, 33)} <= gone and (30, 7, 0) in gone
 
