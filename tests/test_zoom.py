@@ -6,13 +6,16 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from support import RED_KOI, TURTLE, jaccard, rgb, true_mask
+from support import RED_KOI, TURTLE, Function, decoded, disjoint, jaccard, mask_shape, png, rgb, true_mask
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import MODELS, load_segmenter
 from maskbank.shapes.window import Window
+from maskbank.tracking.aggregation import Aggregation
+from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
-from maskbank.tracking.zoom import choose_window, moved_prev_mask
+from maskbank.tracking.zoom import MOST_WINDOWS, apart, choose_window, choose_windows, moved_logits, moved_prev_mask
 
 CPU = torch.device("cpu")
 SIZE, WORKING = (1080, 1920), (240, 427)
@@ -83,6 +86,45 @@ def test_a_previous_mask_stays_where_it_was_in_the_image() -> None:
     assert torch.allclose(moved_prev_mask(shown, before, before, SIZE, WORKING), shown, atol=1e-4)
 
 
+def test_logits_stay_where_they_were_in_the_image() -> None:
+    before, now = Window(600, 300, 427, 240), Window(640, 340, 427, 240)
+    logits = torch.full((240, 427), -5.0)
+    logits[80:120, 160:240] = 5  # pixels 760 to 840, 380 to 420
+    moved = moved_logits(logits, before, now, SIZE, (240, 427))
+    expected = torch.full((240, 427), -5.0)
+    expected[40:80, 120:200] = 5
+    expected[200:], expected[:, 387:] = HIDDEN_LOGIT, HIDDEN_LOGIT  # what `before` does not show
+    assert torch.allclose(moved, expected, atol=0.01)
+    afar = moved_logits(logits, before, None, SIZE, (240, 427))
+    rows, columns = np.nonzero(afar.numpy() > 0)
+    assert rows.mean() == pytest.approx(400 / 4.5, abs=1) and columns.mean() == pytest.approx(800 / 4.5, abs=1)
+    assert afar[0, 0] == HIDDEN_LOGIT
+
+
+def windows_of(*seeds: Seed) -> list[Window | None]:
+    return choose_windows(SIZE, WORKING, [BankRequest(Memory(), {0: seed}) for seed in seeds])
+
+
+def test_objects_far_apart_have_windows_of_their_own() -> None:
+    left, near, right = box(20, 20, 40, 40), box(100, 60, 40, 40), box(1800, 1000, 40, 40)
+    large = box(700, 100, 500, 900)
+    windows = windows_of(left, right, near, large)
+    assert windows[0] == windows[2] == window_of(left, near)  # one window holds both, no coarser than their own
+    assert windows[1] == window_of(right) and windows[3] is None
+    assert apart(SIZE, WORKING, [Seed(each.mask) for each in (left, right, near, large)]) == [0, 1, 0, 2]
+    assert apart(SIZE, WORKING, [left, near]) == [0, 0] and apart(SIZE, WORKING, []) == []
+
+
+def test_there_are_few_windows() -> None:
+    row = [box(80 + 440 * i, 20, 40, 40) for i in range(MOST_WINDOWS)]
+    assert len({*windows_of(*row)}) == MOST_WINDOWS
+    coarser = windows_of(*row, box(280, 20, 40, 40))  # one more: it shares a coarser window with the first
+    assert len({*coarser}) == MOST_WINDOWS and coarser[0] == coarser[4] and coarser[0].height == 480
+    assert [window.height for window in coarser[1:4]] == [240] * 3
+    corners = [box(x, y, 20, 20) for x in (20, 960, 1880) for y in (20, 1040)]
+    assert windows_of(*corners) == [None] * 6
+
+
 # The tracker.
 
 
@@ -148,6 +190,67 @@ def test_objects_of_several_banks_share_a_window_and_the_pixels() -> None:
     assert not (turtle & koi).any()
     assert results[0][0].window.height == 480  # coarser than those in which they were outlined
     assert jaccard(turtle, far_mask(1, TURTLE)) > 0.5 and jaccard(koi, far_mask(1, RED_KOI)) > 0.5
+
+
+def two_ponds(index: int) -> np.ndarray:
+    """The animals of the sample clip twice, 1100 pixels apart."""
+    image = far_away(index, -600)
+    image[400:580, 1300:1620] = cv2.resize(rgb(index), (320, 180), interpolation=cv2.INTER_AREA)
+    return image
+
+
+def test_small_objects_far_apart_are_each_followed_closely() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    seeds = np.zeros(SIZE, np.uint8)
+    seeds[far_mask(0, TURTLE, -600)], seeds[far_mask(0, TURTLE, 500)] = 1, 2
+    objects = ClipObjects()
+    for index in range(4):
+        objects, found = track_objects(tracker, Frame(two_ponds(index)), objects, None if index else seeds)
+    assert [(memory.window.width, memory.window.height) for memory in objects.memories] == [(427, 240)] * 2
+    assert jaccard(found[1].mask, far_mask(3, TURTLE, -600)) > 0.75
+    assert jaccard(found[2].mask, far_mask(3, TURTLE, 500)) > 0.75
+
+
+def test_objects_in_windows_that_overlap_compete_for_pixels() -> None:
+    left, right = Window(600, 300, 427, 240), Window(800, 300, 427, 240)
+    requests = [BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=window)) for window in (left, right)]
+    logits = torch.full((2, 1, 240, 427), -9.0)
+    logits[0, 0, 100:140, 210:400] = 3  # from 810 to 1000 in the image
+    logits[1, 0, 100:140, 100:200] = 5  # from 900 to 1000
+    aggregation = Aggregation(SIZE, requests, list(logits))
+    (one, [first]), (other, [second]) = (aggregation.of(i) for i in range(2))
+    rows, columns = np.nonzero(first.mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (400, 439, 810, 899)
+    rows, columns = np.nonzero(second.mask)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (400, 439, 900, 999)
+    total = 1 + np.exp(3) + np.exp(5)
+    assert one[0, 120, 350].item() == pytest.approx(np.exp(3) / total, rel=1e-3)  # 950 in the image
+    assert other[0, 120, 150].item() == pytest.approx(np.exp(5) / total, rel=1e-3)
+    assert one[0, 120, 250].item() == pytest.approx(np.exp(3) / (1 + np.exp(3)), rel=1e-3)  # 850: nobody else's
+
+
+def test_what_is_outlined_in_another_window_is_no_others() -> None:
+    left, right = Window(600, 300, 427, 240), Window(800, 300, 427, 240)
+    known = BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=left))
+    outlined = BankRequest(Memory(window=right), {0: box(900, 400, 100, 40)})
+    logits = torch.full((1, 240, 427), -9.0)
+    logits[0, 100:140, 210:400] = 3
+    aggregation = Aggregation(SIZE, [known, outlined], [logits, torch.zeros(0, 240, 427)])
+    (one, [first]), (other, [second]) = (aggregation.of(i) for i in range(2))
+    assert not first.mask[:, 900:].any() and (second.mask == outlined.seeds[0].mask).all()
+    assert one[0, 120, 350] == 0 and one[0, 120, 250] > 0.9 and other[0, 120, 150] == 1
+
+
+def test_the_function_gives_objects_far_apart_banks_of_their_own(function: Function) -> None:
+    places = (-600, 500)
+    outlined = [mask_shape(far_mask(0, TURTLE, shift)) for shift in places]
+    _, states = function.ask(png(two_ponds(0)), outlined, [])
+    assert states[0]["bank"] != states[1]["bank"]
+    shapes, _ = function.track(png(two_ponds(1)), states)
+    found = [decoded(shape, SIZE) for shape in shapes]
+    assert disjoint(found)
+    for mask, shift in zip(found, places, strict=True):
+        assert jaccard(mask, far_mask(1, TURTLE, shift)) > 0.7
 
 
 @pytest.mark.parametrize("size", [(4000, 8), (3000, 1), (1, 3000), (2, 2000)])

@@ -6,12 +6,13 @@
 
 Of each annotated sequence below DATA it makes two: its objects cut out, shrunk to SIDE x SIDE pixels or so, and pasted
 over the frames of another sequence, which they cross; and a native crop of that, of half the height, which holds all of
-their way. Where small objects are tracked as well as large ones, both score the same.
+their way. Where small objects are tracked as well as large ones, both score the same. A third, OUT/apart, has beside
+them those of the next sequence, half of the frame away.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -26,32 +27,40 @@ WAY = 0.2  # of the frame's height, which objects go from left to right beside t
 EDGE = 3  # pixels over which a cut-out fades into what it is pasted on
 
 
-def small(sequence: AnnotatedSequence, other: AnnotatedSequence, side: int, height: int) -> Iterator[tuple]:
-    """Frames (height, width, 3) uint8 RGB and their ids (height, width) uint8."""
-    area = np.median([(truth > 0).sum() for truth in sequence.truths[:LENGTH] if truth is not None])
-    scale = side / np.sqrt(area)
-    width = height * 16 // 9
+def cut_out(
+    sequence: AnnotatedSequence, number: int, scale: float, place: tuple[float, float], size: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A frame's objects, shrunk, on black: an image (*size, 3) uint8 RGB and ids (*size) uint8.
+
+    place: x and y of where the middle of the first frame's objects would be.
+    """
     rows, columns = np.nonzero(sequence.seed)
-    for number in range(min(LENGTH, len(sequence.images))):
-        truth = sequence.truths[number]
-        if truth is None:
-            return
-        background = Image.open(other.images[number % len(other.images)]).convert("RGB").resize((width, height))
-        where = (
-            width / 2 - scale * columns.mean() + WAY * height * (number / LENGTH - 0.5),
-            height / 2 - scale * rows.mean(),
-        )
-        matrix = np.array([[scale, 0, where[0]], [0, scale, where[1]]])
-        image = np.asarray(Image.open(sequence.images[number]).convert("RGB"))
-        # First to the area-averaged small size: warping alone would leave out most pixels.
-        shrunk = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
-        matrix[:, :2] = np.diag([1, 1])
-        pasted = cv2.warpAffine(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), matrix, (width, height))
-        ids = cv2.warpAffine(
-            cv2.resize(truth, shrunk, interpolation=cv2.INTER_NEAREST), matrix, (width, height), flags=cv2.INTER_NEAREST
-        )
-        alpha = cv2.GaussianBlur((ids > 0).astype(np.float32), (EDGE, EDGE), 0)[..., None]
-        yield (np.asarray(background) * (1 - alpha) + pasted * alpha).astype(np.uint8), ids
+    matrix = np.array([[1, 0, place[0] - scale * columns.mean()], [0, 1, place[1] - scale * rows.mean()]])
+    image, truth = np.asarray(Image.open(sequence.images[number]).convert("RGB")), sequence.truths[number]
+    # First to the area-averaged small size: warping alone would leave out most pixels.
+    shrunk = (max(round(truth.shape[1] * scale), 1), max(round(truth.shape[0] * scale), 1))
+    height, width = size
+    pasted = cv2.warpAffine(cv2.resize(image, shrunk, interpolation=cv2.INTER_AREA), matrix, (width, height))
+    ids = cv2.resize(truth, shrunk, interpolation=cv2.INTER_NEAREST)
+    return pasted, cv2.warpAffine(ids, matrix, (width, height), flags=cv2.INTER_NEAREST)
+
+
+def small(
+    sequences: Sequence[AnnotatedSequence], other: AnnotatedSequence, side: int, height: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Frames (height, width, 3) uint8 RGB with the objects of all sequences side by side, and ids (height, width)."""
+    size = height, height * 16 // 9
+    for number in range(min(LENGTH, *(len(each.images) for each in sequences))):
+        background = Image.open(other.images[number % len(other.images)]).convert("RGB").resize(size[::-1])
+        image, ids = np.asarray(background), np.zeros(size, np.uint8)
+        for position, sequence in enumerate(sequences):
+            area = np.median([(truth > 0).sum() for truth in sequence.truths[:LENGTH]])
+            x = size[1] * (position + 0.5) / len(sequences) + WAY * height * (number / LENGTH - 0.5)
+            pasted, own = cut_out(sequence, number, side / np.sqrt(area), (x, height / 2), size)
+            alpha = cv2.GaussianBlur((own > 0).astype(np.float32), (EDGE, EDGE), 0)[..., None]
+            image = (image * (1 - alpha) + pasted * alpha).astype(np.uint8)
+            ids = np.where(own > 0, own + ids.max(), ids)
+        yield image, ids
 
 
 def write(out: Path, name: str, frames: list[tuple]) -> None:
@@ -71,7 +80,7 @@ def main() -> int:
     chosen = parser.parse_args()
     sequences = [each for each in read_sequences(chosen.data) if all(truth is not None for truth in each.truths)]
     for sequence, other in zip(sequences, sequences[1:] + sequences[:1], strict=True):
-        frames = list(small(sequence, other, chosen.side, chosen.height))
+        frames = list(small([sequence], other, chosen.side, chosen.height))
         height, width = frames[0][1].shape
         top, left = height // 4, width // 4
         part = np.s_[top : top + height // 2, left : left + width // 2]
@@ -81,6 +90,7 @@ def main() -> int:
             continue
         write(chosen.out / "small", name, frames)
         write(chosen.out / "crop", name, [(image[part], ids[part]) for image, ids in frames])
+        write(chosen.out / "apart", name, list(small([sequence, other], other, chosen.side, chosen.height)))
     return 0
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.shapes.packed_mask import PackedMask
+from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
 
 
@@ -30,7 +30,7 @@ Answers = dict[int, Answer]  # of a frame: by object id, for the objects that we
 class _Sweep:
     outlined: frozenset[int] = frozenset()
     answers: dict[int, Answers] = field(default_factory=dict)
-    memories: dict[int, Memory] = field(default_factory=dict)  # after a frame
+    objects: dict[int, ClipObjects] = field(default_factory=dict)  # as they are known after a frame
 
 
 class ClipSweeps:
@@ -69,23 +69,14 @@ class ClipSweeps:
     def _track(self, order: range, outlined: frozenset[int], last: _Sweep) -> _Sweep:
         sweep = _Sweep(outlined)
         differing = outlined ^ last.outlined
-        before, known, same = Memory(), Answers(), order[0] == next(iter(last.answers), None)
+        objects, same = ClipObjects(), order[0] == next(iter(last.answers), None)
         for frame in order:
             same = same and frame not in differing
             if same:
-                before, known = last.memories[frame], last.answers[frame]
+                objects, answers = last.objects[frame], last.answers[frame]
             else:
-                before, known = self._next(frame, before, list(known), frame in outlined)
-            sweep.memories[frame], sweep.answers[frame] = before, known
+                outlines = self._outlines[frame] if frame in outlined else None
+                objects, found = track_objects(self._tracker, self._encoded(frame), objects, outlines)
+                answers = {i: Answer(each.mask, each.confidence) for i, each in found.items()}
+            sweep.objects[frame], sweep.answers[frame] = objects, answers
         return sweep
-
-    def _next(self, frame: int, memory: Memory, objects: list[int], outlined: bool) -> tuple[Memory, Answers]:
-        """objects: the ids of those in the memory, in its order."""
-        seeds = {}
-        if outlined:
-            ids = self._outlines[frame]
-            shown = [int(i) for i in np.unique(ids) if i]
-            objects += [i for i in shown if i not in objects]
-            seeds = {objects.index(i): Seed(ids == i) for i in shown}
-        [(memory, found)] = self._tracker.track(self._encoded(frame), [BankRequest(memory, seeds)])
-        return memory, {i: Answer(each.mask, each.confidence) for i, each in zip(objects, found, strict=True)}

@@ -1,6 +1,6 @@
 """From a request's objects to what is asked of each bank."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,11 +27,7 @@ class BankPlan:
     revision: Revision
     request: BankRequest  # of its memory
     types: Mapping[int, str]  # of the shapes that were outlined, by object
-
-    @property
-    def place(self) -> Place:
-        """Where the revision is."""
-        return self.revision.bank_id, self.revision.number, self.revision.digest
+    place: Place  # of the revision
 
 
 def check_amount(entries: Sequence[Entry], revisions: Mapping[Place, Revision], most: int, pixels: int) -> None:
@@ -85,14 +81,23 @@ def outlined_seeds(
 
 
 def plan(
-    entries: Sequence[Entry], revisions: Mapping[Place, Revision], outlined: Mapping[int, Seed]
+    entries: Sequence[Entry],
+    revisions: Mapping[Place, Revision],
+    outlined: Mapping[int, Seed],
+    apart: Callable[[Sequence[Seed]], Sequence[int]],
 ) -> tuple[list[tuple[Place, int]], list[list[BankPlan]]]:
-    """Groups a request's objects by bank; `outlined`: from `outlined_seeds`.
+    """Groups a request's objects by bank.
+
+    Args:
+        outlined: from `outlined_seeds`.
+        apart: the seeds of new objects to the number of the new bank that each is to have; see `Tracker.apart`.
 
     Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
-    of a round compete for pixels, so no object is in a round twice, from two revisions of its bank.
+    of a round compete for pixels, so no object is in a round twice, from two revisions of its bank. New banks have the
+    place of `NEW_BANK`, with their own numbers.
     """
-    new_place = (NEW_BANK.bank_id, NEW_BANK.number, NEW_BANK.digest)
+    new = [index for index, entry in enumerate(entries) if entry.state is None]
+    banks = dict(zip(new, apart([outlined[index] for index in new]), strict=True))
     seeds: dict[Place, dict[int, Seed]] = {place: {} for place in revisions}
     types: dict[Place, dict[int, str]] = {place: {} for place in revisions}
     requested: dict[Place, set[int]] = {}
@@ -101,7 +106,7 @@ def plan(
         if entry.state is not None:
             place, number = entry.state.place, entry.state.object
         else:
-            place = new_place
+            place = (NEW_BANK.bank_id, banks[index], NEW_BANK.digest)
             number = len(seeds.setdefault(place, {}))
         if entry.shape is not None:
             seeds[place][number] = outlined[index]
@@ -112,15 +117,15 @@ def plan(
     for place, own_seeds in seeds.items():
         revision = revisions.get(place, NEW_BANK)
         request = BankRequest(revision.memory, own_seeds, frozenset(requested[place]))
-        new = BankPlan(revision, request, types[place])
-        free = next((each for each in rounds if not any(_share_an_object(new, other) for other in each)), None)
+        planned = BankPlan(revision, request, types[place], place)
+        free = next((each for each in rounds if not any(_share_an_object(planned, other) for other in each)), None)
         if free is None:
-            rounds.append([new])
+            rounds.append([planned])
         else:
-            free.append(new)
+            free.append(planned)
     return objects, rounds
 
 
 def _share_an_object(one: BankPlan, other: BankPlan) -> bool:
-    same_bank = one.revision.bank_id == other.revision.bank_id
+    same_bank = one.revision.bank_id == other.revision.bank_id != NEW_BANK.bank_id
     return same_bank and not one.request.competitors.isdisjoint(other.request.competitors)

@@ -1,8 +1,12 @@
 """A part of an image."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from torch import Tensor
+
+Image = TypeVar("Image", np.ndarray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,11 @@ class Window:
     width: int
     height: int
 
-    def cut(self, image: np.ndarray) -> np.ndarray:
+    def cut(self, image: Image) -> Image:
         """Its pixels of an image (H, W, ...); a view."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
+
+    def overlaps(self, other: "Window") -> bool:
+        """Whether both have a pixel in common."""
+        across = self.left < other.left + other.width and other.left < self.left + self.width
+        return across and self.top < other.top + other.height and other.top < self.top + self.height

@@ -13,6 +13,7 @@ from maskbank.bank.memory import BankRequest, Seed
 from maskbank.files.images import resize_mask
 from maskbank.networks.aggregation import HIDDEN_LOGIT, aggregate
 from maskbank.shapes.window import Window
+from maskbank.tracking.zoom import moved_logits
 
 Object = tuple[int, int]  # the position of its request, and its number there
 
@@ -46,83 +47,107 @@ class Aggregation:
 
     Args:
         size: height and width of the image.
-        window: the part of it that requests and logits are about; None: all of it.
         requests: whose objects compete: with all that are requested, and those that are not within their own memory.
+            What is known of a memory's objects is seen in the memory's window; seeds are of the whole image.
         logits: for each request those of its memory's objects, (n, h, w), against the background.
     """
 
-    def __init__(
-        self,
-        size: tuple[int, int],
-        window: Window | None,
-        requests: Sequence[BankRequest],
-        logits: Sequence[Tensor],
-    ):
-        self._size, self._window = size, window
-        self._requests = requests
+    def __init__(self, size: tuple[int, int], requests: Sequence[BankRequest], logits: Sequence[Tensor]):
+        self._size, self._requests = size, requests
+        self._windows = [request.memory.window for request in requests]
         self._seeds = {(i, k): seed for i, request in enumerate(requests) for k, seed in request.seeds.items()}
-        hidden = logits[0].new_full(logits[0].shape[1:], HIDDEN_LOGIT)
         self._logits = {
-            (i, k): hidden if (i, k) in self._seeds else logits[i][k]
-            for i, request in enumerate(requests)
+            (i, k): own.new_full(own.shape[1:], HIDDEN_LOGIT) if (i, k) in self._seeds else own[k]
+            for i, (request, own) in enumerate(zip(requests, logits, strict=True))
             for k in range(request.objects)
         }
-        self._outcomes: dict[tuple[Object, ...], tuple[Tensor, np.ndarray]] = {}  # mostly one for all requests
+        # Mostly one for all requests.
+        self._probabilities: dict[tuple[Window | None, tuple[Object, ...]], Tensor] = {}
+        self._maps: dict[tuple[Object, ...], np.ndarray] = {}
 
     def of(self, i: int) -> tuple[Tensor, list[Region]]:
-        """The probabilities, (n, h, w), and the regions of all objects of request `i`."""
+        """The probabilities, (n, h, w), in its window, and the regions, in the image, of all objects of request `i`."""
         own = [(i, number) for number in range(self._requests[i].objects)]
         requested = {(j, number) for j, request in enumerate(self._requests) for number in request.competitors}
-        rivals = tuple(sorted(requested.union(own)))
-        if rivals not in self._outcomes:
-            logits = torch.stack([self._logits[each] for each in rivals])
-            seeds = {position: self._seeds[each] for position, each in enumerate(rivals) if each in self._seeds}
-            self._outcomes[rivals] = probabilities_of(logits, seeds), self._object_map(logits, seeds)
-        probabilities, objects = self._outcomes[rivals]
-        positions = [rivals.index(each) for each in own]
-        return probabilities[positions], [Region(objects, position) for position in positions]
+        rivals, window = tuple(sorted(requested.union(own))), self._windows[i]
+        if rivals not in self._maps:
+            self._maps[rivals] = self._object_map(rivals)
+        seen = tuple(each for each in rivals if _overlap(self._windows[each[0]], window))
+        if (window, seen) not in self._probabilities:
+            self._probabilities[window, seen] = self._probabilities_in(window, seen)
+        probabilities = self._probabilities[window, seen][[seen.index(each) for each in own]]
+        return probabilities, [Region(self._maps[rivals], rivals.index(each)) for each in own]
 
-    def _object_map(self, logits: Tensor, seeds: Mapping[int, Seed]) -> np.ndarray:
-        """See `object_map`; of the whole image."""
-        if self._window is None:
-            return object_map(self._size, logits, seeds)
-        objects = np.full(self._size, -1, np.int16)
-        self._window.cut(objects)[:] = object_map((self._window.height, self._window.width), logits, seeds)
-        return objects
+    def _object_map(self, rivals: Sequence[Object]) -> np.ndarray:
+        windows = [self._windows[i] for i, _ in rivals]
+        seeds = {position: self._seeds[each] for position, each in enumerate(rivals) if each in self._seeds}
+        return object_map(self._size, [self._logits[each] for each in rivals], windows, seeds)
+
+    def _probabilities_in(self, window: Window | None, rivals: Sequence[Object]) -> Tensor:
+        """Of objects some of which were seen in other windows: (n, h, w)."""
+        shape = next(self._logits[each].shape for each in rivals if self._windows[each[0]] == window)
+        logits = torch.stack(
+            [
+                self._logits[each]
+                if self._windows[each[0]] == window
+                else moved_logits(self._logits[each], self._windows[each[0]], window, self._size, shape)
+                for each in rivals
+            ]
+        )
+        outlined = {}
+        for position, each in enumerate(rivals):
+            if each in self._seeds:
+                mask = self._seeds[each].mask
+                outlined[position] = window.cut(mask) if window else mask
+        return probabilities_of(logits, outlined)
 
 
-def probabilities_of(logits: Tensor, seeds: Mapping[int, Seed]) -> Tensor:
-    """Class probabilities of n objects, (n, h, w), of which some were outlined: their seeds by object."""
+def _overlap(one: Window | None, other: Window | None) -> bool:
+    return one is None or other is None or one.overlaps(other)
+
+
+def probabilities_of(logits: Tensor, outlined: Mapping[int, np.ndarray]) -> Tensor:
+    """Class probabilities of n objects, (n, h, w), of which some were outlined: their masks, (H, W) bool, by object."""
     probabilities = aggregate(logits[None])[0]
-    if seeds:
+    if outlined:
         height, width = logits.shape[1:]
         given = {
-            k: torch.from_numpy(resize_mask(seed.mask, height, width)).to(logits.device) for k, seed in seeds.items()
+            k: torch.from_numpy(resize_mask(mask, height, width)).to(logits.device) for k, mask in outlined.items()
         }
-        outlined = torch.zeros_like(logits[0])
+        covered = torch.zeros_like(logits[0])
         for coverage in given.values():
-            outlined += coverage
-        probabilities = probabilities * (1 - outlined).clamp(min=0)
+            covered += coverage
+        probabilities = probabilities * (1 - covered).clamp(min=0)
         for k, coverage in given.items():
             probabilities[k] = coverage
     return probabilities
 
 
-def object_map(size: tuple[int, int], logits: Tensor, seeds: Mapping[int, Seed]) -> np.ndarray:
+def object_map(
+    size: tuple[int, int], logits: Sequence[Tensor], windows: Sequence[Window | None], seeds: Mapping[int, Seed]
+) -> np.ndarray:
     """(H, W) int16, whose each pixel is: the number of the best of n objects, -1 where it is the background.
 
     One object at a time, so that a 4K frame with many objects does not take gigabytes.
+
+    Args:
+        size: height and width of the image.
+        logits: of each object, (h, w).
+        windows: of each object, the part of the image that its logits are of; None: all of it.
+        seeds: what was outlined of the image, by object.
     """
-    best = torch.zeros(size, device=logits.device)  # the background's logit
-    ids = torch.full(size, -1, dtype=torch.int16, device=logits.device)
-    for k, logit in enumerate(logits):
+    device = logits[0].device
+    best = torch.zeros(size, device=device)  # the background's logit
+    ids = torch.full(size, -1, dtype=torch.int16, device=device)
+    for k, (logit, window) in enumerate(zip(logits, windows, strict=True)):
         if k in seeds or float(logit.max()) <= 0:
             continue
+        best_there, ids_there = (window.cut(best), window.cut(ids)) if window else (best, ids)
         full = logit
-        if tuple(logit.shape) != tuple(size):
-            full = F.interpolate(logit[None, None], size=size, mode="bilinear", align_corners=False)[0, 0]
-        ids.masked_fill_(full > best, k)
-        torch.maximum(full, best, out=best)
+        if logit.shape != best_there.shape:
+            full = F.interpolate(logit[None, None], size=best_there.shape, mode="bilinear", align_corners=False)[0, 0]
+        ids_there.masked_fill_(full > best_there, k)
+        torch.maximum(full, best_there, out=best_there)
     objects: np.ndarray = ids.cpu().numpy()
     for k, seed in seeds.items():
         objects[seed.mask] = k

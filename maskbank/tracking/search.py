@@ -80,7 +80,7 @@ class Searcher:
         [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)], [[whole_area(view.working)]])
         look = self._segmenter.appearance(view.features, aggregate(found.logits[None])[0])  # (1, 192)
         alike = float(F.cosine_similarity(look, self._looks).amax())
-        mask = object_map(image.shape[:2], found.logits, {}) == 0
+        mask = object_map(image.shape[:2], [found.logits[0]], [None], {}) == 0
         return Match(mask, float(found.quality[0]) * alike**APPEARANCE_POWER)
 
 

@@ -29,7 +29,7 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import choose_window, coarser_windows, moved_prev_mask
+from maskbank.tracking.zoom import apart, choose_windows, coarser_windows, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -146,37 +146,53 @@ class Tracker:
         Raises:
             BankFullError: a bank has no room for one more seed frame.
         """
-        size, window = frame.image.shape[:2], None
-        if self.model.zooms:
-            window = choose_window(size, self._working_size(size), requests)
-        requests = [self._seen_in(window, size, request) for request in requests]
-        segmentations = self._segment(frame, window, requests)
-        aggregation = Aggregation(size, window, requests, [each.logits for each in segmentations])
+        size = frame.image.shape[:2]
+        windows = self._windows(size, requests)
+        requests = [self._seen_in(*each, size) for each in zip(windows, requests, strict=True)]
+        segmentations = self._segment(frame, requests)
+        aggregation = Aggregation(size, requests, [each.logits for each in segmentations])
         tune_until = tune_until or Deadline.within(self.tune_s)
         results = []
         for i, (request, segmentation) in enumerate(zip(requests, segmentations, strict=True)):
             probabilities, regions = aggregation.of(i)
             predictions = [_prediction(request, segmentation, number, each) for number, each in enumerate(regions)]
-            memory = self._memorize(frame, window, request, segmentation, probabilities, predictions)
-            if window and request.seeds:
-                memory = self._memorize_from_afar(frame, window, request, memory, regions)
-            results.append((self._tuned(frame, window, request, memory, tune_until), predictions))
+            memory = self._memorize(frame, request, segmentation, probabilities, predictions)
+            if memory.window and request.seeds:
+                memory = self._memorize_from_afar(frame, memory.window, request, memory, regions)
+            results.append((self._tuned(frame, request, memory, tune_until), predictions))
         return results
 
-    def _seen_in(self, window: Window | None, size: tuple[int, int], request: BankRequest) -> BankRequest:
-        """A request about a frame of a size as one about a window of it."""
+    def apart(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
+        """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom.apart`."""
+        return apart(size, self._working_size(size), seeds) if self.model.zooms else [0] * len(seeds)
+
+    def _windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
+        if not self.model.zooms:
+            return [None] * len(requests)
+        return choose_windows(size, self._working_size(size), requests)
+
+    def _seen_in(self, window: Window | None, request: BankRequest, size: tuple[int, int]) -> BankRequest:
+        """A request about a frame of a size with its memory as it is in a window; seeds stay those of the frame."""
         memory = request.memory
         if memory.objects and memory.window != window:
             working = self._working_size((window.height, window.width) if window else size)
             prev_mask = moved_prev_mask(memory.prev_mask, memory.window, window, size, working)
             memory = replace(memory, prev_mask=prev_mask)
-        seeds = request.seeds
-        if window:
-            seeds = {number: Seed(window.cut(seed.mask), seed.from_box) for number, seed in seeds.items()}
-        return replace(request, memory=replace(memory, window=window), seeds=seeds)
+        return replace(request, memory=replace(memory, window=window))
 
-    def _segment(self, frame: Frame, window: Window | None, requests: Sequence[BankRequest]) -> list[Segmentation]:
-        """What the network finds of each memory's objects in a frame, or a window of it.
+    def _segment(self, frame: Frame, requests: Sequence[BankRequest]) -> list[Segmentation]:
+        """What the network finds of each memory's objects in its window of a frame."""
+        found: dict[int, Segmentation] = {}
+        for window in dict.fromkeys(request.memory.window for request in requests):
+            own = [i for i, request in enumerate(requests) if request.memory.window == window]
+            segmentations = self._segment_together(frame, window, [requests[i] for i in own])
+            found |= zip(own, segmentations, strict=True)
+        return [found[i] for i in range(len(requests))]
+
+    def _segment_together(
+        self, frame: Frame, window: Window | None, requests: Sequence[BankRequest]
+    ) -> list[Segmentation]:
+        """What it finds in a frame, or a window of it.
 
         A frame that is to be memorized is seen in full. On others each object is looked for in its search area, and
         again in all of the frame where that may not hold all of it.
@@ -235,7 +251,6 @@ class Tracker:
     def _memorize(
         self,
         frame: Frame,
-        window: Window | None,
         request: BankRequest,
         segmentation: Segmentation,
         probabilities: Tensor,
@@ -253,14 +268,14 @@ class Tracker:
                 valid = [number in request.seeds for number in range(request.objects)]
             else:
                 valid = [self._worth_memorizing(*each) for each in zip(predictions, segmentation.presence, strict=True)]
-            features = self.view(frame, window).features
+            features = self.view(frame, memory.window).features
             entries = self.segmenter.memorize(features, probabilities, torch.tensor(valid), now)
             policy = self.model.policy(self.budget, request.objects + 1)
             add = policy.seed if request.seeds else policy.memorize
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
-        return Memory(banks, prev_mask, now + 1, last_memorized, memory.tuned_decoder, window, memory.finest)
+        return replace(memory, banks=banks, prev_mask=prev_mask, frames=now + 1, last_memorized=last_memorized)
 
     def _memorize_from_afar(
         self, frame: Frame, window: Window, request: BankRequest, memory: Memory, regions: Sequence[Region]
@@ -288,14 +303,14 @@ class Tracker:
             return prediction.confidence >= MEMORIZE_CONFIDENCE
         return float(presence) < ABSENCE_THRESHOLD
 
-    def _tuned(
-        self, frame: Frame, window: Window | None, request: BankRequest, memory: Memory, until: Deadline
-    ) -> Memory:
+    def _tuned(self, frame: Frame, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
         exact = [seed.mask for seed in request.seeds.values() if not seed.from_box]
         if not exact or self.tune is None:
             return memory
+        window = memory.window
         image = self.view(frame, window).image
+        exact = [window.cut(mask) for mask in exact] if window else exact
         return replace(memory, tuned_decoder=self.tune(image, exact, memory.tuned_decoder, until))
 
 

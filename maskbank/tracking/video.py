@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
 
 
@@ -35,23 +35,17 @@ def track_video(
     for index, seed in sorted(seeds.items()):
         if not seed.any():
             raise ValueError(f"The seed mask of frame {index} shows no object.")
-    memory = Memory()
-    numbers: dict[int, int] = {}  # object id → its number in the memory
+    objects = ClipObjects()
     for index, image in enumerate(frames):
-        outlined = _seeds(seeds[index], image, index, numbers) if index in seeds else {}
-        if not numbers:
-            yield TrackedFrame(image, np.zeros(image.shape[:2], np.uint8), {})
+        outlined, size = seeds.get(index), image.shape[:2]
+        if outlined is not None and outlined.shape != size:
+            got, expected = (f"{shape[1]} x {shape[0]}" for shape in (outlined.shape, size))
+            raise ValueError(f"The seed mask of frame {index} is {got} pixels, but the frame is {expected}.")
+        ids = np.zeros(size, np.uint8)
+        if outlined is None and not objects.places:
+            yield TrackedFrame(image, ids, {})
             continue
-        [(memory, predictions)] = tracker.track(Frame(image), [BankRequest(memory, outlined)])
-        ids = np.zeros(image.shape[:2], np.uint8)
-        for object_id, number in numbers.items():
-            ids[predictions[number].mask] = object_id
-        yield TrackedFrame(image, ids, {i: predictions[n].confidence for i, n in numbers.items()})
-
-
-def _seeds(ids: np.ndarray, image: np.ndarray, index: int, numbers: dict[int, int]) -> dict[int, Seed]:
-    """The seeds of an id map by object number; gives new objects theirs."""
-    if ids.shape != image.shape[:2]:
-        expected, got = (f"{s[1]} x {s[0]}" for s in (image.shape, ids.shape))
-        raise ValueError(f"The seed mask of frame {index} is {got} pixels, but the frame is {expected}.")
-    return {numbers.setdefault(int(i), len(numbers)): Seed(ids == i) for i in np.unique(ids) if i}
+        objects, predictions = track_objects(tracker, Frame(image), objects, outlined)
+        for object_id, prediction in predictions.items():
+            ids[prediction.mask] = object_id
+        yield TrackedFrame(image, ids, {i: each.confidence for i, each in predictions.items()})

@@ -1,4 +1,4 @@
-"""Looking closer: objects that are small in a large frame are tracked in a window of it, which moves with them.
+"""Looking closer: objects that are small in a large frame are tracked in windows of it, which move with them.
 
 The network sees a window at the size at which it would see the whole frame. A window's scale is that of the image
 itself, or a half, a quarter of it. There are few scales because keys of one hardly resemble those of another: seeds are
@@ -6,20 +6,73 @@ memorized at the scale of their window and at all that are coarser, and a finer 
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import count
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from maskbank.bank.memory import BankRequest, Memory
+from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.shapes.rle import mask_box
 from maskbank.shapes.window import Window
 
 ROOM, KEPT_ROOM = 3.0, 2.0  # times as wide and high as its objects is a window at least, and one that they are in
 LEAST_GAIN = 1.4  # times as large as in the whole frame is what a window shows
+MOST_WINDOWS = 4  # of a frame: each takes as long as the whole frame would
 STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def choose_windows(
+    size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest]
+) -> list[Window | None]:
+    """For each request the window in which its objects are to be tracked; None: the whole frame.
+
+    What one window can hold is seen together. Else requests share a window where it is no coarser than that which one
+    of them has by itself; where such are too many, any that holds them; where even these are, all see the whole frame.
+
+    size, working: as for `choose_window`.
+    """
+    together = choose_window(size, working, requests)
+    if together or len(requests) < 2:
+        return [together] * len(requests)
+    for may_be_coarser in (False, True):
+        windows = _shared_windows(size, working, requests, may_be_coarser)
+        if len(set(windows) - {None}) <= MOST_WINDOWS:
+            return windows
+    return [None] * len(requests)
+
+
+def _shared_windows(
+    size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest], may_be_coarser: bool
+) -> list[Window | None]:
+    """Each request joins the first others that can share a window with it."""
+    groups: list[tuple[Window, list[int]]] = []
+    for i, request in enumerate(requests):
+        alone = choose_window(size, working, [request])
+        if alone is None:
+            continue
+        for position, (window, members) in enumerate(groups):
+            joint = choose_window(size, working, [*(requests[member] for member in members), request])
+            if joint and (may_be_coarser or joint.height <= max(alone.height, window.height)):
+                groups[position] = joint, [*members, i]
+                break
+        else:
+            groups.append((alone, [i]))
+    shared = {member: window for window, members in groups for member in members}
+    return [shared.get(i) for i in range(len(requests))]
+
+
+def apart(size: tuple[int, int], working: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
+    """Which new objects are to share a memory: for each seed of a frame the number of its group, from 0.
+
+    A memory has one window, so those that would be tracked in different windows are kept apart.
+    """
+    windows = choose_windows(size, working, [BankRequest(Memory(), {0: seed}) for seed in seeds])
+    numbers = dict(zip(dict.fromkeys(windows), count(), strict=False))
+    return [numbers[window] for window in windows]
 
 
 def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest]) -> Window | None:
@@ -110,11 +163,34 @@ def moved_prev_mask(
         start_before, length_before = _extent(before, axis, limit)
         cells = max(-(-seen // STRIDE), 2) * STRIDE // PREV_MASK_STRIDE
         place = start_now + (torch.arange(cells) + 0.5) * PREV_MASK_STRIDE * length_now / seen  # in the image
-        cell = (place - start_before) * seen / length_before / PREV_MASK_STRIDE
-        axes.append(cell * 2 / prev_mask.shape[1 + axis] - 1)
-    rows, columns = axes
-    grid = torch.stack(torch.broadcast_tensors(columns[None, :], rows[:, None]), -1).to(prev_mask)
-    return F.grid_sample(prev_mask[None], grid[None], align_corners=False)[0]
+        axes.append((place - start_before) * seen / length_before / PREV_MASK_STRIDE)
+    return _sampled(prev_mask, *axes)
+
+
+def moved_logits(
+    logits: Tensor, before: Window | None, now: Window | None, size: tuple[int, int], seen: Sequence[int]
+) -> Tensor:
+    """Logits as they are in another window, `HIDDEN_LOGIT` where that shows more: (h', w') → (h, w).
+
+    Args:
+        logits: in the window `before`.
+        size: height and width of the image.
+        seen: h, w, what the network sees of the window `now`.
+    """
+    axes = []
+    for axis, limit in enumerate(size):
+        start_now, length_now = _extent(now, axis, limit)
+        start_before, length_before = _extent(before, axis, limit)
+        place = start_now + (torch.arange(seen[axis]) + 0.5) * length_now / seen[axis]  # in the image
+        axes.append((place - start_before) * logits.shape[axis] / length_before)
+    return _sampled(logits[None] - HIDDEN_LOGIT, *axes)[0] + HIDDEN_LOGIT
+
+
+def _sampled(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """What maps (n, H, W) have at all pairs of rows and columns, in cells from the upper left: (n, h, w), 0 outside."""
+    down, across = rows * 2 / maps.shape[1] - 1, columns * 2 / maps.shape[2] - 1
+    grid = torch.stack(torch.broadcast_tensors(across[None, :], down[:, None]), -1).to(maps)
+    return F.grid_sample(maps[None], grid[None], align_corners=False)[0]
 
 
 def _extent(window: Window | None, axis: int, limit: int) -> tuple[int, int]:
