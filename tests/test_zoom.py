@@ -15,7 +15,7 @@ from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation
 from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
-from maskbank.tracking.zoom import MOST_WINDOWS, apart, choose_window, choose_windows, moved_logits, moved_prev_mask
+from maskbank.tracking.zoom import MOST_WINDOWS, apart, choose_windows, moved_logits, moved_prev_mask
 
 CPU = torch.device("cpu")
 SIZE, WORKING = (1080, 1920), (240, 427)
@@ -28,7 +28,8 @@ def box(left: int, top: int, width: int, height: int, size: tuple[int, int] = SI
 
 
 def window_of(*seeds: Seed, size: tuple[int, int] = SIZE, working: tuple[int, int] = WORKING) -> Window | None:
-    return choose_window(size, working, [BankRequest(Memory(), dict(enumerate(seeds)))])
+    [window] = choose_windows(size, working, [BankRequest(Memory(), dict(enumerate(seeds)))])
+    return window
 
 
 def test_a_small_object_is_in_the_middle_of_a_window_of_the_images_own_scale() -> None:
@@ -50,6 +51,9 @@ def test_a_frame_that_the_network_sees_nearly_as_it_is_has_no_window(size: tuple
 
 
 def test_a_window_is_kept_until_the_object_is_much_larger() -> None:
+    def choose_window(request: BankRequest) -> Window | None:
+        return choose_windows(SIZE, WORKING, [request])[0]
+
     def request(side: int, window: Window | None, finest: float = 1.0) -> BankRequest:
         shown = torch.zeros(1, 60, 108)
         scale = 1 if window else WORKING[0] / SIZE[0]
@@ -58,18 +62,16 @@ def test_a_window_is_kept_until_the_object_is_much_larger() -> None:
         return BankRequest(Memory(prev_mask=shown, window=window, finest=finest))
 
     inside = Window(700, 400, 427, 240)
-    assert choose_window(SIZE, WORKING, [request(100, inside)]).height == 240
-    assert choose_window(SIZE, WORKING, [request(100, None)]).height == 480
-    assert choose_window(SIZE, WORKING, [request(130, inside)]).height == 480
+    assert choose_window(request(100, inside)).height == 240
+    assert choose_window(request(100, None)).height == 480
+    assert choose_window(request(130, inside)).height == 480
     # None is finer than those in which the seeds are known.
-    assert choose_window(SIZE, WORKING, [request(20, None)]).height == 240
-    assert choose_window(SIZE, WORKING, [request(20, None, finest=0.5)]).height == 480
-    assert choose_window(SIZE, WORKING, [request(20, None, finest=0.0)]) is None
-    assert (
-        choose_window(SIZE, WORKING, [replace(request(20, None, finest=0.0), seeds={0: box(9, 9, 9, 9)})]) is not None
-    )
+    assert choose_window(request(20, None)).height == 240
+    assert choose_window(request(20, None, finest=0.5)).height == 480
+    assert choose_window(request(20, None, finest=0.0)) is None
+    assert choose_window(replace(request(20, None, finest=0.0), seeds={0: box(9, 9, 9, 9)})) is not None
     gone = replace(inside, left=0)
-    assert choose_window(SIZE, WORKING, [BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=gone))]) is None
+    assert choose_window(BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=gone))) is None
 
 
 def test_a_previous_mask_stays_where_it_was_in_the_image() -> None:
@@ -113,6 +115,9 @@ def test_objects_far_apart_have_windows_of_their_own() -> None:
     assert windows[1] == window_of(right) and windows[3] is None
     assert apart(SIZE, WORKING, [Seed(each.mask) for each in (left, right, near, large)]) == [0, 1, 0, 2]
     assert apart(SIZE, WORKING, [left, near]) == [0, 0] and apart(SIZE, WORKING, []) == []
+    # Several windows are only for small ones; one by itself may have one that gains less.
+    wide = box(1500, 900, 140, 40)
+    assert windows_of(left, wide) == [window_of(left), None] and window_of(wide) is not None
 
 
 def test_there_are_few_windows() -> None:

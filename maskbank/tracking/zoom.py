@@ -6,6 +6,7 @@ memorized at the scale of their window and at all that are coarser, and a finer 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
 
 import torch
@@ -19,10 +20,31 @@ from maskbank.shapes.window import Window
 
 ROOM, KEPT_ROOM = 3.0, 2.0  # times as wide and high as its objects is a window at least, and one that they are in
 LEAST_GAIN = 1.4  # times as large as in the whole frame is what a window shows
-MOST_WINDOWS = 4  # of a frame: each takes as long as the whole frame would
+MOST_WINDOWS = 4  # of a frame: each takes as long as the whole frame would, so they are for those that gain much:
+SMALL, KEPT_SMALL = 1 / 8, 1 / 6  # of the frame's shorter side is an object at most; and one that is in a window
 STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Whereabouts:
+    """Where the requested objects of a memory are on an image, or were in the frame before.
+
+    Attributes:
+        boxes: of the objects; None where one was not to be seen, as then it may be anywhere.
+        finest: the largest scale at which they are known, but for those that are outlined on the frame.
+        window: in which they were in the frame before.
+    """
+
+    boxes: Sequence[Box] | None
+    finest: float
+    window: Window | None
+
+    def small(self, size: tuple[int, int]) -> bool:
+        """Whether all objects are small in an image of that size."""
+        most = (KEPT_SMALL if self.window else SMALL) * min(size)
+        return self.boxes is not None and all(max(box[2] - box[0], box[3] - box[1]) <= most for box in self.boxes)
 
 
 def choose_windows(
@@ -30,39 +52,45 @@ def choose_windows(
 ) -> list[Window | None]:
     """For each request the window in which its objects are to be tracked; None: the whole frame.
 
-    What one window can hold is seen together. Else requests share a window where it is no coarser than that which one
-    of them has by itself; where such are too many, any that holds them; where even these are, all see the whole frame.
+    What one window can hold is seen together. Else small objects have several windows and the others see the whole
+    frame. Requests share a window where it is no coarser than that which one of them has by itself; where such windows
+    are too many, any that holds them; where even these are, all see the whole frame.
 
-    size, working: as for `choose_window`.
+    Args:
+        size: height and width of the image.
+        working: of the whole image as the network sees it.
     """
-    together = choose_window(size, working, requests)
-    if together or len(requests) < 2:
-        return [together] * len(requests)
+    if not any(window_sizes(size, working)):
+        return [None] * len(requests)
+    places = [_whereabouts(request, size, working) for request in requests]
+    together = _window_of(size, working, places)
+    if together or len(places) < 2:
+        return [together] * len(places)
     for may_be_coarser in (False, True):
-        windows = _shared_windows(size, working, requests, may_be_coarser)
+        windows = _shared_windows(size, working, places, may_be_coarser)
         if len(set(windows) - {None}) <= MOST_WINDOWS:
             return windows
-    return [None] * len(requests)
+    return [None] * len(places)
 
 
 def _shared_windows(
-    size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest], may_be_coarser: bool
+    size: tuple[int, int], working: tuple[int, int], places: Sequence[Whereabouts], may_be_coarser: bool
 ) -> list[Window | None]:
-    """Each request joins the first others that can share a window with it."""
+    """Each of small objects joins the first others that can share a window with them."""
     groups: list[tuple[Window, list[int]]] = []
-    for i, request in enumerate(requests):
-        alone = choose_window(size, working, [request])
+    for i, place in enumerate(places):
+        alone = _window_of(size, working, [place]) if place.small(size) else None
         if alone is None:
             continue
         for position, (window, members) in enumerate(groups):
-            joint = choose_window(size, working, [*(requests[member] for member in members), request])
+            joint = _window_of(size, working, [*(places[member] for member in members), place])
             if joint and (may_be_coarser or joint.height <= max(alone.height, window.height)):
                 groups[position] = joint, [*members, i]
                 break
         else:
             groups.append((alone, [i]))
     shared = {member: window for window, members in groups for member in members}
-    return [shared.get(i) for i in range(len(requests))]
+    return [shared.get(i) for i in range(len(places))]
 
 
 def apart(size: tuple[int, int], working: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
@@ -75,36 +103,35 @@ def apart(size: tuple[int, int], working: tuple[int, int], seeds: Sequence[Seed]
     return [numbers[window] for window in windows]
 
 
-def choose_window(size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest]) -> Window | None:
-    """The window in which all requested objects are to be tracked; None: the whole frame.
+def _window_of(size: tuple[int, int], working: tuple[int, int], places: Sequence[Whereabouts]) -> Window | None:
+    """The window that is to show all objects; None: the whole frame.
 
-    It is the whole frame where an object is too large, too far from the others, or not to be seen in the frame before,
-    as then it may be anywhere.
-
-    Args:
-        size: height and width of the image.
-        working: of the whole image as the network sees it.
+    It is the whole frame where an object is too large, too far from the others, or may be anywhere.
     """
-    sizes = list(window_sizes(size, working))
-    if not sizes:
+    boxes = [place.boxes for place in places]
+    if not any(boxes) or None in boxes:
         return None
-    boxes = []
-    for request in requests:
-        boxes += [_box(mask_box(seed.mask)) for seed in request.seeds.values()]
-        boxes += [_last_box(request.memory, k, size, working) for k in _known(request) if k not in request.seeds]
-    found = [box for box in boxes if box]
-    if not found or len(found) < len(boxes):
-        return None
-    lefts, tops, rights, bottoms = zip(*found, strict=True)
+    lefts, tops, rights, bottoms = zip(*(box for own in boxes for box in own or ()), strict=True)
     left, top, right, bottom = min(lefts), min(tops), max(rights), max(bottoms)
-    finest = min(_finest(request) for request in requests)
-    kept = {request.memory.window for request in requests}
-    for scale, height, width in sizes:
+    finest = min(place.finest for place in places)
+    kept = {place.window for place in places}
+    for scale, height, width in window_sizes(size, working):
         stays = any(window and (window.height, window.width) == (height, width) for window in kept)
         room = KEPT_ROOM if stays else ROOM
         if scale <= finest and room * (right - left) <= width and room * (bottom - top) <= height:
             return _window_around((left + right) / 2, (top + bottom) / 2, height, width, size)
     return None
+
+
+def _whereabouts(request: BankRequest, size: tuple[int, int], working: tuple[int, int]) -> Whereabouts:
+    memory = request.memory
+    known = [number for number in sorted(request.competitors) if number < memory.objects]
+    unseeded = [number for number in known if number not in request.seeds]
+    boxes = [_box(mask_box(seed.mask)) for seed in request.seeds.values()]
+    boxes += [_last_box(memory, number, size, working) for number in unseeded]
+    found = [box for box in boxes if box]
+    finest = memory.finest if unseeded else 1.0
+    return Whereabouts(found if len(found) == len(boxes) else None, finest, memory.window)
 
 
 def coarser_windows(window: Window, size: tuple[int, int], working: tuple[int, int]) -> list[Window | None]:
@@ -126,16 +153,6 @@ def window_sizes(size: tuple[int, int], working: tuple[int, int]) -> Iterator[tu
         if height <= size[0] and width <= size[1]:
             yield scale, height, width
         scale /= 2
-
-
-def _finest(request: BankRequest) -> float:
-    """The largest scale at which the objects of a request are known, but for those that are outlined on the frame."""
-    return request.memory.finest if any(k not in request.seeds for k in _known(request)) else 1.0
-
-
-def _known(request: BankRequest) -> list[int]:
-    """The requested objects that a memory has."""
-    return [number for number in sorted(request.competitors) if number < request.memory.objects]
 
 
 def _window_around(x: float, y: float, height: int, width: int, size: tuple[int, int]) -> Window:
