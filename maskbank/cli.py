@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
         "track",
         help="track objects through a video from one or more seed masks",
         description="Tracks objects through a folder of frames or a video file. Writes an indexed PNG mask per frame, "
-        "a COCO JSON, an overlay video and a page to look at the run. Frames before the first seed stay empty.",
+        "a COCO JSON, an overlay video and a page to look at the run. A seed counts for the frames before it as well: "
+        "up to the last one, frames are tracked in both directions, and written when both sweeps are done.",
     )
     track.add_argument("frames", type=Path, help="folder of images, or video file")
     track.add_argument(
@@ -438,8 +439,8 @@ def _track(options: argparse.Namespace) -> None:
     from maskbank.review.page import write_page
     from maskbank.review.record import RunRecord, facts_of, findings_of, read_record
     from maskbank.settings import read_settings
+    from maskbank.tracking.clip import frames_to_track, track_clip
     from maskbank.tracking.loading import load_tracker
-    from maskbank.tracking.video import track_video
 
     frames = open_frames(options.frames)
     seeds = {}
@@ -456,15 +457,14 @@ def _track(options: argparse.Namespace) -> None:
     with (
         ResultFolder(options.out, video, frames.fps) as results,
         RunRecord(options.out, facts) as record,
-        tqdm(total=len(frames), unit="frame", desc="tracking") as bar,
+        tqdm(total=frames_to_track(len(frames), seeds), unit="frame", desc="tracking") as bar,
     ):
-        for index, tracked in enumerate(track_video(tracker, frames, seeds)):
+        for index, tracked in enumerate(track_clip(tracker, frames, seeds, bar.update)):
             seeded = np.unique(seeds[index]).tolist() if index in seeds else []
             findings = findings_of(tracked.ids, objects, tracked.confidence, seeded)
             with interruptions_held_back():  # both have the frame, or neither
                 results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
                 record.add(index, frames.name(index), tracked.ids.shape, findings)
-            bar.update()
     print(f"Look at {write_page(options.out)}.")
     if options.suggest:
         print(what_to_outline_next(*read_record(options.out)))

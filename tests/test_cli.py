@@ -1,6 +1,5 @@
 """`maskbank track` as a user runs it: results, interruption, bad arguments."""
 
-import json
 import os
 import re
 import signal
@@ -102,11 +101,12 @@ def test_folder_with_a_correction_and_a_new_object(folder, tmp_path, capsys):
     fish_and_turtle = np.where(truth(0) == 1, 0, truth(0))
     first, second = seed_file(tmp_path / "a.png", fish_and_turtle), seed_file(tmp_path / "b.png", truth(4))
     assert track(folder, "--seed", f"0={first}", "--seed", f"4={second}", "--out", tmp_path / "out") == 0
-    assert f"{FRAMES}/{FRAMES}" in capsys.readouterr().err  # the progress bar
+    assert f"{FRAMES + 5}/{FRAMES + 5}" in capsys.readouterr().err  # the progress bar: five frames in both directions
     found = check_results(tmp_path / "out", [f"{i:05d}.jpg" for i in range(FRAMES)])
-    np.testing.assert_array_equal(found[0], fish_and_turtle)
+    np.testing.assert_array_equal(np.where(found[0] == 1, 0, found[0]), fish_and_turtle)
     np.testing.assert_array_equal(found[4], truth(4))
-    assert not any((ids == 1).any() for ids in found[:4])
+    for index in range(4):  # outlined on frame 4, and found before it
+        assert jaccard(found[index] == 1, truth(index) == 1) > 0.3  # loose
     assert jaccard(found[1] == 3, truth(1) == 3) > 0.3  # loose: the turtle hardly moves
     assert (found[1] != found[0]).any() and (found[5] != found[4]).any()  # tracked, not copied
 
@@ -117,7 +117,7 @@ def test_video_file_and_no_overlay(folder, tmp_path, seed):
             video.write(image)
     assert track(tmp_path / "film.mp4", "--seed", f"2={seed}", "--out", tmp_path / "out", "--video", "none") == 0
     found = check_results(tmp_path / "out", [f"frame_{i:06d}.png" for i in range(FRAMES)], video=None)
-    assert not found[0].any() and not found[1].any()
+    assert found[0].any() and found[1].any()
     np.testing.assert_array_equal(found[2], truth(0))
     assert found[3].any()
 
@@ -247,7 +247,7 @@ def test_seed_that_does_not_fit_gives_one_sentence(folder, tmp_path, seed, capsy
     assert (out / "annotations.json").read_text() == "{}"  # of an earlier run: nothing was done in its place
     assert track(folder, "--seed", f"0={seed}", "--seed", f"2={small}", "--out", out) == 1
     assert "of frame 2 is 400 x 300" in last_line(capsys)
-    assert len(json.loads((out / "annotations.json").read_text())["images"]) == 2
+    assert (out / "annotations.json").read_text() == "{}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,14 +1,18 @@
 """A whole video through the tracker, without files."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
 from support import CLIP
 
 from maskbank.evaluation.measures import jaccard
-from maskbank.files.frames import open_frames
+from maskbank.files.frames import FrameSource, open_frames
 from maskbank.files.masks import read_id_mask
+from maskbank.files.video import VideoWriter
 from maskbank.networks.models import MODELS, load_segmenter
+from maskbank.tracking.clip import frames_to_track, track_clip
 from maskbank.tracking.tracker import Tracker
 from maskbank.tracking.video import TrackedFrame, track_video
 
@@ -98,3 +102,90 @@ def test_bad_seeds_give_one_sentence(tracker, images):
     with pytest.raises(ValueError, match=r"^The seed mask of frame 4 shows no object\.$"):
         next(track_video(tracker, frames, {0: truth(0, turtle=1), 4: truth(0)}))
     assert next(frames) is images[0]  # known before any frame was looked at
+
+
+# In both directions.
+
+
+class Clip(FrameSource):
+    """Frames in memory."""
+
+    fps = 25.0
+
+    def __init__(self, images: list[np.ndarray]):
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        return f"{index}.jpg"
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.images)
+
+    def backwards(self, stop: int) -> Iterator[np.ndarray]:
+        return reversed(self.images[:stop])
+
+
+def run_both_ways(
+    tracker: Tracker, images: list[np.ndarray], seeds: dict[int, np.ndarray]
+) -> tuple[list[TrackedFrame], int]:
+    """What is found, and how many frames were tracked for it."""
+    calls: list[None] = []
+    steps = list(track_clip(tracker, Clip(images), seeds, lambda: calls.append(None)))
+    assert all(step.image is image for step, image in zip(steps, images, strict=True))
+    return steps, len(calls)
+
+
+def test_what_is_outlined_in_the_middle_is_found_before_and_after(tracker, images):
+    seed = truth(3, gold=7, turtle=3)
+    steps, tracked = run_both_ways(tracker, images, {3: seed})
+    assert tracked == frames_to_track(FRAMES, {3: seed}) == FRAMES + 4
+    np.testing.assert_array_equal(steps[3].ids, seed)
+    after = run(tracker, images[3:], {0: seed})
+    before = run(tracker, images[3::-1], {0: seed})[::-1]
+    for step, expected in zip(steps, before + after[1:], strict=True):
+        np.testing.assert_array_equal(step.ids, expected.ids)
+        assert step.confidence == expected.confidence
+    assert jaccard(steps[0].ids == 3, truth(0, turtle=3) == 3) > 0.3
+
+
+def test_between_two_outlines_each_object_is_found_from_one_of_them(tracker, images):
+    seeds = {0: truth(0, turtle=3), 4: truth(4, turtle=3, gold=2)}
+    steps, _ = run_both_ways(tracker, images, seeds)
+    ahead = run(tracker, images, seeds)
+    back = run(tracker, images[4::-1], {0: seeds[4], 4: seeds[0]})[::-1]
+    for index in (0, 4):
+        np.testing.assert_array_equal(steps[index].ids == 3, seeds[index] == 3)
+    sides = [
+        [(step.ids == 3).tobytes() == (each[i].ids == 3).tobytes() for each in (ahead, back)]
+        for i, step in enumerate(steps[1:4], start=1)
+    ]
+    assert all(any(side) for side in sides)
+    assert not (sides[0] == [False, True] and sides[2] == [True, False])  # first from the left, then from the right
+    assert [step.confidence[2] for step in steps[:4]] == [step.confidence[2] for step in back[:4]]  # gold: only back
+    np.testing.assert_array_equal(steps[5].ids, ahead[5].ids)
+
+
+def test_what_is_outlined_on_the_first_frame_is_tracked_once(tracker, images):
+    seeds = {0: truth(0, turtle=3)}
+    steps, tracked = run_both_ways(tracker, images, seeds)
+    assert tracked == FRAMES
+    for step, expected in zip(steps, run(tracker, images, seeds), strict=True):
+        np.testing.assert_array_equal(step.ids, expected.ids)
+
+
+@pytest.mark.parametrize("block", [1, 2 * 360 * 640 * 3, 1 << 30])
+def test_a_video_backwards_has_the_same_frames(tmp_path, images, block, monkeypatch):
+    with VideoWriter(tmp_path / "film.mp4", fps=10) as video:
+        for image in images:
+            video.write(image)
+    monkeypatch.setattr("maskbank.files.frames.BLOCK_BYTES", block)
+    frames = open_frames(tmp_path / "film.mp4")
+    expected = list(frames)
+    for stop in (1, 3, FRAMES):
+        found = list(frames.backwards(stop))
+        assert len(found) == stop
+        for one, other in zip(found, expected[:stop][::-1], strict=True):
+            np.testing.assert_array_equal(one, other)

@@ -20,7 +20,7 @@ from maskbank.evaluation.first_frame import sharpness
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
-from maskbank.tracking.fusion import fuse
+from maskbank.tracking.fusion import agreement, fuse
 from maskbank.tracking.suggestions import suggest
 from maskbank.tracking.tracker import Frame, Tracker
 
@@ -114,7 +114,7 @@ class EffortClip:
 
 
 def _agreement(one: Answer, other: Answer) -> float:
-    return jaccard(one.mask, other.mask)
+    return agreement(one.mask, other.mask)
 
 
 @dataclass(frozen=True)

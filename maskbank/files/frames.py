@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -18,6 +19,7 @@ from maskbank.files.video import silent_stderr
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000  # per frame; enough for 8K video and 60-megapixel photos
 FOLDER_FPS = 25.0  # images carry no frame rate
+BLOCK_BYTES = 256 << 20  # of frames that are kept at once to go backwards through a video
 
 
 class FrameSource(ABC):
@@ -39,6 +41,10 @@ class FrameSource(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[np.ndarray]:
         """The frames, one at a time. Raises ValueError at one that cannot be read."""
+
+    @abstractmethod
+    def backwards(self, stop: int) -> Iterator[np.ndarray]:
+        """The first `stop` frames, the last of them first. Raises as iteration does."""
 
 
 class ImageFolder(FrameSource):
@@ -64,12 +70,18 @@ class ImageFolder(FrameSource):
         return self._names[index]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for name in self._names:
-            path = self.path / name
-            try:
-                yield decode_image(path.read_bytes(), self.max_pixels)
-            except (OSError, ValueError) as error:
-                raise ValueError(f"{path} cannot be read: {error}") from error
+        return map(self._read, self._names)
+
+    def backwards(self, stop: int) -> Iterator[np.ndarray]:
+        """See `FrameSource`."""
+        return map(self._read, reversed(self._names[:stop]))
+
+    def _read(self, name: str) -> np.ndarray:
+        path = self.path / name
+        try:
+            return decode_image(path.read_bytes(), self.max_pixels)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 class VideoFile(FrameSource):
@@ -110,6 +122,12 @@ class VideoFile(FrameSource):
                 yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
         finally:
             capture.release()
+
+    def backwards(self, stop: int) -> Iterator[np.ndarray]:
+        """See `FrameSource`. In blocks, each decoded from the start: not all videos can be entered at any frame."""
+        block = max(BLOCK_BYTES // next(iter(self)).nbytes, 1)
+        for start in range((stop - 1) // block * block, -1, -block):
+            yield from reversed(list(itertools.islice(self, start, min(start + block, stop))))
 
     def _open(self) -> cv2.VideoCapture:
         # FFmpeg by name: by itself OpenCV would read "frame2.jpg" as a pattern for a sequence of images

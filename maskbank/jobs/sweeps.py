@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from maskbank.errors import RequestError
-from maskbank.evaluation.measures import jaccard
 from maskbank.files.images import decode_image
 from maskbank.jobs.function import Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
@@ -158,9 +157,9 @@ def fuse(
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:
-    """The Jaccard index of the masks; 1 where both say that the object is gone."""
+    """Of their masks, see `fusion.agreement`."""
     one, other = ahead.mask, back.mask
     if one is None or other is None:
         return float(one is other)
     width, height = np.maximum(one[-2:], other[-2:]) + 1  # of an image that holds both
-    return jaccard(decode_rle(one, height, width), decode_rle(other, height, width))
+    return fusion.agreement(decode_rle(one, height, width), decode_rle(other, height, width))

@@ -1,9 +1,10 @@
-"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs and for
-effort curves."""
+"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs, clips and effort curves."""
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TypeVar
+
+import numpy as np
 
 A = TypeVar("A")  # an answer: what a sweep found of an object on a frame
 
@@ -41,6 +42,12 @@ def fuse(
         found |= {frame: forward[frame] for frame in between[:ahead]}
         found |= {frame: backward[frame] for frame in between[ahead:]}
     return found
+
+
+def agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """How much two masks (H, W) bool agree: intersection over union, and 1 where both say that the object is gone."""
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0
 
 
 def _best(agreements: Sequence[float]) -> int:
