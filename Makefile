@@ -21,7 +21,7 @@ test: $(VENV)/.test-ready test-plugin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --durations=15
 
 # Against the function, with its own Python.
 test-plugin: $(VENV)/.test-ready $(PLUGIN)/node_modules/.ready

@@ -197,23 +197,43 @@ def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), track: bool =
     return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent), track)
 
 
+def sweep_of(lefts: dict[int, int | None], confidences: dict[int, float] | float) -> dict[int, list[SweepPrediction]]:
+    """The answers of a sweep for one object: the left edges of its masks by frame."""
+    sure = confidences if isinstance(confidences, dict) else dict.fromkeys(lefts, confidences)
+    return {frame: [SweepPrediction(None if x is None else mask(x), sure[frame])] for frame, x in lefts.items()}
+
+
 def sweeps(ahead: dict[int, int | None], back: dict[int, int | None]) -> tuple[dict, dict]:
-    """The answers of two sweeps for one object: the left edges of its masks by frame. Only the forward one is sure."""
-
-    def answers(lefts: dict[int, int | None], confidence: float) -> dict[int, list[SweepPrediction]]:
-        return {frame: [SweepPrediction(None if x is None else mask(x), confidence)] for frame, x in lefts.items()}
-
-    return answers(ahead, 0.9), answers(back, 0.4)
+    """Two sweeps that are as sure as each other, but for what tells them apart."""
+    return sweep_of(ahead, 0.81), sweep_of(back, 0.8)
 
 
-def test_the_sweeps_hand_over_where_they_agree_best():
+def test_sweeps_that_are_equally_sure_hand_over_where_they_agree_best():
     ahead = dict(zip(range(10), [0, 1, 2, 3, 9, 9, 9, 9, 0, 0], strict=True))
     back = dict(zip(range(10), [0, 9, 9, 4, 5, 6, 7, 8, 0, 0], strict=True))
     [result] = fuse(range(10), [drawn_on(0, 8)], *sweeps(ahead, back))
     # They agree best on frame 7 (IoU 9/11), and as well on 3; 3 is nearer to the middle of 1 to 7.
     lefts = {frame: int(answer.mask[-4]) for frame, answer in result.items()}
     assert lefts == {1: 1, 2: 2, 3: 4, 4: 5, 5: 6, 6: 7, 7: 8, 9: 0}
-    assert [result[frame].confidence for frame in (1, 3, 9)] == [0.9, 0.4, 0.9]
+    assert [result[frame].confidence for frame in (1, 3, 9)] == [0.81, 0.8, 0.81]
+
+
+def test_a_sweep_that_lost_the_object_does_not_count_beside_one_that_is_sure():
+    """They agree best on frame 2, but behind it the backward sweep has been lost from frame 6 on."""
+    ahead = dict.fromkeys(range(10), 0)
+    back = dict(zip(range(10), [0, 0, 0, 1, 40, 40, 40, 2, 2, 0], strict=True))
+    lost = dict(zip(range(10), [0.8, 0.8, 0.8, 0.5, 0.3, 0.2, 0.3, 0.8, 0.8, 1], strict=True))
+    [result] = fuse(range(10), [drawn_on(0, 9)], sweep_of(ahead, 0.8), sweep_of(back, lost))
+    assert [int(result[frame].mask[-4]) for frame in range(1, 9)] == [0, 0, 0, 0, 0, 0, 2, 2]
+
+
+def test_to_be_seen_counts_more_than_to_be_gone():
+    ahead, back = dict.fromkeys(range(14), 0), {0: 0, **dict.fromkeys(range(1, 12)), 12: 1, 13: 0}
+    [result] = fuse(range(14), [drawn_on(0, 13)], sweep_of(ahead, 0.6), sweep_of(back, 0.9))
+    assert [int(result[frame].mask[-4]) for frame in range(1, 13)] == [0] * 11 + [1]
+    unsure = sweep_of(ahead, 0.1)  # much less than half as sure as the other is that it is gone
+    [result] = fuse(range(14), [drawn_on(0, 13)], unsure, sweep_of(back, 0.9))
+    assert all(result[frame].mask is None for frame in range(1, 12))
 
 
 def test_beyond_the_seeds_there_is_one_sweep_only():

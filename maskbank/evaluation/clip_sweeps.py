@@ -5,25 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maskbank.shapes.packed_mask import PackedMask
 from maskbank.tracking.clip_objects import ClipObjects, track_objects
+from maskbank.tracking.fusion import MaskAnswer
 from maskbank.tracking.tracker import Frame, Tracker
 
-
-class Answer(PackedMask):
-    """What a sweep found of an object on a frame.
-
-    Args:
-        mask: (H, W) bool.
-        confidence: 0 to 1, as in `Prediction`.
-    """
-
-    def __init__(self, mask: np.ndarray, confidence: float):
-        super().__init__(mask)
-        self.confidence = confidence
-
-
-Answers = dict[int, Answer]  # of a frame: by object id, for the objects that were outlined so far
+Answers = dict[int, MaskAnswer]  # of a frame: by object id, for the objects that were outlined so far
 
 
 @dataclass
@@ -77,6 +63,6 @@ class ClipSweeps:
             else:
                 outlines = self._outlines[frame] if frame in outlined else None
                 objects, found = track_objects(self._tracker, self._encoded(frame), objects, outlines)
-                answers = {i: Answer(each.mask, each.confidence) for i, each in found.items()}
+                answers = {i: MaskAnswer(each.mask, each.confidence) for i, each in found.items()}
             sweep.objects[frame], sweep.answers[frame] = objects, answers
         return sweep

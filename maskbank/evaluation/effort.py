@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maskbank.evaluation.clip_sweeps import Answer, Answers, ClipSweeps
+from maskbank.evaluation.clip_sweeps import Answers, ClipSweeps
 from maskbank.evaluation.first_frame import sharpness
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
-from maskbank.tracking.fusion import agreement, fuse
+from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
 from maskbank.tracking.suggestions import suggest
 from maskbank.tracking.tracker import Frame, Tracker
 
@@ -94,7 +94,7 @@ class EffortClip:
 
     def _answers_of(
         self, object_id: int, outlined: Outlined, forward: Mapping[int, Answers], backward: Mapping[int, Answers]
-    ) -> dict[int, Answer]:
+    ) -> dict[int, MaskAnswer]:
         frames = range(len(self.sequence.images))
         seeded = [frame for frame in outlined if (self._outlines[frame] == object_id).any()]
         if not seeded:
@@ -103,18 +103,14 @@ class EffortClip:
             {frame: answers[object_id] for frame, answers in sweep.items() if object_id in answers}
             for sweep in (forward, backward)
         )
-        return fuse(frames, seeded, set(frames) - set(outlined), ahead, back, _agreement)
+        return fuse(frames, seeded, set(frames) - set(outlined), ahead, back, mask_agreement)
 
-    def _score(self, object_id: int, frame: int, outlined: Outlined, answer: Answer | None) -> Score:
+    def _score(self, object_id: int, frame: int, outlined: Outlined, answer: MaskAnswer | None) -> Score:
         if frame in outlined:
             return Score(1.0, 1.0)
         truth = self.truths[frame] == object_id
         mask = answer.mask if answer else np.zeros(truth.shape, bool)
         return Score(jaccard(mask, truth), boundary_f(mask, truth))
-
-
-def _agreement(one: Answer, other: Answer) -> float:
-    return agreement(one.mask, other.mask)
 
 
 @dataclass(frozen=True)

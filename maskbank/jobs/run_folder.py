@@ -19,6 +19,11 @@ class SweepPrediction(NamedTuple):
     mask: np.ndarray | None  # CVAT's points of a mask, whole numbers; None: the object is gone
     confidence: float  # 0 to 1: expected Jaccard index, or how surely it is gone
 
+    @property
+    def visible(self) -> bool:
+        """Whether it has a mask."""
+        return self.mask is not None
+
 
 class SweepLog:
     """The answers of one sweep, in the order of its frames, and the states to go on with.

