@@ -15,6 +15,7 @@ CONTEXT = 1.4  # of the box's width and height: what the network sees
 NARROWEST = 0.5  # of the other side; a crop of a thinner box is less stretched
 OUTSIDE = 127  # grey, for what lies beyond the image
 CLICK_RADIUS = 5  # pixels of the crop
+NOTHING = -9.0  # the logit where a crop shows nothing
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class CropWindow:
         return cv2.resize(part, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def paste(self, logits: np.ndarray, height: int, width: int) -> np.ndarray:
-        """Logits (S/2, S/2) of the crop → the mask (height, width) bool in the image."""
+        """Logits (S/2, S/2) float32 of the crop → (height, width) in the image; beyond the crop there is nothing."""
         rows, columns, (above, below, before, after) = self._inside(height, width)
-        part = cv2.resize(logits, (self.width, self.height), interpolation=cv2.INTER_LINEAR) > 0
-        mask = np.zeros((height, width), bool)
-        mask[rows, columns] = part[above : self.height - below, before : self.width - after]
-        return mask
+        part = cv2.resize(logits, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+        pasted = np.full((height, width), NOTHING, np.float32)
+        pasted[rows, columns] = part[above : self.height - below, before : self.width - after]
+        return pasted
+
+    def shifted(self, x: int, y: int) -> "CropWindow":
+        """The same part of an image that begins x pixels farther to the left, and y above."""
+        return CropWindow(self.left + x, self.top + y, self.width, self.height)
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 2), x and y in the image → where they are in the crop."""

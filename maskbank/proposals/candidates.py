@@ -10,7 +10,7 @@ from torch import Tensor
 
 from maskbank.files.images import resize_mask
 from maskbank.networks.outliner import Outliner
-from maskbank.networks.prompts import Box, Prompts
+from maskbank.networks.prompts import Box
 from maskbank.shapes.rle import mask_box
 from maskbank.tracking.search import appearance_of
 from maskbank.tracking.tracker import Frame, Tracker
@@ -56,7 +56,7 @@ def find_candidates(
     view = tracker.view(Frame(image))
     found = []
     for box in _boxes(motion, *image.shape[:2]):
-        mask = outliner.object_at(Prompts(box=box), image)
+        mask = outliner.object_at(box, image)
         if mask.mean() >= SMALLEST_MASK:
             look = appearance_of(tracker, view, mask)
             found.append(Candidate(index, mask, _salience(mask, motion), look))
