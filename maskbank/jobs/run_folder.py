@@ -24,6 +24,10 @@ class SweepPrediction(NamedTuple):
         """Whether it has a mask."""
         return self.mask is not None
 
+    def with_confidence(self, confidence: float) -> "SweepPrediction":
+        """The same, but for that."""
+        return self._replace(confidence=confidence)
+
 
 class SweepLog:
     """The answers of one sweep, in the order of its frames, and the states to go on with.

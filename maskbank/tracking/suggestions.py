@@ -1,9 +1,8 @@
 """Which frames of a run to outline next, and which objects on them: where the tracker is expected to be most wrong.
 
-The confidence says that, and next to an outline a second one tells the network little. How far the two sweeps disagree,
-and how far a frame is from the outlined ones in the network's features, explain next to nothing of the error that the
-confidence does not (R² 0.30 with one outline and 0.59 between outlines, less than 0.015 more with both); a choice that
-adds the disagreement was 0.1 J&F better on eight sequences, after two to five outlines.
+The confidence says that, which between outlines knows how far the two sweeps disagree (`fusion.py`), and next to an
+outline a second one tells the network little. How far a frame is from the outlined ones in the network's features adds
+next to nothing.
 
 The plugin for CVAT's user interface has the same rule (`suggestions.ts`).
 """
