@@ -68,15 +68,15 @@ def choose_windows(
         return [together] * len(places)
     for may_be_coarser in (False, True):
         windows = _shared_windows(size, working, places, may_be_coarser)
-        if len(set(windows) - {None}) <= MOST_WINDOWS:
+        if windows is not None:
             return windows
     return [None] * len(places)
 
 
 def _shared_windows(
     size: tuple[int, int], working: tuple[int, int], places: Sequence[Whereabouts], may_be_coarser: bool
-) -> list[Window | None]:
-    """Each of small objects joins the first others that can share a window with them."""
+) -> list[Window | None] | None:
+    """Each of small objects joins the first others that can share a window; None: there would be too many windows."""
     groups: list[tuple[Window, list[int]]] = []
     for i, place in enumerate(places):
         alone = _window_of(size, working, [place]) if place.small(size) else None
@@ -89,6 +89,8 @@ def _shared_windows(
                 break
         else:
             groups.append((alone, [i]))
+        if len(groups) > MOST_WINDOWS:
+            return None
     shared = {member: window for window, members in groups for member in members}
     return [shared.get(i) for i in range(len(places))]
 
