@@ -101,7 +101,7 @@ def _joined(forward: Sequence[A], backward: Sequence[A], agreement: Callable[[A,
     ahead = _handover(forward, backward, agreements)
     answers = [*forward[:ahead], *backward[ahead:]]
     return [
-        answer.with_confidence((answer.confidence + agreed) / 2)
+        answer.with_confidence(round((answer.confidence + agreed) / 2, 3))
         for answer, agreed in zip(answers, agreements, strict=True)
     ]
 
@@ -133,4 +133,4 @@ def mask_agreement(one: MaskAnswer, other: MaskAnswer) -> float:
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """How much two masks (H, W) bool agree: intersection over union, and 1 where both say that the object is gone."""
     union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
+    return float(np.count_nonzero(one & other) / union) if union else 1.0
