@@ -15,7 +15,7 @@ from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation
 from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
-from maskbank.tracking.zoom import MOST_WINDOWS, apart, choose_windows, moved_logits, moved_prev_mask
+from maskbank.tracking.zoom import MOST_WINDOWS, choose_windows, memory_groups, moved_logits, moved_prev_mask
 
 CPU = torch.device("cpu")
 SIZE, WORKING = (1080, 1920), (240, 427)
@@ -113,8 +113,8 @@ def test_objects_far_apart_have_windows_of_their_own() -> None:
     windows = windows_of(left, right, near, large)
     assert windows[0] == windows[2] == window_of(left, near)  # one window holds both, no coarser than their own
     assert windows[1] == window_of(right) and windows[3] is None
-    assert apart(SIZE, WORKING, [Seed(each.mask) for each in (left, right, near, large)]) == [0, 1, 0, 2]
-    assert apart(SIZE, WORKING, [left, near]) == [0, 0] and apart(SIZE, WORKING, []) == []
+    assert memory_groups(SIZE, WORKING, [Seed(each.mask) for each in (left, right, near, large)]) == [0, 1, 0, 2]
+    assert memory_groups(SIZE, WORKING, [left, near]) == [0, 0] and memory_groups(SIZE, WORKING, []) == []
     # Several windows are only for small ones; one by itself may have one that gains less.
     wide = box(1500, 900, 140, 40)
     assert windows_of(left, wide) == [window_of(left), None] and window_of(wide) is not None

@@ -84,20 +84,20 @@ def plan(
     entries: Sequence[Entry],
     revisions: Mapping[Place, Revision],
     outlined: Mapping[int, Seed],
-    apart: Callable[[Sequence[Seed]], Sequence[int]],
+    memory_groups: Callable[[Sequence[Seed]], Sequence[int]],
 ) -> tuple[list[tuple[Place, int]], list[list[BankPlan]]]:
     """Groups a request's objects by bank.
 
     Args:
         outlined: from `outlined_seeds`.
-        apart: the seeds of new objects to the number of the new bank that each is to have; see `Tracker.apart`.
+        memory_groups: the seeds of new objects to the number of the new bank of each; see `Tracker.memory_groups`.
 
     Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
     of a round compete for pixels, so no object is in a round twice, from two revisions of its bank. New banks have the
     place of `NEW_BANK`, with their own numbers.
     """
     new = [index for index, entry in enumerate(entries) if entry.state is None]
-    banks = dict(zip(new, apart([outlined[index] for index in new]), strict=True))
+    banks = dict(zip(new, memory_groups([outlined[index] for index in new]), strict=True))
     seeds: dict[Place, dict[int, Seed]] = {place: {} for place in revisions}
     types: dict[Place, dict[int, str]] = {place: {} for place in revisions}
     requested: dict[Place, set[int]] = {}

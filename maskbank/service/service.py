@@ -143,7 +143,7 @@ class Service:
             shown = image_digest(encoded)
             digest = request_digest(shown, entries)
 
-        objects, rounds = plan(entries, revisions, seeds, partial(self.tracker.apart, image.shape[:2]))
+        objects, rounds = plan(entries, revisions, seeds, partial(self.tracker.memory_groups, image.shape[:2]))
         frame = Frame(image)
         done: dict[Place, Revision] = {}
         for plans in rounds:

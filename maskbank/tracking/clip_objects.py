@@ -36,7 +36,7 @@ def track_objects(
     """
     seeds = {} if outlined is None else {int(i): Seed(outlined == i) for i in np.unique(outlined) if i}
     new = [i for i in seeds if i not in known.places]
-    groups = tracker.apart(frame.image.shape[:2], [seeds[i] for i in new])
+    groups = tracker.memory_groups(frame.image.shape[:2], [seeds[i] for i in new])
     places = dict(known.places)
     for i, group in zip(new, groups, strict=True):
         position = len(known.memories) + group

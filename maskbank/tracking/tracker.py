@@ -29,7 +29,7 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import apart, choose_windows, coarser_windows, moved_prev_mask
+from maskbank.tracking.zoom import choose_windows, coarser_windows, memory_groups, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -162,9 +162,9 @@ class Tracker:
             results.append((self._tuned(frame, request, memory, tune_until), predictions))
         return results
 
-    def apart(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
-        """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom.apart`."""
-        return apart(size, self._working_size(size), seeds) if self.model.zooms else [0] * len(seeds)
+    def memory_groups(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
+        """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom`."""
+        return memory_groups(size, self._working_size(size), seeds) if self.model.zooms else [0] * len(seeds)
 
     def _windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
         if not self.model.zooms:

@@ -7,7 +7,6 @@ memorized at the scale of their window and at all that are coarser, and a finer 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -95,14 +94,14 @@ def _shared_windows(
     return [shared.get(i) for i in range(len(places))]
 
 
-def apart(size: tuple[int, int], working: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
+def memory_groups(size: tuple[int, int], working: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
     """Which new objects are to share a memory: for each seed of a frame the number of its group, from 0.
 
     A memory has one window, so those that would be tracked in different windows are kept apart.
     """
     windows = choose_windows(size, working, [BankRequest(Memory(), {0: seed}) for seed in seeds])
-    numbers = dict(zip(dict.fromkeys(windows), count(), strict=False))
-    return [numbers[window] for window in windows]
+    different = list(dict.fromkeys(windows))
+    return [different.index(window) for window in windows]
 
 
 def _window_of(size: tuple[int, int], working: tuple[int, int], places: Sequence[Whereabouts]) -> Window | None:
