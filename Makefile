@@ -17,11 +17,12 @@ export MALLOC_TRIM_THRESHOLD_ := 536870912
 demo: $(VENV)/.demo-ready
 	$(BIN)/python tools/demo.py --out demo_out
 
+# Several test files at a time, so each of their processes computes on one core.
 test: $(VENV)/.test-ready test-plugin
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile --durations=15
 
 # Against the function, with its own Python.
 test-plugin: $(VENV)/.test-ready $(PLUGIN)/node_modules/.ready

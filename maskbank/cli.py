@@ -14,6 +14,7 @@ from maskbank.store.commands import DESCRIPTION, add_actions
 
 if TYPE_CHECKING:  # what commands need is imported when they run
     from maskbank.jobs.annotate import Tune
+    from maskbank.jobs.cvat import Cvat
     from maskbank.jobs.function import Propagate
     from maskbank.settings import Settings
 
@@ -339,10 +340,18 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="labels to track, with commas or spaces between them (default: all); a name with a space goes in quotes",
     )
-    job.add_argument(
+    start = job.add_mutually_exclusive_group()
+    start.add_argument(
         "--propose",
         action="store_true",
         help="instead, where nothing is outlined yet: outline what moves, on one frame, for a person to correct",
+    )
+    start.add_argument(
+        "--from-job",
+        type=int,
+        metavar="ID",
+        help="instead, where nothing is outlined yet: find what is outlined in this job, and outline it for a person "
+        "to correct",
     )
     job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
     job.add_argument(
@@ -487,6 +496,7 @@ def _search(options: argparse.Namespace) -> None:
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
     from maskbank.tracking.search import Searcher
+    from maskbank.tracking.tracker import Frame
 
     frames = open_frames(options.frames)
     references = []
@@ -502,7 +512,7 @@ def _search(options: argparse.Namespace) -> None:
         tqdm(total=len(frames), unit="frame", desc="searching") as bar,
     ):
         for index, image in enumerate(frames):
-            results.add(index, frames.name(index), image, searcher.find(image))
+            results.add(index, frames.name(index), image, searcher.find(Frame(image)))
             bar.update()
     print(results.summary())
 
@@ -544,27 +554,26 @@ def _job(options: argparse.Namespace) -> None:
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, in_this_process
-    from maskbank.jobs.propose import propose_in_job
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token
-    from maskbank.tracking.loading import load_tracker
 
     environment = _environment(options)
     settings = read_settings(environment)
-    if options.tune and (options.function_url or options.propose or settings.model != "lite"):
-        raise ValueError(
-            "Tuning trains the model lite on this machine: not with --function-url, --propose or another --model."
-        )
     labels = list(itertools.chain.from_iterable(options.labels))
     login = Login(options.server_host, options.auth, options.profile, options.organization, options.insecure)
-    if options.propose:
+    starting = "--propose" if options.propose else "--from-job" if options.from_job is not None else None
+    if options.tune and (options.function_url or starting or settings.model != "lite"):
+        raise ValueError(
+            "Tuning trains the model lite on this machine: not with --function-url, --propose, --from-job or another "
+            "--model."
+        )
+    if starting:
         if options.function_url or options.form or options.replace:
-            raise ValueError("--propose works on this machine, and has no use for --function-url, --as and --replace.")
-        loaded, _ = load_tracker(settings)
-        outliner = load_outliner(settings.interactor, loaded.device)
+            raise ValueError(
+                f"{starting} works on this machine, and has no use for --function-url, --as and --replace."
+            )
         with connect(login) as cvat:
-            for job in [options.job] if options.task is None else cvat.jobs_of_task(options.task):
-                print(propose_in_job(cvat, job, loaded, outliner, labels, options.dry_run))
+            _start_jobs(options, settings, cvat, labels)
         return
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
@@ -584,6 +593,29 @@ def _job(options: argparse.Namespace) -> None:
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
+
+
+def _start_jobs(options: argparse.Namespace, settings: "Settings", cvat: "Cvat", labels: Sequence[str]) -> None:
+    """`maskbank job --propose` and `--from-job`; of a task, jobs in which something is outlined are passed over."""
+    from maskbank.jobs.drafts import AlreadyOutlined
+    from maskbank.jobs.from_job import objects_of_job, start_from
+    from maskbank.jobs.propose import propose_in_job
+    from maskbank.networks.outliner import load_outliner
+    from maskbank.tracking.loading import load_tracker
+
+    tracker, _ = load_tracker(settings)
+    outliner = load_outliner(settings.interactor, tracker.device)
+    wanted = [] if options.propose else objects_of_job(cvat, options.from_job, tracker, outliner.mask, labels)
+    for job in [options.job] if options.task is None else cvat.jobs_of_task(options.task):
+        try:
+            if options.propose:
+                print(propose_in_job(cvat, job, tracker, outliner, labels, options.dry_run))
+            else:
+                print(start_from(wanted, cvat, job, options.dry_run))
+        except AlreadyOutlined as error:
+            if options.task is None:
+                raise
+            print(error)
 
 
 def _tuning(minutes: float, settings: "Settings", environment: dict[str, str]) -> "Tune":

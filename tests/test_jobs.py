@@ -30,6 +30,7 @@ from support import (
     jpeg,
     mask_shape,
     one_sentence,
+    png,
     true_mask,
 )
 
@@ -1174,3 +1175,84 @@ def test_proposals_are_outlines_that_the_next_run_tracks(cvat, command):
 def test_proposals_that_cannot_be_made_earn_a_sentence(cvat, command, arguments, complaint):
     code, _, said = command("--job", JOB, "--auth", f"{USER}:{PASSWORD}", "--propose", *arguments)
     assert code == 1 and complaint in said and not cvat.uploads()
+
+
+# ---------------------------------------------------------------- outlines from another job
+
+NEXT_JOB, THIRD_JOB = 13, 14
+START = 30  # of the next job's frames in the sample clip
+
+
+@pytest.fixture
+def next_jobs(cvat) -> None:
+    """Three objects outlined in the job, and two more jobs of its task without outlines."""
+    cvat.jobs[NEXT_JOB] = StoredJob({i: jpeg(i) for i in range(START, START + 12)}, LABELS)
+    cvat.jobs[THIRD_JOB] = StoredJob({i: jpeg(i) for i in range(50, 53)}, LABELS)
+    named = [{"spec_id": NAME, "value": "Goldie"}, {"spec_id": POSE, "value": "bent"}]
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, group=4, attributes=named), outline(0, RED_KOI, group=5)])
+    cvat.add(JOB, shapes=[box(0, TURTLE), box(6, TURTLE)])
+
+
+def test_objects_of_one_job_are_outlined_in_the_next(cvat, command, next_jobs):
+    log_in = ("--auth", f"{USER}:{PASSWORD}", "--size", 240)
+    arguments = ("--job", NEXT_JOB, "--from-job", JOB, *log_in)
+    before = drawn_by_people(cvat)
+    code, said, _ = command(*arguments, "--dry-run")
+    assert code == 0 and f"Job {NEXT_JOB}: 3 of 3 objects found, would be uploaded." in said and not cvat.uploads()
+    code, said, _ = command(*arguments)
+    assert code == 0 and f"Job {NEXT_JOB}: 3 of 3 objects found, uploaded." in said and drawn_by_people(cvat) == before
+    golden, red, turtle = cvat.of_source(NEXT_JOB, "semi-auto")["shapes"]
+    assert [each["type"] for each in (golden, red, turtle)] == ["mask", "mask", "rectangle"]
+    for shape, object_id in ((golden, GOLDEN_KOI), (red, RED_KOI)):
+        assert jaccard(decoded(shape), true_mask(shape["frame"], object_id)) > 0.7
+        assert shape["label_id"] == KOI["id"]
+    assert golden["group"] and red["group"] and golden["group"] != red["group"] and not turtle["group"]
+    assert {each["spec_id"]: each["value"] for each in golden["attributes"]} == {NAME: "Goldie", POSE: "bent"}
+    left, top, right, bottom = box_of(true_mask(turtle["frame"], TURTLE))
+    assert np.abs(np.subtract(turtle["points"], (left, top, right, bottom))).max() < 0.4 * (right - left)
+    code, said, _ = command("--job", NEXT_JOB, *log_in)
+    assert code == 0 and "3 objects" in said and cvat.of_source(NEXT_JOB, "auto")["shapes"]
+
+
+def test_the_other_jobs_of_a_task_are_started_but_for_those_with_outlines(cvat, command, next_jobs):
+    arguments = ("--task", 1, "--from-job", JOB, "--labels", "koi", "--auth", f"{USER}:{PASSWORD}", "--size", 240)
+    cvat.add(THIRD_JOB, shapes=[outline(50, TURTLE)])
+    code, said, _ = command(*arguments)
+    assert code == 0 and f"Job {NEXT_JOB}: 2 of 2 objects found, uploaded." in said
+    assert all(f"Job {job}: objects are outlined in it already" in said for job in (JOB, THIRD_JOB))
+    assert not cvat.of_source(THIRD_JOB, "semi-auto")["shapes"]
+    code, _, complaint = command("--job", THIRD_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}")
+    assert code == 1 and one_sentence(complaint.removeprefix("maskbank: ").strip())
+
+
+def test_a_label_that_the_next_job_lacks(cvat, command, next_jobs):
+    arguments = ("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)
+    cvat.jobs[NEXT_JOB] = StoredJob({i: jpeg(i) for i in range(START, START + 3)}, [POINT, TURTLE_LABEL])
+    code, said, _ = command(*arguments)
+    assert code == 0 and "1 of 3 objects found" in said and said.count("the job has no such label") == 2
+    cvat.jobs[NEXT_JOB] = StoredJob({START: jpeg(START)}, [POINT])
+    code, _, complaint = command(*arguments)
+    assert code == 1 and f"Job {NEXT_JOB} has no label koi, turtle for shapes; it has none." in complaint
+
+
+def test_an_object_that_is_not_there_is_not_outlined(cvat, command, next_jobs):
+    noise = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+    cvat.jobs[NEXT_JOB] = StoredJob({0: png(noise)}, LABELS)
+    code, said, _ = command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}")
+    assert code == 0 and "0 of 3 objects found" in said and said.count("not found") == 3 and not cvat.uploads()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--from-job", NEXT_JOB), "There is nothing to search for: nothing is outlined in job 13."),
+        (("--from-job", JOB, "--labels", "carp"), "Job 12 has no label carp; it has koi, turtle, eye."),
+        (("--from-job", JOB, "--as", "track"), "--from-job works on this machine, and has no use for"),
+        (("--from-job", JOB, "--tune", 5), "not with --function-url, --propose, --from-job or another --model."),
+        (("--from-job", JOB, "--model", "afb-urr"), ""),
+        (("--from-job", 99), "has no job 99, or does not show it to this user."),
+    ],
+)
+def test_jobs_that_cannot_be_started_from_earn_a_sentence(cvat, command, next_jobs, arguments, complaint):
+    code, _, said = command("--job", NEXT_JOB, "--auth", f"{USER}:{PASSWORD}", *arguments)
+    assert code == 1 and complaint in said and said.startswith("maskbank: ") and not cvat.uploads()

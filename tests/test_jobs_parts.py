@@ -12,12 +12,14 @@ from support import one_sentence
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
 from maskbank.jobs.annotate import ranges
+from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
 from maskbank.shapes.conversion import shape_to_mask
+from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.rle import encode_rle
 from maskbank.shapes.shape import Shape
 
@@ -553,3 +555,18 @@ def test_a_server_says_how_long_to_wait(monkeypatch):
     assert 35 < seconds_to_wait(date) <= 40
     assert seconds_to_wait("Wed, 21 Oct 2015 07:28:00 GMT") == 0
     assert [seconds_to_wait(text) for text in (" 7 ", "-7", "soon", "", None)] == [7.0, None, None, None, None]
+
+
+def sighting(position: int, score: float) -> Sighting:
+    return Sighting(position, PackedMask(np.ones((2, 2), bool)), score)
+
+
+def test_objects_are_outlined_together_where_they_are_surest_together():
+    car, bike = [sighting(0, 0.9), sighting(5, 0.7)], [sighting(5, 0.6), sighting(9, 0.8)]
+    assert place([car, bike]) == [car[1], bike[0]]
+    assert place([car, [], bike[1:]]) == [car[0], None, bike[1]]
+    assert place([]) == []
+
+
+def test_items_are_taken_evenly():
+    assert evenly(range(10), 3) == [0, 4, 9] and evenly(range(2), 3) == [0, 1] and evenly([], 3) == []

@@ -20,7 +20,7 @@ from maskbank.review.search import PICTURES, SearchResults
 from maskbank.settings import Settings
 from maskbank.tracking.loading import load_tracker
 from maskbank.tracking.search import FOUND_FROM, Match, Searcher
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 
 WITH, WITHOUT = (20, 25, 40), (10, 30, 50)  # frames of the clip, and frames that the object is painted out of
 HOSTILE = "z<img src=x onerror=alert(1)>&.png"
@@ -134,7 +134,7 @@ def test_the_page_keeps_the_best_pictures_however_many_frames_there_are(tmp_path
 def test_more_references_help(tracker):
     """The turtle as it looks at the end of the clip, with and without a reference of that time."""
     first, later = ((rgb(index), true_mask(index, TURTLE)) for index in (0, 50))
-    one, two = (Searcher(tracker, references).find(rgb(57)) for references in ([first], [first, later]))
+    one, two = (Searcher(tracker, references).find(Frame(rgb(57))) for references in ([first], [first, later]))
     assert two.score > one.score
     assert jaccard(two.mask, true_mask(57, TURTLE)) > 0.6
 
@@ -142,7 +142,7 @@ def test_more_references_help(tracker):
 def test_each_object_is_told_from_the_others(tracker):
     """Searched for in a frame with all three, each is where it is, and not where another one is."""
     for object_id in (RED_KOI, GOLDEN_KOI, TURTLE):
-        match = Searcher(tracker, [(rgb(0), true_mask(0, object_id))]).find(rgb(12))
+        match = Searcher(tracker, [(rgb(0), true_mask(0, object_id))]).find(Frame(rgb(12)))
         overlaps = {each: jaccard(match.mask, true_mask(12, each)) for each in (RED_KOI, GOLDEN_KOI, TURTLE)}
         assert match.found and max(overlaps, key=overlaps.get) == object_id
 

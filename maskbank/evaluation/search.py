@@ -10,7 +10,7 @@ from tqdm import tqdm
 from maskbank.evaluation.measures import jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence
 from maskbank.tracking.search import Match, Searcher
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.tracker import Frame, Tracker
 
 FRAMES = 6  # of each sequence, evenly spaced among the annotated ones after the first
 
@@ -52,7 +52,7 @@ def evaluate_search(tracker: Tracker, sequences: Sequence[AnnotatedSequence]) ->
             mask = truth == object_id
             if shown is sequence and not mask.any():
                 continue
-            match = searcher.find(_image(shown, index))
+            match = searcher.find(Frame(_image(shown, index)))
             (own if shown is sequence else foreign).append(match)
             if shown is sequence:
                 overlaps.append(jaccard(match.mask, mask))

@@ -129,11 +129,7 @@ def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
     """Raises ValueError for labels that are not there, outlines that cannot be told apart, and results that CVAT would
     not take."""
     job = cvat.job(job_id)
-    by_name = {label.name: label for label in job.labels}
-    for name in options.labels:
-        if name not in by_name:
-            raise ValueError(f"Job {job_id} has no label {name}; it has {', '.join(by_name) or 'none'}.")
-    labels = {by_name[name].id: by_name[name] for name in options.labels or by_name}
+    labels = job.labels_named(options.labels)
     annotations = cvat.annotations(job_id)
     try:
         objects = find_objects(annotations, labels, job.frames)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +44,14 @@ class CvatJob:
     task: int
     frames: tuple[int, ...]  # in order, as annotations number them; without those that are deleted
     labels: tuple[Label, ...]
+
+    def labels_named(self, names: Sequence[str]) -> dict[int, Label]:
+        """Its labels with these names, by id; all if there are no names. ValueError for a name that it has not."""
+        by_name = {label.name: label for label in self.labels}
+        for name in names:
+            if name not in by_name:
+                raise ValueError(f"Job {self.id} has no label {name}; it has {', '.join(by_name) or 'none'}.")
+        return {by_name[name].id: by_name[name] for name in names or by_name}
 
 
 class Cvat:

@@ -70,17 +70,17 @@ class Searcher:
         self._looks: Tensor = torch.stack(looks)  # (references, 192)
 
     @torch.inference_mode()
-    def find(self, image: np.ndarray) -> Match:
-        """The object in an image, (H, W, 3) uint8 RGB.
+    def find(self, frame: Frame) -> Match:
+        """The object in a frame, which is encoded once for all that search in it.
 
         The expected Jaccard index of its mask says how well it fits what was memorized, and its appearance whether it
         is the same thing.
         """
-        view = self._tracker.view(Frame(image))
+        view = self._tracker.view(frame)
         [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)], [[whole_area(view.working)]])
         look = self._segmenter.appearance(view.features, aggregate(found.logits[None])[0])  # (1, 192)
         alike = float(F.cosine_similarity(look, self._looks).amax())
-        mask = object_map(image.shape[:2], [found.logits[0]], [None], {}) == 0
+        mask = object_map(frame.image.shape[:2], [found.logits[0]], [None], {}) == 0
         return Match(mask, float(found.quality[0]) * alike**APPEARANCE_POWER)
 
 

@@ -1,0 +1,63 @@
+"""Outlines that are made for a person to correct, in a CVAT job in which nothing is outlined yet."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from maskbank.errors import RequestError
+from maskbank.files.images import decode_image
+from maskbank.jobs.cvat import Cvat, CvatJob
+from maskbank.jobs.objects import Label, find_objects
+from maskbank.jobs.sweeps import MAX_PIXELS
+from maskbank.shapes.conversion import mask_to_shape
+
+DRAFT = "semi-auto"  # their source in CVAT; what is automatic would be no seed for the run that comes after
+NEXT_STEP = "  Correct them there, delete what is not wanted, then run maskbank job to track them."
+
+
+class AlreadyOutlined(ValueError):
+    """A job has outlines; drafts beside them would be outlines of other objects."""
+
+
+def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
+    """The job; AlreadyOutlined where something is outlined in it, and as `Cvat` raises."""
+    job = cvat.job(job_id)
+    if find_objects(cvat.annotations(job_id), {label.id: label for label in job.labels}, job.frames):
+        raise AlreadyOutlined(
+            f"Job {job_id}: objects are outlined in it already; proposals are for jobs without any outline."
+        )
+    return job
+
+
+def images_of(cvat: Cvat, job: CvatJob, positions: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The images, (H, W, 3) uint8 RGB, at these positions among a job's frames, each with its position.
+
+    Raises ValueError with one sentence for an image that cannot be used, and as `Cvat` does.
+    """
+    for position in positions:
+        frame = job.frames[position]
+        try:
+            yield position, decode_image(cvat.image(job.id, frame), MAX_PIXELS)
+        except RequestError as error:
+            raise ValueError(f"Frame {frame} of job {job.id}: {error}") from error
+
+
+def draft(
+    mask: np.ndarray, kind: str, label: Label, frame: int, group: int = 0, attributes: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    """A shape of this type as CVAT takes it, of a mask, (H, W) bool, that is not empty."""
+    shape = mask_to_shape(mask, kind)
+    assert shape is not None
+    return {
+        "type": kind,
+        "frame": frame,
+        "label_id": label.id,
+        "group": group,
+        "source": DRAFT,
+        "points": list(shape.points),
+        "z_order": 0,
+        "occluded": False,
+        "rotation": 0.0,
+        "attributes": list(attributes),
+    }
