@@ -1,6 +1,7 @@
 """The bundled network's tricks: none of them may change what it computes."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -18,6 +19,7 @@ from maskbank.networks.lite import Lite, disputed_window, full_size, similarity,
 from maskbank.networks.lite_segmenter import LiteSegmenter, fold_batch_norm, total_weight
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
 from maskbank.networks.search_area import SearchArea
+from maskbank.networks.seed_recall import seed_recall
 
 CPU = torch.device("cpu")
 
@@ -227,6 +229,33 @@ def test_what_is_read_is_the_mean_of_similar_entries() -> None:
     assert torch.allclose(use, weights.sum(1), atol=1e-4) and float(use.sum()) == pytest.approx(7)
     rounded, *rest = read(bank, query, torch.bfloat16)
     assert torch.allclose(rounded.float(), values_read, atol=0.03) and all(map(torch.equal, rest, (novelty, use)))
+
+
+def test_seed_labels_are_read_from_outlined_frames_only() -> None:
+    covered = torch.tensor([[1.0, 0.0, 0.5], [0.0, 1.0, 0.0]])
+    seeds = replace(entries_of(3, [True, True], 1), coverage=covered)
+    bank = FeatureBank(seeds=seeds, older=entries_of(5, [True, True], 2), recent=(entries_of(4, [True, False], 3),))
+    query = torch.randn(1, 64, 7)
+    labels = readout.read(bank, query, similarity, total_weight).seed_labels
+    weights = similarity(seeds.keys[None], query)[0].softmax(1)
+    assert labels is not None and torch.allclose(labels, covered @ weights.T, atol=1e-5)
+    unknown = replace(bank, seeds=replace(seeds, coverage=None))
+    assert readout.read(unknown, query, similarity, total_weight).seed_labels is None
+
+
+def test_seed_recall() -> None:
+    def square(*corners: int) -> Tensor:
+        left, top, right, bottom = corners
+        mask = torch.zeros(20, 30)
+        mask[top:bottom, left:right] = 1
+        return mask
+
+    whole, half = square(4, 4, 10, 10), square(4, 4, 7, 10)
+    look_alike = torch.maximum(whole, square(22, 4, 28, 10))
+    found = torch.stack([whole, half, whole, whole, torch.zeros(20, 30), whole])
+    labels = torch.stack([whole, whole, half, look_alike, whole, torch.zeros(20, 30)])
+    recall = seed_recall(found, labels)
+    assert recall.tolist() == pytest.approx([1, 0.5, 1, 1, 0, 0], abs=0.01)
 
 
 def test_places_that_read_in_turns_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

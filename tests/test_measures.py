@@ -15,6 +15,7 @@ from maskbank.evaluation.measures import (
     jaccard,
     mean_j_and_f,
     rank_correlation,
+    worst_found,
     recall,
 )
 
@@ -198,3 +199,11 @@ def test_calibration_error_by_hand():
     assert calibration_error([0.61, 0.69, 0.9, 0.95], [0.7, 0.6, 0.65, 0.8]) == pytest.approx(0.1)
     assert calibration_error([1.0, 0.0], [1.0, 0.0]) == 0
     assert calibration_error([0.5, 0.5], [0.0, 1.0]) == 0  # calibrated, though of no use
+
+
+def test_the_worst_that_are_found_by_hand():
+    values = [0.1, 0.2, 0.9, 0.8, 0.7, 0.6, 0.95, 0.85, 0.75, 0.65]
+    assert worst_found(values, values) == 1
+    assert worst_found([0.5, 0.9, 0.4, *[0.95] * 7], values) == 0.5
+    assert worst_found([-value for value in values], values) == 0
+    assert worst_found([0.3], [0.4]) == 1

@@ -186,6 +186,6 @@ def test_evaluate_searches_in_the_frames_of_other_sequences(tmp_path, capsys):
 
 
 def test_the_report_has_the_mean_of_the_objects():
-    score = SearchScore("a", 1, 1.0, 0.8, 1.0, 0.0)
+    score = SearchScore("a", 1, 1.0, 0.8, 0.9, 1.0, 0.0)
     report = search_report([score, replace(score, object_id=2, right_pairs=0.5)])
-    assert report.splitlines()[-1] == "| **mean** (2 objects) | 75.0 | 80.0 | 100.0 | 0.0 |"
+    assert report.splitlines()[-1] == "| **mean** (2 objects) | 75.0 | 80.0 | 90.0 | 100.0 | 0.0 |"

@@ -240,6 +240,22 @@ def test_what_a_worker_knows_is_not_fetched_again(url: str) -> None:
     assert found.memory.banks[0].seeds.keys is fetched(other, "a" * 22, 1).memory.banks[0].seeds.keys
 
 
+def test_how_much_outlines_cover_is_kept_where_it_is_known(url: str) -> None:
+    """Outlines from before 0.7, or of another network, do not say; those that come later do not change that."""
+    plain = entries(300, 0)
+    covered = replace(entries(300, 0), coverage=(torch.rand(2, 300) * 255).round() / 255)
+    for bank, seeds in (("a" * 22, plain), ("b" * 22, covered)):
+        first = revision(bank, 1, seeds)
+        second = revision(bank, 2, seeds.concat(replace(entries(40, 5), coverage=torch.ones(2, 40))))
+        opened(url).save(first)
+        worker = opened(url)
+        assert same(fetched(worker, bank, 1), first)
+        worker.save(second)
+        assert same(fetched(opened(url), bank, 2), second)
+        known = second.memory.banks[0].seeds.coverage
+        assert (known is None) == (seeds is plain) and (known is None or known.shape == (2, 340))
+
+
 @pytest.mark.parametrize(
     "numbers", [[0.0, 1.0, 0.2], [1 / 255, 254 / 255], [0.1, -65504.0], [1e-9], [1e9], [float("nan")]]
 )

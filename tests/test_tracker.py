@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from support import GOLDEN_KOI, RED_KOI, TURTLE, Function, decoded, disjoint, jaccard, mask_shape, png, rgb, true_mask
 from test_afb_urr import recipe
 from torch import Tensor
@@ -213,8 +214,10 @@ def test_when_a_frame_is_memorized(start: Callable[..., Function]) -> None:
             for index in range(1, 12):
                 memory, [answer] = track(tracker, rgb(index), memory)
                 assert answer.visible == (presence > 0.5)
-                expected = presence * quality if presence > 0.5 else 1 - presence
-                assert answer.confidence == pytest.approx(expected, abs=0.01)  # bfloat16, where the CPU has it
+                if answer.visible:  # the mean of the network's own estimate and of the seed recall, from 0 to 1
+                    assert presence * quality / 2 - 0.01 < answer.confidence < presence * (quality + 1) / 2 + 0.01
+                else:
+                    assert answer.confidence == pytest.approx(1 - presence, abs=0.01)  # bfloat16, where the CPU has it
         return [int(entries.frame[0]) for entries in memory.banks[0].recent]
 
     assert run(0.95, 0.95) == [3, 6, 9]
@@ -261,7 +264,38 @@ def test_a_corrected_object_takes_no_other_s_place(tracker: Tracker) -> None:
 
 def twins(entries: Entries) -> Entries:
     """Entries of one object as those of two that look alike."""
-    return replace(entries, values=entries.values.repeat(2, 1, 1), valid=entries.valid.repeat(2, 1))
+    assert entries.coverage is not None
+    return replace(
+        entries,
+        values=entries.values.repeat(2, 1, 1),
+        valid=entries.valid.repeat(2, 1),
+        coverage=entries.coverage.repeat(2, 1),
+    )
+
+
+def test_confidence_falls_where_a_part_that_was_outlined_is_lost() -> None:
+    """The network may be as sure as before: it does not look for what it no longer takes for the object."""
+    tracker, _ = load_tracker(Settings(short_side=240, device="cpu"))
+    memory, _ = track(tracker, rgb(0), Memory(), {0: true_mask(0, GOLDEN_KOI)})
+    frame = Frame(rgb(1))
+
+    def confidence(memory: Memory) -> float:
+        [(_, [answer])] = tracker.track(frame, [BankRequest(memory)])
+        return answer.confidence
+
+    # As if on the first frame more had been outlined than what is found now: the water around the fish.
+    seeds = memory.banks[0].seeds
+    assert seeds is not None and seeds.coverage is not None
+    larger = F.max_pool2d(seeds.coverage.view(1, 1, *grid(tracker, frame)), 5, 1, 2).view_as(seeds.coverage)
+    with_more = replace(memory, banks=(replace(memory.banks[0], seeds=replace(seeds, coverage=larger)),))
+    unknown = replace(memory, banks=(replace(memory.banks[0], seeds=replace(seeds, coverage=None)),))
+    assert confidence(memory) > 0.8 and confidence(unknown) > 0.8
+    assert confidence(with_more) < confidence(memory) - 0.1
+
+
+def grid(tracker: Tracker, frame: Frame) -> tuple[int, int]:
+    height, width = tracker.view(frame).features.f16.shape[-2:]
+    return height, width
 
 
 # The paper's network.

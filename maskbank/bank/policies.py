@@ -110,8 +110,12 @@ class AdaptivePolicy:
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has memorized one frame: `entries` of that frame only, at least one."""
-        return self._fitted(replace(bank, recent=(*bank.recent, entries.quantized())), int(entries.frame[0]))
+        """A bank that has memorized one frame: `entries` of that frame only, at least one.
+
+        What covers them there is not kept: only of an outlined frame is it known, not just found.
+        """
+        entries = replace(entries, coverage=None).quantized()
+        return self._fitted(replace(bank, recent=(*bank.recent, entries)), int(entries.frame[0]))
 
     def _fitted(self, bank: FeatureBank, now: int) -> FeatureBank:
         """The bank within its limits: recent frames become older entries, and the least used of these go."""

@@ -18,6 +18,7 @@ QUERIES_AT_ONCE = 256
 # Entries to which all these queries together give a smaller weight are left out. Most are, as queries that lie side by
 # side read the same few; it changes values by some 0.04 %, far less than the steps in which a bank keeps them.
 NEGLIGIBLE = 1e-4
+NO_WEIGHT = 1e-30  # of all outlined frames together, for a query
 READ_ELEMENTS = 1 << 24  # similarities (entries × queries) held at once anywhere: 64 MiB in float32
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -34,11 +35,14 @@ class Readout:
         values: (K, Cv, M); zeros where they were not wanted.
         best_similarity: (K, M), to the entry that resembles the query most, among those that the object may read.
         usage: (N,), in the order of the bank's parts; objects that share their keys count by their share.
+        seed_labels: (K, M), 0 to 1: how much of the query's place object k would cover, if only the outlined frames
+            were read; None where their coverage is not known.
     """
 
     values: Tensor
     best_similarity: Tensor
     usage: Tensor
+    seed_labels: Tensor | None
 
 
 def read(
@@ -78,6 +82,8 @@ def read(
     readout = query.new_zeros(*values[0].shape[:2], queries, dtype=precision)
     best = query.new_empty(len(valid), queries)
     usage = query.new_zeros(keys.shape[2])
+    coverage = bank.seeds.coverage if bank.seeds is not None else None
+    seed_labels = None if coverage is None else query.new_empty(len(valid), queries)
     limit = QUERIES_AT_ONCE if query.device.type == "cpu" else queries
     at_once = max(min(limit, READ_ELEMENTS // keys.shape[2]), 1)
     for start in range(0, queries, at_once):
@@ -87,11 +93,14 @@ def read(
             masked = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
             weights = masked[0].softmax(1)
             usage += count_usage(weights) * (len(readers) / len(valid))
+            if coverage is not None and seed_labels is not None:
+                of_seeds = weights[:, : coverage.shape[1]]  # the first part of a bank
+                seed_labels[readers, here] = coverage[readers] @ of_seeds.T / (of_seeds.sum(1) + NO_WEIGHT)
             best[readers, here] = masked.amax(2)
             readout[readers, :, here] = _weighted(
                 own, weights, precision, None if wanted is None else wanted[readers, here]
             )
-    return Readout(readout, best, usage)
+    return Readout(readout, best, usage, seed_labels)
 
 
 def _weighted(parts: Sequence[Tensor], weights: Tensor, precision: torch.dtype, wanted: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from maskbank.evaluation.baselines import BASELINES
-from maskbank.evaluation.measures import calibration_error, rank_correlation
+from maskbank.evaluation.measures import calibration_error, rank_correlation, worst_found
 from maskbank.evaluation.sequences import (
     AnnotatedSequence,
     ConfidenceSample,
@@ -142,9 +142,12 @@ def _about_confidence(samples: list[ConfidenceSample]) -> list[str]:
         return []
     there = [sample.visible for sample in samples if sample.present]
     gone = [sample.visible for sample in samples if not sample.present]
-    rho = rank_correlation([sample.confidence for sample in samples], [sample.j for sample in samples])
+    confidences, values = [sample.confidence for sample in samples], [sample.j for sample in samples]
+    rho = rank_correlation(confidences, values)
     lines = ["", f"Confidence and J over {len(samples)} objects in frames: rank correlation {rho:.2f}."]
-    error = calibration_error([sample.confidence for sample in samples], [sample.j for sample in samples])
+    found = 100 * worst_found(confidences, values)
+    lines.append(f"Of the worst fifth by J, {found:.0f} % are in the fifth with the lowest confidence.")
+    error = calibration_error(confidences, values)
     lines.append(f"Expected calibration error of the confidence (10 bins): {error:.3f}.")
     if gone:
         lines.append(f"Gone in {len(gone)} of them, and said to be gone in {100 - 100 * np.mean(gone):.1f} % of these.")

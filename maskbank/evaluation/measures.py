@@ -159,6 +159,16 @@ def calibration_error(confidences: Sequence[float], values: Sequence[float], bin
     return sum(gaps) / len(confidence)
 
 
+def worst_found(confidences: Sequence[float], values: Sequence[float], share: float = 0.2) -> float:
+    """Of the lowest values, this share of all, how many are among as many with the lowest confidence, 0..1.
+
+    To look at what the tracker is least sure of finds so much of what is worst.
+    """
+    count = max(round(share * len(values)), 1)
+    worst, unsure = (set(np.argsort(each, kind="stable")[:count].tolist()) for each in (values, confidences))
+    return len(worst & unsure) / count
+
+
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's rank correlation of two lists of numbers, -1..1; nan where one of them is constant."""
 

@@ -22,6 +22,7 @@ class SearchScore:
     Attributes:
         right_pairs: the share of pairs, one of its frames and one of another sequence, in which its own has more.
         j: the mean of its own frames.
+        best_j: of the one with the highest score, which is what `maskbank job --from-job` would outline.
         found: the share of its own frames in which it is said to be there.
         found_elsewhere: the same of the frames of other sequences.
     """
@@ -30,6 +31,7 @@ class SearchScore:
     object_id: int
     right_pairs: float
     j: float
+    best_j: float
     found: float
     found_elsewhere: float
 
@@ -60,14 +62,15 @@ def evaluate_search(tracker: Tracker, sequences: Sequence[AnnotatedSequence]) ->
             scores, others = (np.array([match.score for match in matches]) for matches in (own, foreign))
             right = (scores[:, None] > others).mean()
             found, elsewhere = (float(np.mean([match.found for match in matches])) for matches in (own, foreign))
-            yield SearchScore(sequence.name, object_id, float(right), float(np.mean(overlaps)), found, elsewhere)
+            j, best_j = float(np.mean(overlaps)), overlaps[scores.argmax()]
+            yield SearchScore(sequence.name, object_id, float(right), j, best_j, found, elsewhere)
 
 
 def search_report(scores: Sequence[SearchScore]) -> str:
     """A Markdown table: a row per object, and the mean of the objects."""
-    numbers = ("right_pairs", "j", "found", "found_elsewhere")
-    lines = ["| searched for | ranked right, % of pairs | J | found, % | found elsewhere, % |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+    numbers = ("right_pairs", "j", "best_j", "found", "found_elsewhere")
+    lines = ["| searched for | ranked right, % of pairs | J | J, surest frame | found, % | found elsewhere, % |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     rows = [(f"{each.sequence}, object {each.object_id}", [getattr(each, name) for name in numbers]) for each in scores]
     mean = np.mean([values for _, values in rows], 0).tolist()
     for name, values in [*rows, (f"**mean** ({len(scores)} objects)", mean)]:

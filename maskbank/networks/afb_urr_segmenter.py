@@ -58,5 +58,5 @@ class AfbUrrSegmenter:
             probability = aggregate(logits[None])[0]
             mask = probability > 0.5
             sure = (probability * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-            found.append(Segmentation(logits, torch.ones_like(sure), sure, tuple(usage)))
+            found.append(Segmentation(logits, torch.ones_like(sure), sure, sure, tuple(usage)))
         return found

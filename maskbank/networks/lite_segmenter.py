@@ -13,6 +13,7 @@ from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
 from maskbank.bank.readout import read
+from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite import (
     STRIDE,
     Decoder,
@@ -25,6 +26,7 @@ from maskbank.networks.lite import (
 )
 from maskbank.networks.novelty import familiar, key_novelty, object_novelty
 from maskbank.networks.search_area import SearchArea
+from maskbank.networks.seed_recall import expected_jaccard
 from maskbank.networks.segmenter import Segmentation
 
 Network = TypeVar("Network", bound=torch.nn.Module)
@@ -66,7 +68,8 @@ class LiteSegmenter:
             return (None,)
         with self._fast():
             values = self.network.value(features, probabilities[None])[0]
-        return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid),)
+        coverage = _coverage(probabilities).flatten(1)
+        return (Entries.of_frame(features.key[0].float(), values.float(), frame, valid, coverage),)
 
     def prev_mask(self, probabilities: Tensor) -> Tensor:
         """The masks at 1/4: (n, H, W) → (n, 4h, 4w) in steps of 1/255."""
@@ -77,7 +80,7 @@ class LiteSegmenter:
 
         None of its numbers is negative; all are 0 for an empty mask.
         """
-        covered = F.avg_pool2d(pad_to_stride(probabilities), STRIDE).flatten(1)
+        covered = _coverage(probabilities).flatten(1)
         seen = features.f16[0].float().flatten(1)
         return covered @ seen.T / (covered.sum(1, keepdim=True) + 1e-2)
 
@@ -121,10 +124,13 @@ class LiteSegmenter:
         novelty = key_novelty(torch.cat([readout.best_similarity for readout in readouts]), query)
         score = object_novelty(novelty[None], decoded.coarse.float())[0]
         presence = decoded.presence[0].sigmoid() * familiar(score, threshold)
-        parts = (logits, presence, decoded.quality[0].sigmoid())
+        found = F.avg_pool2d(aggregate(decoded.coarse.float()), 4)[0]  # at the resolution of the keys
+        parts = (logits, presence, decoded.quality[0].sigmoid(), found)
         split = (part.split([memory.objects for memory in memories]) for part in parts)
-        for own_logits, own_presence, own_quality, readout in zip(*split, readouts, strict=True):
-            yield Segmentation(own_logits, own_presence, own_quality, (readout.usage,))
+        for own_logits, own_presence, quality, own_found, readout in zip(*split, readouts, strict=True):
+            labels = readout.seed_labels
+            expected_j = quality if labels is None else expected_jaccard(quality, own_found, labels.unflatten(1, grid))
+            yield Segmentation(own_logits, own_presence, quality, expected_j, (readout.usage,))
 
     def _decoder(self, memory: Memory) -> Decoder:
         tuned = memory.tuned_decoder
@@ -136,6 +142,11 @@ class LiteSegmenter:
             folded = fold_batch_norm(decoder)
             self._tuned[tuned] = folded.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self._tuned[tuned]
+
+
+def _coverage(probabilities: Tensor) -> Tensor:
+    """How much of the place of each key objects cover: (n, H, W) → (n, h, w)."""
+    return F.avg_pool2d(pad_to_stride(probabilities), STRIDE)
 
 
 def _places(areas: Sequence[SearchArea], grid: torch.Size) -> Tensor:

@@ -18,7 +18,8 @@ class Segmentation:
 
     logits: Tensor  # (n, H, W) float32, each against the background, whose own logit is 0
     presence: Tensor  # (n,) probability that the object is in the frame
-    quality: Tensor  # (n,) Jaccard index that the mask is expected to reach
+    quality: Tensor  # (n,) Jaccard index of the mask, as the network expects it
+    expected_j: Tensor  # (n,) the same, as far as the outlined frames support it
     usage: tuple[Tensor, ...]  # of each bank: what its usage counters grow by, (N,)
 
 

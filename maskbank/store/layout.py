@@ -18,7 +18,13 @@ from maskbank.store.blobs import blob
 
 CHUNK_BYTES = 2 << 20  # of entries in memory, about; in a blob they take a fifth of it
 MAX_REFERRED = 12  # blobs of earlier revisions that a part refers to; what is read at once should not lie in hundreds
-WRITTEN = ("keys", "values", "valid", "frame")  # the tensors of entries, but for their usage, which keeps changing
+WRITTEN = (
+    "keys",
+    "values",
+    "valid",
+    "frame",
+    "coverage",
+)  # the tensors of entries, but for their usage, which keeps changing
 
 Names = tuple[str, ...]
 
@@ -125,7 +131,9 @@ def _found(entries: Entries, before: Entries) -> np.ndarray:
     equal = torch.ones(len(entries), dtype=torch.bool, device=entries.keys.device)
     for name in WRITTEN:
         ours, theirs = getattr(entries, name), getattr(candidates, name)
-        if ours.shape != theirs.shape:  # other objects
+        if ours is None and theirs is None:
+            continue
+        if ours is None or theirs is None or ours.shape != theirs.shape:  # other objects
             return np.full(len(entries), -1)
         equal &= (ours == theirs).flatten(0, -2).all(0) if ours.ndim > 1 else ours == theirs
     return np.where(equal.cpu().numpy(), position, -1)

@@ -180,7 +180,8 @@ def _read_bank(
         else:
             loaded = [read_blob(content, device) for content in fetch(layout.names)]
             layout = replace(layout, sizes=tuple(chunk["keys"].shape[1] for chunk in loaded))
-            tensors = {name: torch.cat([chunk[name] for chunk in loaded], -1) for name in WRITTEN}
+            written = [name for name in WRITTEN if all(name in chunk for chunk in loaded)]
+            tensors = {name: torch.cat([chunk[name] for chunk in loaded], -1) for name in written}
             if rows is not None:
                 tensors = {name: tensor[..., rows.long()].contiguous() for name, tensor in tensors.items()}
             entries = Entries(**tensors, usage=index[part])

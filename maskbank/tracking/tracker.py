@@ -33,7 +33,7 @@ from maskbank.tracking.zoom import choose_windows, coarser_windows, memory_group
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
-MEMORIZE_CONFIDENCE = 0.6  # confidence from which a frame is worth memorizing
+MEMORIZE_CONFIDENCE = 0.6  # presence times quality from which a frame is worth memorizing
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +227,7 @@ class Tracker:
     ) -> list[Segmentation]:
         """What is found of the objects in their areas; those that are gone get no pixel."""
         none = torch.zeros(0, device=self.device)
-        nothing = Segmentation(torch.zeros(0, *working, device=self.device), none, none, ())
+        nothing = Segmentation(torch.zeros(0, *working, device=self.device), none, none, none, ())
         if not any(areas):
             return [nothing] * len(requests)
         common = common_area([area for own in areas for area in own], working)
@@ -267,7 +267,8 @@ class Tracker:
             if request.seeds:
                 valid = [number in request.seeds for number in range(request.objects)]
             else:
-                valid = [self._worth_memorizing(*each) for each in zip(predictions, segmentation.presence, strict=True)]
+                quality = zip(predictions, segmentation.presence.tolist(), segmentation.quality.tolist(), strict=True)
+                valid = [self._worth_memorizing(*each) for each in quality]
             features = self.view(frame, memory.window).features
             entries = self.segmenter.memorize(features, probabilities, torch.tensor(valid), now)
             policy = self.model.policy(self.budget, request.objects + 1)
@@ -296,12 +297,11 @@ class Tracker:
         finest = self._working_size(size)[0] / window.height
         return replace(memory, banks=banks, finest=max(memory.finest, finest))
 
-    def _worth_memorizing(self, prediction: Prediction, presence: Tensor) -> bool:
+    def _worth_memorizing(self, prediction: Prediction, presence: float, quality: float) -> bool:
+        """By what the network says of the mask alone: a part that no outline shows has to be learnt."""
         if not self.model.confident_only:
             return True
-        if prediction.visible:
-            return prediction.confidence >= MEMORIZE_CONFIDENCE
-        return float(presence) < ABSENCE_THRESHOLD
+        return presence * quality >= MEMORIZE_CONFIDENCE if prediction.visible else presence < ABSENCE_THRESHOLD
 
     def _tuned(self, frame: Frame, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
@@ -317,5 +317,5 @@ class Tracker:
 def _prediction(request: BankRequest, segmentation: Segmentation, number: int, region: Region) -> Prediction:
     if number in request.seeds:
         return Prediction(region, 1.0)
-    presence, quality = float(segmentation.presence[number]), float(segmentation.quality[number])
-    return Prediction(region, presence * quality if region.visible else 1 - presence)
+    presence, expected_j = float(segmentation.presence[number]), float(segmentation.expected_j[number])
+    return Prediction(region, presence * expected_j if region.visible else 1 - presence)
