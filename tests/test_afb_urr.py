@@ -1,5 +1,6 @@
 """The paper's network against data made with the authors' implementation, and its weights' files."""
 
+import copy
 import json
 import os
 import pickle
@@ -19,6 +20,7 @@ from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.policies import PaperPolicy, paper_budget
 from maskbank.networks import afb_urr
 from maskbank.networks.afb_urr import AfbUrr, padding_for
+from maskbank.networks.afb_urr_segmenter import fold_batch_norm
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -311,3 +313,18 @@ def test_a_fingerprint_tells_networks_apart() -> None:
     fixed.load_state_dict({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
     assert fingerprint(fixed) == "4297e6beae3e"  # for ever: stored banks are told apart by it
     assert fingerprint(fixed.half()) != "4297e6beae3e"
+
+
+@torch.inference_mode()
+def test_folded_batch_norms_change_nothing(network: AfbUrr) -> None:
+    image, masks = torch.rand(1, 3, 70, 90), torch.rand(2, 70, 90).softmax(0)
+    outputs = []
+    for each in (network, fold_batch_norm(copy.deepcopy(network))):
+        features = each.encode(image)
+        memorized = each.memorize(features, masks)
+        logits, _ = each.segment(features, [bank_of(keys, values) for keys, values in memorized])
+        norms = sum(isinstance(module, nn.BatchNorm2d) for module in each.modules())
+        outputs.append([features.key, features.r1, *memorized[0], *memorized[1], logits])
+    assert norms == 1  # behind the sum of the memory encoder's first convolutions
+    for before, after in zip(*outputs, strict=True):
+        assert torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max()))

@@ -140,8 +140,9 @@ def test_samples_are_compared_with_what_was_true():
     result = SequenceScore(
         "a/b", TOGETHER, {1: [Score(0.5, 0.5)]}, 0.1, (*samples, ConfidenceSample(0.95, False, 1.0, False))
     )
-    assert report([result]).splitlines()[-4:] == [
+    assert report([result]).splitlines()[-5:] == [
         "Confidence and J over 4 objects in frames: rank correlation 1.00.",
+        "Of the worst fifth by J, 100 % are in the fifth with the lowest confidence.",
         "Expected calibration error of the confidence (10 bins): 0.112.",  # (0.3 + 0.1 + 0.1 - 0.05) / 4
         "Gone in 1 of them, and said to be gone in 100.0 % of these.",
         "There in 3, and said to be gone in 33.3 % of these.",

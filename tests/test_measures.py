@@ -15,8 +15,8 @@ from maskbank.evaluation.measures import (
     jaccard,
     mean_j_and_f,
     rank_correlation,
-    worst_found,
     recall,
+    worst_found,
 )
 
 SIZE = (360, 640)  # diagonal 734.3 px, so the tolerance of F is ceil(5.87) = 6 px

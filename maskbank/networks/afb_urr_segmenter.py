@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest
-from maskbank.networks.afb_urr import AfbUrr, Features
+from maskbank.networks.afb_urr import AfbUrr, Bottleneck, Features, QueryEncoder
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation
@@ -18,11 +18,12 @@ class AfbUrrSegmenter:
     """`AfbUrr` behind the interface `Segmenter`: the background has the first bank, then each object its own."""
 
     def __init__(self, network: AfbUrr, device: torch.device):
-        self.network = network.eval().to(device)
+        network = fold_batch_norm(network.eval()).requires_grad_(False)
+        self.network: AfbUrr = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, image: Tensor) -> Features:
         """See `Segmenter`."""
-        return self.network.encode(image)
+        return self.network.encode(image.contiguous(memory_format=torch.channels_last))
 
     def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:
         """The background's bank, made for the first objects, then one for each object."""
@@ -60,3 +61,19 @@ class AfbUrrSegmenter:
             sure = (probability * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
             found.append(Segmentation(logits, torch.ones_like(sure), sure, sure, tuple(usage)))
         return found
+
+
+def fold_batch_norm(network: AfbUrr) -> AfbUrr:
+    """Merges batch norms into the convolutions before them, in place: the same function, fewer passes.
+
+    That behind the memory encoder's first convolutions, which are summed, stays.
+    """
+    for module in network.modules():
+        pairs = {Bottleneck: (1, 2, 3), QueryEncoder: (1,)}.get(type(module), ())
+        for number in pairs:
+            convolution, norm = getattr(module, f"conv{number}"), getattr(module, f"bn{number}")
+            setattr(module, f"conv{number}", nn.utils.fuse_conv_bn_eval(convolution, norm))
+            setattr(module, f"bn{number}", nn.Identity())
+        if isinstance(module, Bottleneck) and isinstance(module.downsample, nn.Sequential):
+            module.downsample = nn.utils.fuse_conv_bn_eval(*module.downsample)
+    return network
