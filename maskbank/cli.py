@@ -240,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     interactor.add_argument(
         "--stop-after", type=_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
+    interactor.add_argument("--learning-rate", type=float, help="at its highest (default: 1e-3, or with --init 3e-4)")
     interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
     interactor.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")

@@ -121,5 +121,7 @@ def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.
     assert (out / "log.csv").read_text().splitlines()[0] == "step,seconds,loss,jaccard,held_out_j"
     assert cli.main([*command, "--seed", "5"]) == 1
     assert "began with another --seed" in capsys.readouterr().err
+    assert cli.main([*command, "--learning-rate", "1e-4"]) == 1
+    assert "began with another --learning-rate" in capsys.readouterr().err
     tuned = train_interactor([data], tmp_path / "tuned", steps=1, init=out / "interactor.safetensors")
     assert tuned.exists()

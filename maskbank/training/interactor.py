@@ -30,7 +30,7 @@ from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S, WeightAverag
 from maskbank.tuning.losses import dice
 
 BATCH = 16
-LEARNING_RATE = 1e-3
+LEARNING_RATE, INIT_LEARNING_RATE = 1e-3, 3e-4  # from scratch, and for weights that know a lot already
 PRETRAINED_RATE = 0.3  # of the learning rate, for the encoder that comes from ImageNet
 WARM_UP_STEPS = 100
 HELD_OUT_EVERY = 40  # one image in so many is not trained on, but measured
@@ -67,6 +67,7 @@ def train_interactor(
     out: Path,
     minutes: float | None = None,
     steps: int | None = None,
+    learning_rate: float | None = None,
     seed: int = 0,
     init: Path | None = None,
     exclude: tuple[str, ...] = (),
@@ -78,6 +79,7 @@ def train_interactor(
 
     Args:
         minutes, steps: the length of the run.
+        learning_rate: None takes one that suits a start from scratch or, with `init`, from trained weights.
         seed: of all random numbers.
         init: weights to start from; None: an encoder that knows ImageNet.
         exclude: sources, or sequences of them, to leave out; as in `load_data`.
@@ -86,7 +88,8 @@ def train_interactor(
     Returns the path of the weights. Raises ValueError with one sentence.
     """
     clock = Clock(minutes, steps)
-    options = {"--init": sha256(init) if init else None, "--seed": seed}
+    learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
+    options = {"--init": sha256(init) if init else None, "--learning-rate": learning_rate, "--seed": seed}
     out.mkdir(parents=True, exist_ok=True)
     stills, videos = load_data(data, exclude)
     sources, held_out = split_sources([*stills, *videos])
@@ -104,12 +107,12 @@ def train_interactor(
         {"params": pretrained, "rate": PRETRAINED_RATE},
         {"params": [weight for weight in network.parameters() if id(weight) not in known], "rate": 1.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
     average = WeightAverage(network)
     state_path, weights_path = out / "state.pt", out / "interactor.safetensors"
     if state_path.exists():
         state = torch.load(state_path, map_location="cpu", weights_only=True)
-        if changed := [name for name, value in options.items() if state["options"][name] != value]:
+        if changed := [name for name, value in options.items() if state["options"].get(name) != value]:
             raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
@@ -146,13 +149,15 @@ def train_interactor(
         while (progress := clock.progress()) < 1 and time.monotonic() < leave_at:
             for group in optimizer.param_groups:
                 warmth = min((clock.step + 1) / WARM_UP_STEPS, 1)
-                group["lr"] = LEARNING_RATE * group["rate"] * warmth * (0.01 + 0.99 * cos(progress * pi / 2) ** 2)
+                group["lr"] = learning_rate * group["rate"] * warmth * (0.01 + 0.99 * cos(progress * pi / 2) ** 2)
             images, prompts, masks = next(batches)
             loss, jaccard = _loss(_seen(network, images, prompts), masks)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():
-                raise ValueError(f"Training diverged at step {clock.step}: take another --seed and a new --out.")
+                raise ValueError(
+                    f"Training diverged at step {clock.step}: take a lower --learning-rate and a new --out."
+                )
             optimizer.step()
             clock.step += 1
             average.update(network, clock.step)
