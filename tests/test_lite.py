@@ -318,6 +318,21 @@ def test_an_object_reads_only_what_is_valid_for_it() -> None:
 
 
 @torch.inference_mode()
+def test_objects_in_a_bank_of_their_own_read_as_before() -> None:
+    seeds = replace(entries_of(6, [True, True, False], 0), coverage=torch.rand(3, 6))
+    older = replace(entries_of(8, [True, True, True], 1), valid=torch.rand(3, 8) < 0.5)
+    bank = FeatureBank(seeds, older, (entries_of(5, [False, True, False], 2), entries_of(4, [True, False, True], 3)))
+    query = torch.randn(1, 64, 7)
+    whole = readout.read(bank, query, similarity, total_weight)
+    for numbers in ([1], [0, 1], [1, 0]):
+        own_bank = bank.of_objects(numbers)
+        own = readout.read(own_bank, query, similarity, total_weight)
+        assert torch.allclose(own.values, whole.values[numbers], atol=1e-5)
+        assert torch.allclose(own.seed_labels, whole.seed_labels[numbers], atol=1e-5)
+        assert all(part.valid.any(0).all() for part in own_bank.parts)
+    assert len(bank.of_objects([1]).recent) == 1 and bank.of_objects([2]).seeds is None
+
+
 def test_an_object_that_joins_changes_nothing_for_the_others(network: Lite) -> None:
     """Not what they read; it may still take their pixels."""
     segmenter = LiteSegmenter(copy.deepcopy(network), CPU)

@@ -28,9 +28,10 @@ from maskbank.networks.weights import in_half_precision, load_state_dict
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe
 from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.run_state import WeightAverage
 from maskbank.training.schedules import Stage, stage_at
 from maskbank.training.sources import Source, load_sources, read_sample
-from maskbank.training.trainer import WeightAverage, train
+from maskbank.training.trainer import train
 from maskbank.tuning import clip_memory
 from maskbank.tuning.clip_memory import ClipMemory
 from maskbank.tuning.clips import Clip

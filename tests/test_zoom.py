@@ -1,6 +1,8 @@
 """Small objects in large frames: in which window they are tracked, and that it pays."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 import torch
 from support import RED_KOI, TURTLE, Function, decoded, disjoint, jaccard, mask_shape, png, rgb, true_mask
 
+from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import MODELS, load_segmenter
@@ -15,7 +18,14 @@ from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation
 from maskbank.tracking.clip_objects import ClipObjects, track_objects
 from maskbank.tracking.tracker import Frame, Tracker
-from maskbank.tracking.zoom import MOST_WINDOWS, choose_windows, memory_groups, moved_logits, moved_prev_mask
+from maskbank.tracking.zoom import (
+    MOST_WINDOWS,
+    choose_windows,
+    drifted_apart,
+    memory_groups,
+    moved_logits,
+    moved_prev_mask,
+)
 
 CPU = torch.device("cpu")
 SIZE, WORKING = (1080, 1920), (240, 427)
@@ -133,9 +143,14 @@ def test_there_are_few_windows() -> None:
 # The tracker.
 
 
+def pond() -> np.ndarray:
+    """Without its animals, (1080, 1920, 3)."""
+    return cv2.GaussianBlur(cv2.resize(rgb(0), (1920, 1080)), (0, 0), 40)
+
+
 def far_away(index: int, shift: int = 0) -> np.ndarray:
     """A frame of the sample clip, 320 x 180 pixels of 1920 x 1080."""
-    image = cv2.GaussianBlur(cv2.resize(rgb(0), (1920, 1080)), (0, 0), 40)  # the pond without its animals
+    image = pond()
     image[400:580, 800 + shift : 1120 + shift] = cv2.resize(rgb(index), (320, 180), interpolation=cv2.INTER_AREA)
     return image
 
@@ -216,6 +231,61 @@ def test_small_objects_far_apart_are_each_followed_closely() -> None:
     assert jaccard(found[2].mask, far_mask(3, TURTLE, 500)) > 0.75
 
 
+def parting(index: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A frame of a turtle and a fish that drift apart, each with the water around it, and their masks."""
+    animals, image = far_away(index), pond()
+    masks = []
+    for object_id, x in ((TURTLE, 900 - 40 * index), (RED_KOI, 1020 + 40 * index)):
+        rows, columns = np.nonzero(far_mask(0, object_id))
+        around = slice(rows.min() - 25, rows.max() + 25), slice(columns.min() - 25, columns.max() + 25)
+        place = slice(500, 500 + around[0].stop - around[0].start), slice(x, x + around[1].stop - around[1].start)
+        image[place] = animals[around]
+        masks.append(np.zeros(SIZE, bool))
+        masks[-1][place] = far_mask(index, object_id)[around]
+    return image, masks
+
+
+def test_small_objects_that_drift_apart_get_windows_of_their_own() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 480)
+    seeds = np.zeros(SIZE, np.uint8)
+    for number, mask in enumerate(parting(0)[1], 1):
+        seeds[mask] = number
+    objects, memories = ClipObjects(), []
+    for index in range(6):
+        image, truths = parting(index)
+        objects, found = track_objects(tracker, Frame(image), objects, None if index else seeds)
+        memories.append(len(objects.memories))
+    assert memories[0] == 1 and memories[-1] == 2 and memories == sorted(memories)
+    assert all(memory.window and memory.window.height == 480 for memory in objects.memories)
+    for number, truth in enumerate(truths, 1):
+        assert jaccard(found[number].mask, truth) > 0.65
+
+
+def test_which_objects_of_a_memory_have_drifted_apart() -> None:
+    def memory(*boxes: tuple[int, int, int, int] | None, finest: float = 1.0) -> Memory:
+        """Objects that were at these places (left, top, right, bottom) of a previous mask of the whole frame."""
+        prev_mask = torch.zeros(len(boxes), 60, 108)
+        for own, place in zip(prev_mask, boxes, strict=True):
+            if place:
+                own[place[1] : place[3], place[0] : place[2]] = 1
+        return Memory((FeatureBank(),), prev_mask, 5, 3, finest=finest)
+
+    def apart(*memories: Memory) -> list[list[list[int]]]:
+        return drifted_apart(SIZE, WORKING, [BankRequest(each) for each in memories])
+
+    left, near, right, large = (10, 30, 13, 33), (14, 30, 17, 33), (90, 30, 93, 33), (30, 10, 80, 50)
+    assert apart(memory(left, near)) == [[[0, 1]]]
+    assert apart(memory(left, right, near)) == [[[0, 2], [1]]]
+    assert apart(memory(left, large)) == [[[0], [1]]]
+    assert apart(memory(left, None)) == [
+        [[0], [1]]
+    ]  # what is gone may be anywhere, which is no reason to lose the other
+    assert apart(memory(large, None)) == [[[0, 1]]]
+    assert apart(memory(left, right, finest=0.0)) == [[[0, 1]]]  # known from the whole frame only
+    assert apart(memory(left), memory(right, near), Memory()) == [[[0]], [[0], [1]], [[]]]
+    assert drifted_apart((480, 854), (480, 854), [BankRequest(memory(left, right))]) == [[[0, 1]]]
+
+
 def test_objects_in_windows_that_overlap_compete_for_pixels() -> None:
     left, right = Window(600, 300, 427, 240), Window(800, 300, 427, 240)
     requests = [BankRequest(Memory(prev_mask=torch.zeros(1, 60, 108), window=window)) for window in (left, right)]
@@ -256,6 +326,32 @@ def test_the_function_gives_objects_far_apart_banks_of_their_own(function: Funct
     assert disjoint(found)
     for mask, shift in zip(found, places, strict=True):
         assert jaccard(mask, far_mask(1, TURTLE, shift)) > 0.7
+
+
+def test_the_function_goes_on_in_a_bank_for_each_when_objects_drift_apart(
+    start: Callable[..., Function], tmp_path: Path
+) -> None:
+    """The same request gets the same reply, earlier states can be gone on from, and corrections reach their object."""
+    function, other = (start(MASKBANK_SIZE=480, MASKBANK_STORE=f"file://{tmp_path}") for _ in range(2))
+    images, truths = zip(*((png(image), masks) for image, masks in map(parting, range(7))), strict=True)
+    _, states = function.ask(images[0], [mask_shape(mask) for mask in truths[0]], [])
+    history = [states]
+    for image in images[1:6]:
+        function, other = other, function  # any worker goes on
+        shapes, states = function.track(image, states)
+        history.append(states)
+    for shape, truth in zip(shapes, truths[5], strict=True):
+        assert jaccard(decoded(shape, SIZE), truth) > 0.65
+    for image, before, after in zip(images[1:6], history, history[1:], strict=False):
+        assert function.track(image, before)[1] == other.track(image, before)[1] == after
+    banks = [tuple(state["bank"] for state in each) for each in history]
+    together = sum(len(set(each)) == 1 for each in banks)
+    assert 0 < together < 6 and len({*banks[together], banks[0][0]}) == 3 and len(set(banks[together:])) == 1
+    for state in history[together - 1]:  # by itself, it stays in the bank
+        assert function.track(images[together], [state])[1][0]["bank"] == banks[0][0]
+    corrected, _ = function.ask(images[6], [None, mask_shape(truths[6][1])], states)
+    assert jaccard(decoded(corrected[0], SIZE), truths[6][0]) > 0.65
+    assert (decoded(corrected[1], SIZE) == truths[6][1]).all()
 
 
 @pytest.mark.parametrize("size", [(4000, 8), (3000, 1), (1, 3000), (2, 2000)])

@@ -7,7 +7,7 @@
 Of each annotated sequence below DATA it makes two: its objects cut out, shrunk to SIDE x SIDE pixels or so, and pasted
 over the frames of another sequence, which they cross; and a native crop of that, of half the height, which holds all of
 their way. Where small objects are tracked as well as large ones, both score the same. A third, OUT/apart, has beside
-them those of the next sequence, half of the frame away.
+them those of the next sequence, half of the frame away; in a fourth, OUT/parting, these begin side by side.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from maskbank.files.masks import write_id_mask
 
 LENGTH = 40  # frames at most
 WAY = 0.2  # of the frame's height, which objects go from left to right beside their own motion
+SIDE_BY_SIDE = 0.15  # of half the frame's width are objects apart in the first frame that are to part
 EDGE = 3  # pixels over which a cut-out fades into what it is pasted on
 
 
@@ -46,16 +47,21 @@ def cut_out(
 
 
 def small(
-    sequences: Sequence[AnnotatedSequence], other: AnnotatedSequence, side: int, height: int
+    sequences: Sequence[AnnotatedSequence], other: AnnotatedSequence, side: int, height: int, apart: float = 1.0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Frames (height, width, 3) uint8 RGB with the objects of all sequences side by side, and ids (height, width)."""
+    """Frames (height, width, 3) uint8 RGB with the objects of all sequences side by side, and ids (height, width).
+
+    apart: how far the sequences' objects are from each other in the first frame, of how far they are in the end.
+    """
     size = height, height * 16 // 9
     for number in range(min(LENGTH, *(len(each.images) for each in sequences))):
         background = Image.open(other.images[number % len(other.images)]).convert("RGB").resize(size[::-1])
         image, ids = np.asarray(background), np.zeros(size, np.uint8)
         for position, sequence in enumerate(sequences):
             area = np.median([(truth > 0).sum() for truth in sequence.truths[:LENGTH]])
-            x = size[1] * (position + 0.5) / len(sequences) + WAY * height * (number / LENGTH - 0.5)
+            spread = apart + (1 - apart) * number / LENGTH
+            x = size[1] * (0.5 + spread * ((position + 0.5) / len(sequences) - 0.5))
+            x += WAY * height * (number / LENGTH - 0.5)
             pasted, own = cut_out(sequence, number, side / np.sqrt(area), (x, height / 2), size)
             alpha = cv2.GaussianBlur((own > 0).astype(np.float32), (EDGE, EDGE), 0)[..., None]
             image = (image * (1 - alpha) + pasted * alpha).astype(np.uint8)
@@ -90,7 +96,9 @@ def main() -> int:
             continue
         write(chosen.out / "small", name, frames)
         write(chosen.out / "crop", name, [(image[part], ids[part]) for image, ids in frames])
-        write(chosen.out / "apart", name, list(small([sequence, other], other, chosen.side, chosen.height)))
+        pair = [sequence, other]
+        write(chosen.out / "apart", name, list(small(pair, other, chosen.side, chosen.height)))
+        write(chosen.out / "parting", name, list(small(pair, other, chosen.side, chosen.height, SIDE_BY_SIDE)))
     return 0
 
 

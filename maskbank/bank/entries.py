@@ -7,7 +7,7 @@ with the old ones. Notation: N entries, K objects, Ck and Cv channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -117,6 +117,18 @@ class Entries:
             raise ValueError(f"Entries of different kinds cannot be joined: {ours} with {others}.")
         theirs = dict(other.tensors())
         return Entries(**{name: torch.cat([ours, theirs[name]], -1) for name, ours in self.tensors() if name in theirs})
+
+    def of_objects(self, numbers: Sequence[int]) -> Entries:
+        """What some of the objects may read, in the order of their numbers."""
+        index = torch.tensor(numbers, device=self.valid.device)
+        own = replace(
+            self,
+            values=self.values[index],
+            valid=self.valid[index],
+            coverage=None if self.coverage is None else self.coverage[index],
+        )
+        readable = own.valid.any(0)
+        return own if readable.all() else own.select(readable)
 
     def add_objects(self, count: int) -> Entries:
         """The same entries with `count` more objects, which may read none of them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -60,6 +60,13 @@ class FeatureBank:
             older=self.older.add_objects(count) if self.older is not None else None,
             recent=tuple(entries.add_objects(count) for entries in self.recent),
         )
+
+    def of_objects(self, numbers: Sequence[int]) -> FeatureBank:
+        """The bank of some of its objects, in the order of their numbers."""
+        own = {name: entries.of_objects(numbers) for name, entries in self.named_parts().items()}
+        readable = {name: entries for name, entries in own.items() if len(entries)}
+        recent = tuple(entries for name, entries in readable.items() if name.startswith("recent."))
+        return FeatureBank(readable.get("seeds"), readable.get("older"), recent)
 
     def named_parts(self) -> dict[str, Entries]:
         """The parts under names such as `seeds` and `recent.0`, in their order."""

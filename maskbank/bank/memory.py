@@ -1,7 +1,7 @@
 """All that is remembered of the objects of one job, and what a request asks of it on a frame."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -47,6 +47,11 @@ class Memory:
         """How many objects there are, n."""
         return len(self.prev_mask)
 
+    def of_objects(self, numbers: Sequence[int]) -> "Memory":
+        """What is remembered of some of the objects, in the order of their numbers; all share one bank."""
+        [bank] = self.banks
+        return replace(self, banks=(bank.of_objects(numbers),), prev_mask=self.prev_mask[list(numbers)])
+
 
 class Seed(PackedMask):
     """The outline of an object on a frame: ground truth there, for ever.
@@ -77,6 +82,11 @@ class BankRequest:
     memory: Memory
     seeds: Mapping[int, Seed] = field(default_factory=dict)
     requested: frozenset[int] | None = None
+
+    def of_objects(self, numbers: Sequence[int]) -> "BankRequest":
+        """What is asked of some of the objects that are known, as they get a memory of their own."""
+        seeds = {numbers.index(number): seed for number, seed in self.seeds.items() if number in numbers}
+        return BankRequest(self.memory.of_objects(numbers), seeds)
 
     @property
     def objects(self) -> int:

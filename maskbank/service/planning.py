@@ -1,7 +1,9 @@
 """From a request's objects to what is asked of each bank."""
 
+import base64
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +30,7 @@ class BankPlan:
     request: BankRequest  # of its memory
     types: Mapping[int, str]  # of the shapes that were outlined, by object
     place: Place  # of the revision
+    origin: tuple[str, frozenset[int]]  # the bank and the objects that the states name
 
 
 def check_amount(entries: Sequence[Entry], revisions: Mapping[Place, Revision], most: int, pixels: int) -> None:
@@ -85,12 +88,14 @@ def plan(
     revisions: Mapping[Place, Revision],
     outlined: Mapping[int, Seed],
     memory_groups: Callable[[Sequence[Seed]], Sequence[int]],
+    drifted_apart: Callable[[Sequence[BankRequest]], Sequence[Sequence[Sequence[int]]]],
 ) -> tuple[list[tuple[Place, int]], list[list[BankPlan]]]:
     """Groups a request's objects by bank.
 
     Args:
         outlined: from `outlined_seeds`.
         memory_groups: the seeds of new objects to the number of the new bank of each; see `Tracker.memory_groups`.
+        drifted_apart: which objects of each bank are to go on in banks of their own; see `Tracker.drifted_apart`.
 
     Returns for each entry the place of its revision and its object's number there; and the plans in rounds: the objects
     of a round compete for pixels, so no object is in a round twice, from two revisions of its bank. New banks have the
@@ -113,11 +118,24 @@ def plan(
             types.setdefault(place, {})[number] = entry.shape.type
         requested.setdefault(place, set()).add(number)
         objects.append((place, number))
+    requests = {
+        place: BankRequest(revisions.get(place, NEW_BANK).memory, own, frozenset(requested[place]))
+        for place, own in seeds.items()
+    }
+    plans: list[BankPlan] = []
+    moved: dict[tuple[Place, int], tuple[Place, int]] = {}
+    for (place, request), groups in zip(requests.items(), drifted_apart(list(requests.values())), strict=True):
+        whole = BankPlan(
+            revisions.get(place, NEW_BANK), request, types[place], place, (place[0], frozenset(requested[place]))
+        )
+        own_plans = [whole] if len(groups) == 1 else [_part(whole, group) for group in groups]
+        for group, planned in zip(groups, own_plans, strict=True):
+            if planned is not whole:
+                moved |= {(place, number): (planned.place, new) for new, number in enumerate(group)}
+        plans += own_plans
+    objects = [moved.get(each, each) for each in objects]
     rounds: list[list[BankPlan]] = []
-    for place, own_seeds in seeds.items():
-        revision = revisions.get(place, NEW_BANK)
-        request = BankRequest(revision.memory, own_seeds, frozenset(requested[place]))
-        planned = BankPlan(revision, request, types[place], place)
+    for planned in plans:
         free = next((each for each in rounds if not any(_share_an_object(planned, other) for other in each)), None)
         if free is None:
             rounds.append([planned])
@@ -126,6 +144,32 @@ def plan(
     return objects, rounds
 
 
+def _part(plan: BankPlan, group: Sequence[int]) -> BankPlan:
+    """The part of a plan that concerns some objects, as they go on in a bank of their own.
+
+    What precedes that bank's first revision is in no store; the same request makes the same of it again.
+    """
+    old = plan.revision
+    revision = replace(
+        old,
+        bank_id=derived_id(f"{old.bank_id} {old.number} {old.digest} {list(group)}"),
+        memory=old.memory.of_objects(group),
+        objects=tuple(old.objects[number] for number in group),
+    )
+    return BankPlan(
+        revision,
+        plan.request.of_objects(group),
+        {group.index(number): kind for number, kind in plan.types.items() if number in group},
+        (revision.bank_id, revision.number, revision.digest),
+        (plan.origin[0], frozenset(group)),
+    )
+
+
+def derived_id(text: str) -> str:
+    """The name of a bank that comes from another one: as hard to guess as that, and always the same for the same."""
+    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")
+
+
 def _share_an_object(one: BankPlan, other: BankPlan) -> bool:
-    same_bank = one.revision.bank_id == other.revision.bank_id != NEW_BANK.bank_id
-    return same_bank and not one.request.competitors.isdisjoint(other.request.competitors)
+    same_bank = one.origin[0] == other.origin[0] != NEW_BANK.bank_id
+    return same_bank and not one.origin[1].isdisjoint(other.origin[1])

@@ -1,13 +1,12 @@
 """The revision that follows another, and how both are told apart from all others."""
 
-import base64
 import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 
 from maskbank.bank.memory import Memory
-from maskbank.service.planning import BankPlan
+from maskbank.service.planning import BankPlan, derived_id
 from maskbank.service.requests import Entry, State
 from maskbank.shapes.rle import encode_rle, mask_box
 from maskbank.store.store import ObjectRecord, Revision
@@ -83,5 +82,4 @@ def request_digest(image: str, entries: Sequence[Entry]) -> str:
 
 def branch_id(revision: Revision, digest: str) -> str:
     """The bank of a second future of a revision; as hard to guess as the first, and the same for the same request."""
-    text = f"{revision.bank_id} {revision.number} {digest}"
-    return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:16]).decode().rstrip("=")
+    return derived_id(f"{revision.bank_id} {revision.number} {digest}")

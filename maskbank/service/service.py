@@ -143,7 +143,14 @@ class Service:
             shown = image_digest(encoded)
             digest = request_digest(shown, entries)
 
-        objects, rounds = plan(entries, revisions, seeds, partial(self.tracker.memory_groups, image.shape[:2]))
+        size = image.shape[:2]
+        objects, rounds = plan(
+            entries,
+            revisions,
+            seeds,
+            partial(self.tracker.memory_groups, size),
+            partial(self.tracker.drifted_apart, size),
+        )
         frame = Frame(image)
         done: dict[Place, Revision] = {}
         for plans in rounds:
@@ -160,7 +167,7 @@ class Service:
                 with timings.stage("store"):
                     followers = [self._save(each.revision, new) for each, new in zip(plans, tracked, strict=True)]
             done |= {each.place: follower for each, follower in zip(plans, followers, strict=True)}
-        height, width = image.shape[:2]
+        height, width = size
         return [
             ObjectReply(entry, done[place], number, (height, width))
             for entry, (place, number) in zip(entries, objects, strict=True)

@@ -46,6 +46,14 @@ def track_objects(
     for i, seed in seeds.items():
         position, number = places[i]
         own[position][number] = seed
-    results = tracker.track(frame, [BankRequest(*each) for each in zip(memories, own, strict=True)])
+    requests = [BankRequest(*each) for each in zip(memories, own, strict=True)]
+    parts: list[BankRequest] = []
+    moved: dict[tuple[int, int], tuple[int, int]] = {}  # places, as objects that drifted apart get their own memories
+    for position, apart in enumerate(tracker.drifted_apart(frame.image.shape[:2], requests)):
+        for numbers in apart:
+            moved |= {(position, number): (len(parts), new) for new, number in enumerate(numbers)}
+            parts.append(requests[position] if len(apart) == 1 else requests[position].of_objects(numbers))
+    places = {i: moved[place] for i, place in places.items()}
+    results = tracker.track(frame, parts)
     after = ClipObjects(tuple(memory for memory, _ in results), places)
     return after, {i: results[position][1][number] for i, (position, number) in places.items()}

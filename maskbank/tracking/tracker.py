@@ -29,7 +29,7 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import choose_windows, coarser_windows, memory_groups, moved_prev_mask
+from maskbank.tracking.zoom import choose_windows, coarser_windows, drifted_apart, memory_groups, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -165,6 +165,13 @@ class Tracker:
     def memory_groups(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
         """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom`."""
         return memory_groups(size, self._working_size(size), seeds) if self.model.zooms else [0] * len(seeds)
+
+    def drifted_apart(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[list[list[int]]]:
+        """Which objects of each request on an image of a size (height, width) are to have a memory of their own from
+        now on: the numbers of those that stay together; see `zoom`."""
+        if not self.model.zooms:
+            return [[sorted(request.competitors)] for request in requests]
+        return drifted_apart(size, self._working_size(size), requests)
 
     def _windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
         if not self.model.zooms:

@@ -6,7 +6,7 @@ memorized at the scale of their window and at all that are coarser, and a finer 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,34 @@ def memory_groups(size: tuple[int, int], working: tuple[int, int], seeds: Sequen
     return [different.index(window) for window in windows]
 
 
+def drifted_apart(
+    size: tuple[int, int], working: tuple[int, int], requests: Sequence[BankRequest]
+) -> list[list[list[int]]]:
+    """Which objects of each request need a memory of their own from now on: the numbers of those that belong together.
+
+    A memory has one window. Where no window shows all of its objects, because they are too far from each other or one
+    is gone, those that are small have windows of their own.
+    """
+    together = [[sorted(request.competitors)] for request in requests]
+    if not any(window_sizes(size, working)):
+        return together
+    parts: list[list[BankRequest]] = []
+    for request, [numbers] in zip(requests, together, strict=True):
+        known = len(numbers) > 1 and numbers[-1] < request.memory.objects
+        if known and _window_of(size, working, [_whereabouts(request, size, working)]) is None:
+            parts.append([replace(request, requested=frozenset({number})) for number in numbers])
+        else:
+            parts.append([request])
+    windows = iter(choose_windows(size, working, [part for own in parts for part in own]))
+    groups = []
+    for own in parts:
+        of_window: dict[Window | None, list[int]] = {}
+        for part in own:
+            of_window.setdefault(next(windows), []).extend(sorted(part.competitors))
+        groups.append(list(of_window.values()))
+    return groups
+
+
 def _window_of(size: tuple[int, int], working: tuple[int, int], places: Sequence[Whereabouts]) -> Window | None:
     """The window that is to show all objects; None: the whole frame.
 
@@ -128,7 +156,8 @@ def _whereabouts(request: BankRequest, size: tuple[int, int], working: tuple[int
     memory = request.memory
     known = [number for number in sorted(request.competitors) if number < memory.objects]
     unseeded = [number for number in known if number not in request.seeds]
-    boxes = [_box(mask_box(seed.mask)) for seed in request.seeds.values()]
+    seeds = [seed for number, seed in request.seeds.items() if number in request.competitors]
+    boxes = [_box(mask_box(seed.mask)) for seed in seeds]
     boxes += [_last_box(memory, number, size, working) for number in unseeded]
     found = [box for box in boxes if box]
     finest = memory.finest if unseeded else 1.0

@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from maskbank.files.atomic import atomic_write
 from maskbank.networks.checkpoints import sha256
 from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
 from maskbank.networks.lite_segmenter import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
+from maskbank.training import run_state
 from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.prompts import PromptMaker
-from maskbank.training.schedules import Clock
+from maskbank.training.schedules import Clock, cosine_decay
 from maskbank.training.sources import Source
-from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S, WeightAverage
+from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S
 from maskbank.tuning.losses import dice
 
 BATCH = 16
@@ -108,28 +107,14 @@ def train_interactor(
         {"params": [weight for weight in network.parameters() if id(weight) not in known], "rate": 1.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
-    average = WeightAverage(network)
-    state_path, weights_path = out / "state.pt", out / "interactor.safetensors"
-    if state_path.exists():
-        state = torch.load(state_path, map_location="cpu", weights_only=True)
-        if changed := [name for name, value in options.items() if state["options"].get(name) != value]:
-            raise ValueError(f"The run in {out} began with another {changed[0]}: repeat that, or take another --out.")
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.state = {name: value.to(device) for name, value in state["average"].items()}
-        clock.step, clock.spent_s = state["step"], state["spent_s"]
+    average = run_state.WeightAverage(network)
+    weights_path = out / "interactor.safetensors"
+    state = run_state.RunState(out, options, network, optimizer, average, clock)
+    if (out / run_state.FILE).exists():
+        state.resume()
 
     def save() -> None:
-        state = {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.state,
-            "step": clock.step,
-            "spent_s": clock.seconds,
-            "options": options,
-        }
-        with atomic_write(state_path) as draft:
-            torch.save(state, draft)
+        state.save()
         save_weights(in_half_precision(average.state), weights_path)
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
@@ -149,7 +134,7 @@ def train_interactor(
         while (progress := clock.progress()) < 1 and time.monotonic() < leave_at:
             for group in optimizer.param_groups:
                 warmth = min((clock.step + 1) / WARM_UP_STEPS, 1)
-                group["lr"] = learning_rate * group["rate"] * warmth * (0.01 + 0.99 * cos(progress * pi / 2) ** 2)
+                group["lr"] = learning_rate * group["rate"] * warmth * cosine_decay(progress)
             images, prompts, masks = next(batches)
             loss, jaccard = _loss(_seen(network, images, prompts), masks)
             optimizer.zero_grad(set_to_none=True)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from math import cos, pi
 
 import torch
 import torch.distributed as dist
@@ -41,6 +42,11 @@ SCHEDULES = {
 def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
     """The stage that a run has reached; `progress`: 0 to 1."""
     return next(stage for stage in stages if progress < stage.until or stage is stages[-1])
+
+
+def cosine_decay(progress: float) -> float:
+    """What is left of the learning rate, from 1 to 0.01, when so much of a run is done, 0 to 1."""
+    return 0.01 + 0.99 * cos(progress * pi / 2) ** 2
 
 
 @dataclass

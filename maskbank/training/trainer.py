@@ -4,7 +4,6 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from math import cos, pi
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from maskbank.evaluation.sequences import read_sequences
-from maskbank.files.atomic import atomic_write
 from maskbank.networks.checkpoints import sha256
 from maskbank.networks.lite import Lite
 from maskbank.networks.weights import fingerprint, fit_weights, in_half_precision, load_state_dict, save_weights
+from maskbank.training import run_state
 from maskbank.training.batches import Batch, ClipBatches
 from maskbank.training.clips import ClipMaker
 from maskbank.training.distributed import all_equal, any_process, clip_workers, join_processes
@@ -28,7 +27,7 @@ from maskbank.training.exports import load_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.novelty import calibrated_threshold
 from maskbank.training.pretrained import load_pretrained, published_encoder
-from maskbank.training.schedules import SCHEDULES, Clock
+from maskbank.training.schedules import SCHEDULES, Clock, cosine_decay
 from maskbank.training.validation import validate
 from maskbank.tuning.unrolling import UnrolledLoss
 
@@ -42,25 +41,6 @@ WARM_UP_STEPS, WARM_UP_SHARE = 200, 0.1  # of the learning rate: whichever is ov
 PRETRAINED_RATE = 0.1  # of the learning rate, for the encoder that comes from ImageNet
 DEFAULT_BLEND = 0.5
 VALIDATE_EVERY_MIN = 15.0
-
-
-class WeightAverage:
-    """Exponential moving average of a network's weights and batch-norm statistics."""
-
-    DECAY = 0.999
-
-    def __init__(self, network: nn.Module):
-        self.state = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Takes in the weights after a step."""
-        decay = min(self.DECAY, (1 + step) / (20 + step))
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                self.state[name].lerp_(value.float(), 1 - decay)
-            else:
-                self.state[name].copy_(value)
 
 
 class Trainer:
@@ -90,21 +70,22 @@ class Trainer:
         self.out, self.clock, self.blend, self.seed = out, clock, blend, seed
         self.stages = SCHEDULES[schedule]
         self.learning_rate = learning_rate
-        self.options = {
+        options = {
             "--init": sha256(init) if init else None,
             "--schedule": schedule,
             "--learning-rate": learning_rate,
             "--seed": seed,
         }
-        self._state_path = out / "state.pt"
         torch.manual_seed(seed)
-        resumes = self._state_path.exists()
+        resumes = (out / run_state.FILE).exists()
         self.network = _new_network(init, resumes).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _new_optimizer(self.network, learning_rate)
-        self.average = WeightAverage(self.network)
+        self.average = run_state.WeightAverage(self.network)
         self.initial = {name: value.clone() for name, value in self.average.state.items()} if init else None
+        self._state = run_state.RunState(out, options, self.network, self.optimizer, self.average, clock)
         if resumes:
-            self._resume()
+            initial = self._state.resume()["initial"]
+            self.initial = initial and {name: value.to(self.device) for name, value in initial.items()}
         self.first_step = clock.step
         if not all_equal(clock.step):
             raise ValueError(
@@ -113,22 +94,6 @@ class Trainer:
         self.model: nn.Module = UnrolledLoss(self.network)
         if dist.is_initialized():
             self.model = DistributedDataParallel(self.model)
-
-    def _resume(self) -> None:
-        """Raises ValueError when the run in the folder cannot be gone on with."""
-        state = torch.load(self._state_path, map_location="cpu", weights_only=True)
-        if "options" not in state:
-            raise ValueError(f"The run in {self.out} is one of an earlier version: take another --out.")
-        if changed := [name for name, value in self.options.items() if state["options"][name] != value]:
-            raise ValueError(
-                f"The run in {self.out} began with another {changed[0]}: repeat that, or take another --out."
-            )
-        fit_weights(self.network, state["network"], str(self._state_path))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.average.state = {name: value.to(self.device) for name, value in state["average"].items()}
-        if self.initial is not None:
-            self.initial = {name: value.to(self.device) for name, value in state["initial"].items()}
-        self.clock.step, self.clock.spent_s = state["step"], state["spent_s"]
 
     def start(self) -> None:
         """Begins to train; batch norms keep the statistics of trained weights, which few images would spoil."""
@@ -146,9 +111,8 @@ class Trainer:
         """
         images, ids, objects = batch
         for group in self.optimizer.param_groups:  # not with NumPy: its numbers in state.pt could not be read again
-            decay = 0.01 + 0.99 * cos(progress * pi / 2) ** 2
             warmth = min(max((self.clock.step + 1) / WARM_UP_STEPS, progress / WARM_UP_SHARE), 1)
-            group["lr"] = self.learning_rate * group["rate"] * warmth * decay
+            group["lr"] = self.learning_rate * group["rate"] * warmth * cosine_decay(progress)
         pixels = images.to(self.device, non_blocking=True).float() / 255
         truth = ids.to(self.device, non_blocking=True).long()
         hard = HARD_PIXELS_FROM + (HARD_PIXELS_TO - HARD_PIXELS_FROM) * min(progress / HARD_BY, 1)
@@ -172,17 +136,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes the state of the run and its weights; a stop in the middle leaves the former files whole."""
-        state = {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average.state,
-            "initial": self.initial,
-            "step": self.clock.step,
-            "spent_s": self.clock.seconds,
-            "options": self.options,
-        }
-        with atomic_write(self._state_path) as draft:
-            torch.save(state, draft)
+        self._state.save(initial=self.initial)
         self.write_weights(self.weights())
 
     def write_weights(self, weights: dict[str, Tensor]) -> Path:
