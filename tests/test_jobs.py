@@ -1225,6 +1225,17 @@ def test_the_other_jobs_of_a_task_are_started_but_for_those_with_outlines(cvat, 
     assert code == 1 and one_sentence(complaint.removeprefix("maskbank: ").strip())
 
 
+def test_outlines_that_cannot_be_told_apart(cvat, command, next_jobs):
+    """They are outlines: in the job to start, which is passed over, and in the one to start from, which says so."""
+    crowded = [outline(50, GOLDEN_KOI), outline(50, RED_KOI), outline(51, GOLDEN_KOI)]
+    cvat.add(THIRD_JOB, shapes=crowded)
+    arguments = ("--labels", "koi", "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    code, said, _ = command("--task", 1, "--from-job", JOB, *arguments)
+    assert code == 0 and f"Job {THIRD_JOB}: objects are outlined in it already" in said
+    code, _, complaint = command("--job", NEXT_JOB, "--from-job", THIRD_JOB, *arguments)
+    assert code == 1 and complaint.startswith(f"maskbank: Job {THIRD_JOB}: The label koi is outlined on the frames")
+
+
 def test_a_label_that_the_next_job_lacks(cvat, command, next_jobs):
     arguments = ("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)
     cvat.jobs[NEXT_JOB] = StoredJob({i: jpeg(i) for i in range(START, START + 3)}, [POINT, TURTLE_LABEL])

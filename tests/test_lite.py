@@ -17,7 +17,7 @@ from maskbank.bank.memory import BankRequest, Memory
 from maskbank.networks.aggregation import HIDDEN_LOGIT, MIN_UNCERTAINTY, aggregate, uncertainty
 from maskbank.networks.lite import Lite, disputed_window, full_size, similarity, to_prev_mask
 from maskbank.networks.lite_segmenter import LiteSegmenter, fold_batch_norm, total_weight
-from maskbank.networks.novelty import familiar, key_novelty, object_novelty
+from maskbank.networks.novelty import familiar, found_places, key_novelty, object_novelty
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.seed_recall import seed_recall
 
@@ -285,14 +285,15 @@ def test_what_is_novel_is_not_taken_for_the_objects() -> None:
     """In a novel frame, unless what was found there is familiar; and in a known one whatever was found."""
     coarse = torch.full((1, 3, 16, 16), -10.0)
     coarse[:, 0, :8] = coarse[:, 1, 8:] = 10.0  # nothing of the third is found
+    found = found_places(coarse)
     novelty = torch.full((1, 3, 4, 4), 35.0)
     novelty[:, 1, 2:] = 5.0
     threshold = torch.tensor(60.0)
-    known = familiar(object_novelty(novelty.flatten(2), coarse), threshold)
+    known = familiar(object_novelty(novelty.flatten(2), found), threshold)
     assert known[0, 0] < 0.01 and known[0, 1] > 0.99 and known[0, 2] < 0.01
-    assert (familiar(object_novelty(novelty.flatten(2) / 3, coarse), threshold) > 0.99).all()
+    assert (familiar(object_novelty(novelty.flatten(2) / 3, found), threshold) > 0.99).all()
     assert (
-        familiar(object_novelty(novelty.flatten(2), coarse), Lite().novelty_threshold) == 1
+        familiar(object_novelty(novelty.flatten(2), found), Lite().novelty_threshold) == 1
     ).all()  # a new network cannot tell yet
 
 

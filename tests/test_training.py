@@ -23,7 +23,7 @@ from maskbank.files.masks import read_id_mask, write_id_mask
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite import Lite, full_size
 from maskbank.networks.models import BUNDLED_WEIGHTS, load_segmenter
-from maskbank.networks.novelty import familiar, object_novelty
+from maskbank.networks.novelty import familiar, found_places, object_novelty
 from maskbank.networks.weights import in_half_precision, load_state_dict
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe
@@ -504,7 +504,7 @@ def test_trained_weights_know_what_is_novel_to_them(data, tmp_path, tiny):
             images[:, 1] = 1 - images[:, 1]
         with torch.inference_mode():
             [frame] = unroll(network, images, ids, objects=2)
-        score = object_novelty(frame.novelty[:, None].expand(-1, 2, -1), frame.decoded.coarse)
+        score = object_novelty(frame.novelty[:, None].expand(-1, 2, -1), found_places(frame.decoded.coarse))
         known = familiar(score, network.novelty_threshold)
         assert (known < 0.1).all() if negative else (known > 0.9).all()
 

@@ -23,7 +23,11 @@ class AlreadyOutlined(ValueError):
 def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
     """The job; AlreadyOutlined where something is outlined in it, and as `Cvat` raises."""
     job = cvat.job(job_id)
-    if find_objects(cvat.annotations(job_id), {label.id: label for label in job.labels}, job.frames):
+    try:
+        outlined = bool(find_objects(cvat.annotations(job_id), job.labels_named(()), job.frames))
+    except ValueError:  # it cannot be told which outlines are one object, but there are some
+        outlined = True
+    if outlined:
         raise AlreadyOutlined(
             f"Job {job_id}: objects are outlined in it already; proposals are for jobs without any outline."
         )

@@ -50,7 +50,12 @@ def objects_of_job(cvat: Cvat, job_id: int, tracker: Tracker, mask_of: MaskOf, l
     Raises ValueError with one sentence where nothing is outlined; and as `Cvat` and `Searcher` do.
     """
     job = cvat.job(job_id)
-    objects = find_objects(cvat.annotations(job_id), job.labels_named(labels), job.frames)
+    wanted = job.labels_named(labels)
+    annotations = cvat.annotations(job_id)
+    try:
+        objects = find_objects(annotations, wanted, job.frames)
+    except ValueError as error:
+        raise ValueError(f"Job {job_id}: {error}") from error
     if not objects:
         raise ValueError(f"There is nothing to search for: nothing is outlined in job {job_id}.")
     shown_on = [evenly(list(drawn.seeds), REFERENCES) for drawn in objects]

@@ -13,7 +13,6 @@ from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, TunedDecoder
 from maskbank.bank.readout import read
-from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite import (
     STRIDE,
     Decoder,
@@ -24,7 +23,7 @@ from maskbank.networks.lite import (
     similarity,
     to_prev_mask,
 )
-from maskbank.networks.novelty import familiar, key_novelty, object_novelty
+from maskbank.networks.novelty import familiar, found_places, key_novelty, object_novelty
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.seed_recall import expected_jaccard
 from maskbank.networks.segmenter import Segmentation
@@ -122,10 +121,10 @@ class LiteSegmenter:
             decoded = self.network.decode(features, values, prev_mask, every, self._decoder(memories[0]))
         logits = full_size(decoded.logits.float(), features.size)[0]
         novelty = key_novelty(torch.cat([readout.best_similarity for readout in readouts]), query)
-        score = object_novelty(novelty[None], decoded.coarse.float())[0]
+        found = found_places(decoded.coarse.float())
+        score = object_novelty(novelty[None], found)[0]
         presence = decoded.presence[0].sigmoid() * familiar(score, threshold)
-        found = F.avg_pool2d(aggregate(decoded.coarse.float()), 4)[0]  # at the resolution of the keys
-        parts = (logits, presence, decoded.quality[0].sigmoid(), found)
+        parts = (logits, presence, decoded.quality[0].sigmoid(), found[0])
         split = (part.split([memory.objects for memory in memories]) for part in parts)
         for own_logits, own_presence, quality, own_found, readout in zip(*split, readouts, strict=True):
             labels = readout.seed_labels

@@ -24,12 +24,17 @@ def key_novelty(best_similarity: Tensor, query: Tensor) -> Tensor:
     return query.pow(2).sum(1) / math.sqrt(query.shape[1]) - best_similarity
 
 
-def object_novelty(novelty: Tensor, coarse: Tensor) -> Tensor:
+def found_places(coarse: Tensor) -> Tensor:
+    """How much of the place of each key the objects cover: logits (B, n, 4h, 4w) → (B, n, h, w)."""
+    return F.avg_pool2d(aggregate(coarse), 4)
+
+
+def object_novelty(novelty: Tensor, found: Tensor) -> Tensor:
     """The novelty score of each object: twice the mean `key_novelty` of the frame plus that inside its mask.
 
-    novelty: (B, n, h·w); coarse: (B, n, 4h, 4w) logits. Returns (B, n).
+    novelty: (B, n, h·w); found: (B, n, h, w), see `found_places`. Returns (B, n).
     """
-    found = F.avg_pool2d(aggregate(coarse), 4).flatten(2)  # at the resolution of the keys
+    found = found.flatten(2)
     inside = (novelty * found).sum(2) / (found.sum(2) + 1e-2)
     return 2 * novelty.mean(2) + inside
 

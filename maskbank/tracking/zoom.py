@@ -117,11 +117,13 @@ def drifted_apart(
         return together
     parts: list[list[BankRequest]] = []
     for request, [numbers] in zip(requests, together, strict=True):
-        known = len(numbers) > 1 and numbers[-1] < request.memory.objects
-        if known and _window_of(size, working, [_whereabouts(request, size, working)]) is None:
+        several = len(numbers) > 1 and numbers[-1] < request.memory.objects  # none is new
+        if several and _window_of(size, working, [_whereabouts(request, size, working)]) is None:
             parts.append([replace(request, requested=frozenset({number})) for number in numbers])
         else:
             parts.append([request])
+    if all(len(own) == 1 for own in parts):
+        return together
     windows = iter(choose_windows(size, working, [part for own in parts for part in own]))
     groups = []
     for own in parts:

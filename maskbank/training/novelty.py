@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import fast_bfloat16
-from maskbank.networks.novelty import object_novelty
+from maskbank.networks.novelty import found_places, object_novelty
 from maskbank.training.clips import ClipMaker, ClipRecipe
 from maskbank.training.sources import Source
 from maskbank.tuning.unrolling import unroll
@@ -58,7 +58,9 @@ def highest_novelty(
             with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
                 frames = list(unroll(network, images, ids, objects))
             for decoded, novelty, truth, _ in frames:
-                score = object_novelty(novelty[:, None].expand(-1, objects, -1), decoded.coarse.float())[0]
+                score = object_novelty(novelty[:, None].expand(-1, objects, -1), found_places(decoded.coarse.float()))[
+                    0
+                ]
                 present = torch.stack([(truth == i).any() for i in range(1, objects + 1)])
                 scores += score[present].tolist()
     return float(np.quantile(scores, 1 - ABOVE))
