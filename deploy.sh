@@ -331,7 +331,7 @@ resource_entries() { # of the variant $1
 configured() {
     local line key='' skip=false variables own=' '
     variables=$(environment_entries)
-    if [[ $SPEC ]]; then own=$(grep -oE '^[A-Za-z]+:' "$SPEC" | tr '\n' ' '); own=" $own"; fi
+    if [[ $SPEC ]]; then own=" $({ grep -oE '^[A-Za-z]+:' "$SPEC" || true; } | tr '\n' ' ')"; fi
     while IFS= read -r line; do
         if [[ $line =~ ^( *)([A-Za-z]+): && ${#BASH_REMATCH[1]} -le 2 ]]; then
             key=${BASH_REMATCH[2]} skip=false

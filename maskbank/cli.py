@@ -401,7 +401,10 @@ def _seed(text: str) -> tuple[int, Path]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in map(str.strip, text.split(",")) if name)
+    names = tuple(name for name in map(str.strip, text.split(",")) if name)
+    if not names:
+        raise argparse.ArgumentTypeError(f"there is no name in {text!r}")
+    return names
 
 
 def _minutes(text: str) -> float:
@@ -569,9 +572,9 @@ def _job(options: argparse.Namespace) -> None:
             "--model."
         )
     if starting:
-        if options.function_url or options.form or options.replace:
+        if options.function_url or options.form or options.replace or options.work:
             raise ValueError(
-                f"{starting} works on this machine, and has no use for --function-url, --as and --replace."
+                f"{starting} works on this machine, and has no use for --function-url, --as, --replace and --work."
             )
         with connect(login) as cvat:
             _start_jobs(options, settings, cvat, labels)
@@ -582,8 +585,7 @@ def _job(options: argparse.Namespace) -> None:
         propagate, tracker = deployed(options.function_url, read_token(os.environ)), options.function_url
     else:
         propagate = in_this_process(environment)
-        named = (settings.model, settings.weights, settings.short_side, settings.budget, settings.adapt_seconds)
-        tracker = " ".join(map(str, named))
+        tracker = _identity(settings)
     tune = None
     if options.tune:
         options.extra = "job,train"  # of which training needs the other half
@@ -594,6 +596,16 @@ def _job(options: argparse.Namespace) -> None:
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
+
+
+def _identity(settings: "Settings") -> str:
+    """Names what `maskbank job` tracks with on this machine; other weights under the same path are something else."""
+    from maskbank.networks.checkpoints import sha256
+    from maskbank.networks.models import MODELS
+
+    weights = settings.weights or MODELS[settings.model].weights
+    files = [path and path.exists() and sha256(path) for path in (weights, settings.interactor)]
+    return " ".join(map(str, (settings.model, *files, settings.short_side, settings.budget, settings.adapt_seconds)))
 
 
 def _start_jobs(options: argparse.Namespace, settings: "Settings", cvat: "Cvat", labels: Sequence[str]) -> None:
@@ -607,7 +619,10 @@ def _start_jobs(options: argparse.Namespace, settings: "Settings", cvat: "Cvat",
     tracker, _ = load_tracker(settings)
     outliner = load_outliner(settings.interactor, tracker.device)
     wanted = [] if options.propose else objects_of_job(cvat, options.from_job, tracker, outliner.mask, labels)
-    for job in [options.job] if options.task is None else cvat.jobs_of_task(options.task):
+    jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
+    if not jobs:
+        raise ValueError(f"Task {options.task} has no annotation jobs.")
+    for job in jobs:
         try:
             if options.propose:
                 print(propose_in_job(cvat, job, tracker, outliner, labels, options.dry_run))
@@ -637,6 +652,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.effort:
         _evaluate_effort(options)
         return
+    if options.boxes and (options.search or options.propose):
+        raise ValueError("--boxes says how well objects are tracked from boxes; --search and --propose do not track.")
 
     import torch
 
@@ -736,6 +753,8 @@ def _train_interactor(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from maskbank.serving.server import serve
 
+    if options.token == "":
+        raise ValueError("The token is empty, so anybody could use the function: give one, or leave out --token.")
     environment = _environment(options) | ({"MASKBANK_TOKEN": options.token} if options.token else {})
     serve(options.host, options.port, options.workers, environment, options.allow_host)
 

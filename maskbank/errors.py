@@ -30,15 +30,19 @@ class ExpiredError(RequestError):
 class ForeignModelError(ExpiredError):
     """The memory that a state names was made by another model or with other weights."""
 
-    def __init__(self) -> None:
-        super().__init__(f"These objects were tracked with another model or other weights; {START_AGAIN}.")
+    def __init__(
+        self, sentence: str = f"These objects were tracked with another model or other weights; {START_AGAIN}."
+    ) -> None:
+        super().__init__(sentence)
 
 
 class ForeignVersionError(ExpiredError):
     """The memory that a state names was stored in another format."""
 
-    def __init__(self) -> None:
-        super().__init__(f"These objects were tracked by another version of the tracker; {START_AGAIN}.")
+    def __init__(
+        self, sentence: str = f"These objects were tracked by another version of the tracker; {START_AGAIN}."
+    ) -> None:
+        super().__init__(sentence)
 
 
 class UnavailableError(RequestError):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import resource
 import struct
 import time
 import zlib
@@ -63,6 +64,17 @@ def test_segments_and_chunks_and_strips_without_end(small: Function) -> None:
 
 def test_an_image_that_is_a_line(small: Function) -> None:
     assert "long" in refused(small, png(np.zeros((1, 70_000, 3), np.uint8)))
+
+
+def test_a_box_over_a_long_strip(small: Function) -> None:
+    """What is looked at is no thinner than half of its length: gigabytes, if it were looked at as it is."""
+    strip = np.zeros((600, 60_000, 3), np.uint8)
+    strip[200:400, 10_000:40_000] = (40, 90, 200)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    [shape], _ = small.ask(png(strip), [{"type": "rectangle", "points": [9_000, 150, 41_000, 450]}], [])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # KiB
+    left, top, right, bottom = shape["points"][-4:]
+    assert abs(left - 10_000) < 2_000 and abs(right - 40_000) < 2_000 and top < 250 and bottom > 350
 
 
 def test_nested_json_and_endless_numbers(small: Function) -> None:

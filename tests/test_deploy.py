@@ -875,6 +875,10 @@ def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
     assert done.returncode == 0, done.stderr
     spec = deployable.deployed()["spec"]
     assert spec["securityContext"] == {"runAsUser": 7} and spec["volumes"] == [{"volume": {"name": "a"}}]
+    (tmp_path / "mine.yaml").write_text("# volumes: []\n")
+    done = deployable.deploy("--spec", "mine.yaml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "volumes" not in deployable.deployed()["spec"]
     (tmp_path / "mine.yaml").write_text("env: []\n")
     done = deployable.deploy()
     assert done.returncode == 2

@@ -127,3 +127,6 @@ def test_the_command_writes_a_table_numbers_and_a_picture(data, tmp_path, monkey
     assert picture is not None and picture.std() > 0
     assert cli.main(["evaluate", str(data), "--effort", str(out), "--boxes"]) == 1
     assert "--effort has a folder of its own" in capsys.readouterr().err
+    for other in ("--search", "--propose"):
+        assert cli.main(["evaluate", str(data), other, "--boxes"]) == 1
+        assert "do not track" in capsys.readouterr().err

@@ -391,8 +391,20 @@ def test_it_says_where_an_annotator_should_look(cvat, run):
     suggested = re.fullmatch(r"  Outline next: frame (\d+), koi\.", following)
     assert suggested and 20 < int(suggested[1]) < 34
     folder = run_folder(printed)
-    assert (folder / "next").read_text() == following.strip()
     assert following.strip() in (folder / "review.html").read_text()
+
+
+def test_a_refusal_that_has_nothing_to_do_with_an_outline_costs_no_memory(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(6, GOLDEN_KOI)])
+
+    def call(body: dict) -> dict:
+        if "states" in body and "shapes" in body["frames"][0]:
+            raise ValueError("The function answers 500: out of order")
+        return propagate(body)
+
+    with pytest.raises(ValueError, match="out of order"):
+        run(call)
+    assert results(cvat) == []
 
 
 # Training on the job.
@@ -659,6 +671,15 @@ def test_a_broken_upload_is_gone_on_with_at_once(cvat, run, monkeypatch, undistu
     assert results(cvat) == undisturbed
 
 
+def test_what_was_uploaded_twice_is_there_once(cvat, run, undisturbed):
+    """A request without an answer is carried out while the one that is made again is on its way."""
+    cvat.add(JOB, shapes=seeds())
+    cvat.once("PATCH", "annotations", drop)
+    cvat.once("PATCH", "annotations", lambda: cvat.add(JOB, shapes=results(cvat)), answered_first=True)
+    run(retry_s=5)
+    assert results(cvat) == undisturbed
+
+
 @pytest.mark.parametrize("note", ["uploading", "uploaded"])
 def test_stopped_between_upload_and_bookkeeping(cvat, run, monkeypatch, undisturbed, note: str):
     cvat.add(JOB, shapes=seeds())
@@ -706,7 +727,9 @@ def test_a_finished_run_does_nothing_again(cvat, run, propagate):
     before = json.dumps(cvat.jobs[JOB].annotations)
     cvat.requests.clear()
     call, sizes = counting(propagate)
-    assert run(call) == "Job 12: these outlines were tracked and the results uploaded before; nothing to do.\n"
+    said = run(call)
+    assert said.startswith("Job 12: these outlines were tracked and the results uploaded before; nothing to do.")
+    assert "--replace" in said
     assert sizes == [] and json.dumps(cvat.jobs[JOB].annotations) == before
     assert not [each for each in cvat.requests if each.startswith("PATCH") or "/data?" in each]
 
@@ -772,6 +795,16 @@ def test_another_form_replaces_without_tracking_again(cvat, run, propagate):
     run(call, replace=True)
     assert sizes == [] and len(results(cvat)) == 9
     assert results(cvat, "tracks") == []
+
+
+def test_a_frame_that_was_restored_gets_its_results(cvat, run):
+    cvat.add(JOB, shapes=seeds())
+    cvat.jobs[JOB].deleted = {9}
+    run()
+    there = frames_of(results(cvat))
+    cvat.jobs[JOB].deleted = set()
+    run()
+    assert 9 not in there and frames_of(results(cvat)) == [*there, 9, 9]
 
 
 def test_replacing_brings_back_what_was_deleted(cvat, run):
@@ -1116,6 +1149,7 @@ def test_the_command_with_a_token_and_a_function(cvat, command, function_url, mo
         (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--size", "9"], "MASKBANK_SIZE"),
         (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--function-url", "localhost:1"], "begins with http"),
         (["--job", JOB, "--function-url", "http://localhost:1", "--size", "96"], "--function-url"),
+        (["--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--propose", "--work", "here"], "no use for"),
     ],
 )
 def test_mistakes(cvat, command, arguments: list, expected: str):
@@ -1161,6 +1195,22 @@ def test_proposals_are_outlines_that_the_next_run_tracks(cvat, command):
     assert code == 1 and "proposals are for jobs without any outline" in complaint
     code, said, _ = command(*arguments)
     assert code == 0 and f"{len(shapes)} object" in said and len(results(cvat)) > 0
+
+
+def test_proposals_for_a_task_pass_over_jobs_in_which_no_motion_can_be_seen(cvat, command):
+    cvat.jobs = {JOB: StoredJob({0: jpeg(0)}, LABELS), JOB + 1: StoredJob({i: jpeg(i) for i in range(20, 28)}, LABELS)}
+    code, said, _ = command("--task", 1, "--auth", f"{USER}:{PASSWORD}", "--propose", "--labels", "koi")
+    single, other = said.split("\n", 1)
+    assert code == 0 and single.startswith(f"Job {JOB}: nothing is proposed. A single frame")
+    assert other.startswith(f"Job {JOB + 1}: ") and cvat.uploads() == 1
+
+
+def test_proposals_wait_for_a_server_that_is_busy(cvat, command):
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 28)}, LABELS)
+    for _ in range(6):  # the SDK itself asks again a few times
+        cvat.once("GET", "/data$", refuse(502, "<html>Bad Gateway</html>"), after=3)
+    code, said, waiting = command("--job", JOB, "--auth", f"{USER}:{PASSWORD}", "--propose", "--labels", "koi")
+    assert code == 0 and "proposed as koi" in said and "Waiting for CVAT" in waiting
 
 
 @pytest.mark.parametrize(

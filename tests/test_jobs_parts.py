@@ -5,15 +5,18 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+import cv2
 import numpy as np
 import pytest
 from support import one_sentence
 
+from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
 from maskbank.jobs.annotate import ranges
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
+from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
@@ -51,6 +54,26 @@ def found(*shapes: dict, tracks: tuple = (), labels: Mapping = LABELS, frames: o
     """The names of the objects, with their seed frames."""
     objects = find_objects({"shapes": list(shapes), "tracks": list(tracks)}, labels, frames)
     return {each.name: list(each.seeds) for each in objects}
+
+
+def test_what_training_reads_of_an_object_inside_another_is_the_smaller_one_on_top(tmp_path):
+    image = cv2.imencode(".png", np.zeros((20, 20, 3), np.uint8))[1].tobytes()
+
+    def square(left: int, right: int) -> dict:
+        return {
+            "type": "polygon",
+            "points": [float(each) for each in (left, left, right, left, right, right, left, right)],
+        }
+
+    for outer, inner in ((CAR, BIKE), (BIKE, CAR)):
+        drawn = [shape(3, outer, **square(0, 10)), shape(3, inner, **square(2, 5))]
+        objects = find_objects({"shapes": drawn, "tracks": []}, LABELS, FRAMES)
+        folder = tmp_path / inner.name
+        write_outlined(folder, objects, lambda frame: image, lambda box, pixels: shape_to_mask(box, 20, 20))
+        ids = read_id_mask(folder / "static" / "outlined" / "000003.png")
+        numbers = [number for number in (1, 2) if objects[number - 1].label == inner]
+        assert [np.count_nonzero(ids == number) for number in numbers] == [9]
+        assert np.count_nonzero(ids) == 100
 
 
 def test_shapes_of_a_label_that_no_frame_has_twice_are_one_object():

@@ -4,6 +4,8 @@ import base64
 import json
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from support import (
     TURTLE,
     Function,
     decoded,
+    disjoint,
     jaccard,
     jpeg,
     mask_shape,
@@ -26,6 +29,7 @@ from support import (
 
 from maskbank.deadline import ANSWER_WITHIN_S, EVENT_TIMEOUT_S, REPLY_WITHIN_S
 from maskbank.errors import RequestError
+from maskbank.networks.models import BUNDLED_WEIGHTS
 from maskbank.service import service
 from maskbank.service.decoding import DecodedAhead
 from maskbank.service.requests import MAX_FRAMES
@@ -247,6 +251,15 @@ def test_a_state_that_is_forgotten_is_told(function: Function) -> None:
     assert status == 410 and sentence.startswith("Frame 1: object 2: ") and one_sentence(sentence)
 
 
+def test_a_state_of_other_weights_is_told(start: Callable[..., Function], tmp_path: Path) -> None:
+    with_weights = partial(start, MASKBANK_SIZE=96, MASKBANK_STORE=f"file://{tmp_path}")
+    one, other = (with_weights(MASKBANK_WEIGHTS=path) for path in BUNDLED_WEIGHTS.values())
+    [state] = propagate(one, [frame(0, [BOX])])[1]
+    status, sentence = other.send({"frames": [frame(1)], "states": [state]}, "/propagate")
+    assert status == 410 and sentence.startswith("Frame 1: these objects were tracked with another model")
+    assert one_sentence(sentence)
+
+
 # ---------------------------------------------------------------- deadlines
 
 
@@ -310,6 +323,19 @@ def test_a_still_frame_is_the_one_before_once_more(function: Function, monkeypat
     assert shapes == start and len(tracked) == 7
     _, states = function.ask(jpeg(1), [mask_shape(true_mask(1, RED_KOI)), None], states)
     assert len(tracked) == 8 and function.remembered(states[0]).memory.banks[0].seeds is not None
+
+
+def test_objects_of_two_requests_share_the_pixels_of_a_still(function: Function) -> None:
+    """The second one is outlined, by itself, on what the first one has been found on."""
+    _, [first] = function.ask(jpeg(0), [mask_shape(true_mask(0, TURTLE))], [])
+    [shape], [first] = function.track(jpeg(1), [first])
+    half = decoded(shape).copy()
+    half[:, : int(np.nonzero(half)[1].mean())] = False
+    _, [second] = function.ask(jpeg(1), [mask_shape(half)], [])
+    shapes, states = function.track(jpeg(1), [first, second])
+    assert disjoint([decoded(each) for each in shapes if each])
+    again, _ = function.track(jpeg(1), states)
+    assert again == shapes
 
 
 def test_the_next_image_is_decoded_meanwhile() -> None:

@@ -144,6 +144,21 @@ def test_between_memorized_frames_only_the_areas_are_seen(tracker: Tracker) -> N
             assert mine.confidence == pytest.approx(other.confidence, abs=0.08)
 
 
+def test_a_previous_mask_of_an_image_of_another_size_is_handed_on_whole(tracker: Tracker, monkeypatch) -> None:
+    given: list[Memory] = []
+    segment = tracker.segmenter.segment
+
+    def segment_and_note(features, requests, areas):
+        given.extend(request.memory for request in requests)
+        return segment(features, requests, areas)
+
+    monkeypatch.setattr(tracker.segmenter, "segment", segment_and_note)
+    image = rgb(0)
+    [(memory, _)] = tracker.track(Frame(image), [BankRequest(Memory(), {0: Seed(true_mask(0, TURTLE))})])
+    tracker.track(Frame(image[:, :360]), [BankRequest(memory)])
+    assert given[-1].prev_mask.sum() == memory.prev_mask.sum() > 0
+
+
 def test_an_object_that_leaves_its_area_is_found_again_at_once(tracker: Tracker) -> None:
     """The camera jumps by half of the picture: nothing is left where the object was."""
     images = [rgb(0), np.roll(rgb(1), -320, axis=1)]

@@ -684,6 +684,11 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture, monkeypatch: pytest
     assert capsys.readouterr().err == f"maskbank: http://127.0.0.1:{port} cannot be served: Address already in use.\n"
 
 
+def test_a_token_that_is_empty_opens_no_door(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["serve", "--port", "0", "--token", ""]) == 1
+    assert "The token is empty" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("option", "value"), [("--port", "65536"), ("--port", "http"), ("--workers", "0")])
 def test_numbers_that_cannot_be(capsys: pytest.CaptureFixture, option: str, value: str) -> None:
     with pytest.raises(SystemExit) as stop:

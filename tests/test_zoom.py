@@ -13,6 +13,7 @@ from support import RED_KOI, TURTLE, Function, decoded, disjoint, jaccard, mask_
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.networks.aggregation import HIDDEN_LOGIT
+from maskbank.networks.lite import to_prev_mask
 from maskbank.networks.models import MODELS, load_segmenter
 from maskbank.shapes.window import Window
 from maskbank.tracking.aggregation import Aggregation
@@ -140,6 +141,18 @@ def test_there_are_few_windows() -> None:
     assert windows_of(*corners) == [None] * 6
 
 
+@pytest.mark.parametrize("extent", [(1, 1), (3, 40), (60, 2), (5, 5)])
+def test_what_is_tiny_or_thin_stays_in_its_window(extent: tuple[int, int]) -> None:
+    seed = box(902, 502, *extent)
+    window = window_of(seed)
+    assert window is not None
+    seen = torch.from_numpy(window.cut(seed.mask).astype(np.float32))[None]
+    known = Memory((FeatureBank(),), to_prev_mask(seen), 1, 0, window=window, finest=1.0)
+    [next_one] = choose_windows(SIZE, WORKING, [BankRequest(known)])
+    assert next_one is not None and next_one.height == window.height
+    assert next_one.cut(seed.mask).sum() == seed.mask.sum()
+
+
 # The tracker.
 
 
@@ -195,6 +208,18 @@ def test_what_is_gone_is_searched_for_in_the_whole_frame_and_found_again() -> No
         seen.append((memory.window, found))
     assert seen[1][0] is not None and seen[3][0] is None
     assert seen[5][0] is not None and jaccard(seen[5][1].mask, far_mask(3, TURTLE, -592)) > 0.6
+
+
+@pytest.mark.parametrize(("budget", "scales"), [(500, 1), (1700, 2), (9000, 4)])
+def test_an_outline_in_a_window_never_fills_a_bank(budget: int, scales: int) -> None:
+    """In 4K a window at the scale of the image has two coarser ones, and the whole frame; each takes 405 entries."""
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240, budget)
+    image = cv2.resize(far_away(0), (3840, 2160))
+    mask = np.zeros((2160, 3840), bool)
+    mask[900:940, 2000:2040] = True
+    [(memory, _)] = tracker.track(Frame(image), [BankRequest(Memory(), {0: Seed(mask)})])
+    assert memory.window is not None and memory.window.height == 240
+    assert len(memory.banks[0].seeds) == scales * 405
 
 
 def test_objects_of_several_banks_share_a_window_and_the_pixels() -> None:
@@ -347,8 +372,10 @@ def test_the_function_goes_on_in_a_bank_for_each_when_objects_drift_apart(
     banks = [tuple(state["bank"] for state in each) for each in history]
     together = sum(len(set(each)) == 1 for each in banks)
     assert 0 < together < 6 and len({*banks[together], banks[0][0]}) == 3 and len(set(banks[together:])) == 1
-    for state in history[together - 1]:  # by itself, it stays in the bank
-        assert function.track(images[together], [state])[1][0]["bank"] == banks[0][0]
+    by_itself = [function.track(images[together], [state]) for state in history[together - 1]]
+    assert by_itself[0][1][0]["bank"] == banks[0][0]  # it stays in the bank
+    for ([shape], _), truth in zip(by_itself, truths[together], strict=True):  # each is seen where it is
+        assert jaccard(decoded(shape, SIZE), truth) > 0.65
     corrected, _ = function.ask(images[6], [None, mask_shape(truths[6][1])], states)
     assert jaccard(decoded(corrected[0], SIZE), truths[6][0]) > 0.65
     assert (decoded(corrected[1], SIZE) == truths[6][1]).all()

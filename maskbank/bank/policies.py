@@ -15,7 +15,8 @@ from maskbank.bank.merging import MERGE_THRESHOLD, UPDATE_RATE, merge, unmatched
 PAPER_TOTAL = 300_000  # entries of all classes together (the authors' default)
 PAPER_TWO_CLASS_SHARE = 0.8  # of a class's budget, where there are only two classes (the authors' default)
 
-# Ours. A 480p frame has 1620 entries, so there is room for 18 seed frames.
+# Ours. A 480p frame has 1620 entries, so there is room for 18 seed frames (for 12 to 14 where objects are tracked
+# in windows of large frames, as these are memorized at several scales).
 DEFAULT_BUDGET = 30_000  # entries
 DEFAULT_RECENT_FRAMES = 3  # memorized frames
 DEFAULT_OLDER = 3_000  # entries; what is read at every frame costs time at every frame
@@ -108,6 +109,11 @@ class AdaptivePolicy:
         entries = entries.quantized()
         seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
+
+    def seed_again(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+        """The same at one more scale of the frame, where outlines then fill at most half of the bank; else it stays."""
+        outlined = len(entries) + (0 if bank.seeds is None else len(bank.seeds))
+        return self.seed(bank, entries) if outlined <= self.budget / 2 else bank
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has memorized one frame: `entries` of that frame only, at least one.

@@ -43,10 +43,10 @@ def score_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> BoxScore:
 
 
 def box_report(scores: list[BoxScore]) -> str:
-    """A Markdown table: a row per sequence, and the mean of the sequences."""
+    """A Markdown table: a row per sequence, and the mean of those in which there is an object to draw a box around."""
     lines = ["| sequence | objects in frames | J in the box | J in a box that is off by up to 10 % |"]
     lines.append("| --- | --- | --- | --- |")
-    means = [float(np.mean([getattr(each, name) for each in scores])) for name in ("exact", "jittered")]
+    means = [float(np.mean([getattr(each, name) for each in scores if each.objects])) for name in ("exact", "jittered")]
     mean = BoxScore("**mean**", sum(each.objects for each in scores), *means)
     for row in (*scores, mean):
         lines.append(f"| {row.sequence} | {row.objects} | {100 * row.exact:.1f} | {100 * row.jittered:.1f} |")

@@ -24,6 +24,7 @@ from maskbank.function.client import Call, FunctionError, TrackingSession
 from maskbank.function.local import invoke, start_worker
 from maskbank.networks.outliner import Outliner
 from maskbank.shapes.conversion import mask_to_shape
+from maskbank.shapes.overlaps import disjoint
 
 TOGETHER, ALONE = "all objects together", "one object at a time"
 FROM_BOXES = "all objects together, from boxes"
@@ -67,10 +68,7 @@ def track_sequence(
 
 
 def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarray:
-    """The ids in the first frame as they are found in the boxes of its objects, (H, W) uint8.
-
-    As in the function, an object that overlaps a larger one has the pixels.
-    """
+    """The ids in the first frame as they are found in the boxes of its objects, (H, W) uint8."""
     image = np.asarray(Image.open(sequence.images[0]).convert("RGB"))
     found = {}
     for object_id in sequence.objects:
@@ -78,7 +76,7 @@ def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarr
         assert box is not None
         found[object_id] = outliner.mask(box, image)
     ids = np.zeros_like(sequence.seed)
-    for object_id, mask in sorted(found.items(), key=lambda one: -one[1].sum()):
+    for object_id, mask in disjoint(found.items()):
         ids[mask] = object_id
     return ids
 

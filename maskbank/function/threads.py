@@ -24,10 +24,10 @@ def share_of_cores(workers: int) -> int:
 def limit_threads(workers: int, environment: Mapping[str, str]) -> int:
     """Gives this process its share of the cores, unless OMP_NUM_THREADS says otherwise; returns its threads."""
     if not environment.get("OMP_NUM_THREADS", "").strip():
-        threads = share_of_cores(workers)
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(threads)
-    return torch.get_num_threads()
+        torch.set_num_threads(share_of_cores(workers))
+    threads = torch.get_num_threads()
+    cv2.setNumThreads(threads)  # which does not go by OMP_NUM_THREADS
+    return threads
 
 
 def _quotas(cgroups: Path, membership: Path) -> Iterator[float]:

@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
-from maskbank.jobs.retrying import retried
+from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import MaskOf, backward_order, forward_order, fuse, sweep
@@ -63,7 +62,7 @@ class AnnotateOptions:
     work: Path
     tracker: str
     tune: Tune | None = None
-    retry_s: float = 300.0
+    retry_s: float = RETRY_S
 
 
 @dataclass(frozen=True)
@@ -148,8 +147,12 @@ def annotate_job(
     folder = RunFolder(outlined.folder(cvat.host, options))
     form = options.form or "as drawn"
     with folder.alone():
-        if folder.noted("uploaded") == form and not (options.replace or options.dry_run):
-            return f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do."
+        finished = f"{form}, frames {ranges(job.frames)}"
+        if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
+            return (
+                f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do. "
+                "(--replace uploads again what was deleted or changed since.)"
+            )
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
         forward, backward = _track(cvat, outlined, propagate, mask_of, options, folder)
@@ -167,14 +170,22 @@ def annotate_job(
                     cvat.create(job.id, portion)
             return found
 
-        found = retried(upload, options.retry_s, _Waiting("CVAT").tell)
+        def delete_twins() -> None:
+            surplus = plan_upload(cvat, outlined, forward, backward, options).outdated
+            twins = without(surplus, without(surplus, found.made))
+            for portion in in_requests(twins):
+                cvat.delete(job.id, portion)
+
+        waiting = Waiting("CVAT")
+        found = retried(upload, options.retry_s, waiting.tell)
+        if waiting.told:  # a request without an answer may have been carried out after the next one was made
+            retried(delete_twins, options.retry_s, waiting.tell)
         text = report(outlined, found, options)
-        folder.note("next", what_next(outlined, found))
         if any(found.results):
             record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
             text += f"\n  Look at {write_page(folder.path)}."
         if not options.dry_run:
-            folder.note("uploaded", form)
+            folder.note("uploaded", finished)
     return text
 
 
@@ -200,7 +211,7 @@ def _track(
             return patiently(partial(propagate, body), "the tracker")
 
         def patiently(action: Callable[[], T], whom: str) -> T:
-            answer = retried(action, options.retry_s, _Waiting(whom, bar).tell)
+            answer = retried(action, options.retry_s, Waiting(whom, bar).tell)
             bar.set_postfix_str("", refresh=False)
             return answer
 
@@ -220,21 +231,6 @@ def _track(
 
 def _answered(logs: Iterable[SweepLog]) -> int:
     return sum(len(log.answers) for log in logs)
-
-
-class _Waiting:
-    """What a person sees while a server is waited for: every reason once, and for whom, in the progress line if any."""
-
-    def __init__(self, whom: str, bar: "tqdm[Any] | None" = None):
-        self._text, self._bar = f"Waiting for {whom}…", bar
-        self._told = ""
-
-    def tell(self, reason: str) -> None:
-        if reason != self._told:
-            tqdm.write(f"{reason} {self._text}", file=sys.stderr)
-            self._told = reason
-        if self._bar is not None:
-            self._bar.set_postfix_str(self._text)
 
 
 def plan_upload(

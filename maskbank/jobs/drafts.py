@@ -1,6 +1,7 @@
 """Outlines that are made for a person to correct, in a CVAT job in which nothing is outlined yet."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.objects import Label, find_objects
+from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.sweeps import MAX_PIXELS
 from maskbank.shapes.conversion import mask_to_shape
 
@@ -37,12 +39,15 @@ def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
 def images_of(cvat: Cvat, job: CvatJob, positions: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
     """The images, (H, W, 3) uint8 RGB, at these positions among a job's frames, each with its position.
 
-    Raises ValueError with one sentence for an image that cannot be used, and as `Cvat` does.
+    Waits for a server that does not answer. Raises ValueError with one sentence for an image that cannot be used, and
+    as `Cvat` does.
     """
+    waiting = Waiting("CVAT")
     for position in positions:
         frame = job.frames[position]
+        encoded = retried(partial(cvat.image, job.id, frame), RETRY_S, waiting.tell)
         try:
-            yield position, decode_image(cvat.image(job.id, frame), MAX_PIXELS)
+            yield position, decode_image(encoded, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame} of job {job.id}: {error}") from error
 

@@ -12,11 +12,15 @@ from maskbank.jobs.retrying import RETRYABLE, BusyError
 
 Propagate = Callable[[dict[str, Any]], dict[str, Any]]
 """A request's body to the reply. Raises StateExpired; ConnectionError where the same request may succeed later; and
-ValueError with the function's sentence where it will not."""
+ValueError with the function's sentence where it will not, BadRequest where that is because of the request itself."""
 
 
 class StateExpired(Exception):
     """The function does not know a state that it gave out."""
+
+
+class BadRequest(ValueError):
+    """The function says that what it was asked for cannot be."""
 
 
 def deployed(url: str, token: str | None = None) -> Propagate:
@@ -62,7 +66,9 @@ def _refusal(status: int, who: str, sentence: str, retry_after_s: float | None =
     if status == 410:
         return StateExpired(sentence)
     text = f"{who} answers {status}: {sentence.strip()[:300]}"
-    return BusyError(text, retry_after_s) if status in RETRYABLE else ValueError(text)
+    if status in RETRYABLE:
+        return BusyError(text, retry_after_s)
+    return BadRequest(text) if status == 400 else ValueError(text)
 
 
 def _checked(reply: object, url: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines
 from maskbank.jobs.objects import Label
 from maskbank.networks.outliner import Outliner
-from maskbank.proposals.propose import frames_to_look_at, frames_to_read, propose
+from maskbank.proposals.propose import NoMotionError, frames_to_look_at, frames_to_read, propose
 from maskbank.shapes.shape import SHAPE_TYPES
 from maskbank.tracking.tracker import Tracker
 
@@ -18,13 +18,16 @@ def propose_in_job(
 
     labels: the name of the one that they get; may be empty where the job has a single one.
 
-    Raises ValueError where there are outlines, or it is not clear which label is meant; and as `Cvat` and `propose` do.
+    Raises ValueError where there are outlines, or it is not clear which label is meant; and as `Cvat` does.
     """
     job = job_without_outlines(cvat, job_id)
     label = _label(job, labels)
     looked_at = frames_to_look_at(len(job.frames))
     images = images_of(cvat, job, frames_to_read(looked_at, len(job.frames)))
-    found = propose(images, looked_at, tracker, outliner)
+    try:
+        found = propose(images, looked_at, tracker, outliner)
+    except NoMotionError as error:
+        return f"Job {job_id}: nothing is proposed. {error}"
     if found is None:
         return f"Job {job_id}: nothing is proposed, as nothing moves against its background."
     frame = job.frames[found.frame]

@@ -1,11 +1,15 @@
 """Asking again where a server is busy, or back in a moment."""
 
+import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tqdm import tqdm
 
 T = TypeVar("T")
+
+RETRY_S = 300.0  # for so long a server that does not answer is waited for
 
 # 503 is the function's own, Nuclio answers 408 for a worker that it stopped, the others come from what stands before a
 # server.
@@ -19,6 +23,26 @@ class BusyError(ConnectionError):
     def __init__(self, sentence: str, retry_after_s: float | None = None):
         super().__init__(sentence)
         self.retry_after_s = retry_after_s
+
+
+class Waiting:
+    """What a person sees while a server is waited for: every reason once, and for whom, in the progress line if any.
+
+    Attributes:
+        told: the reason that was given last; empty where there was no need to wait.
+    """
+
+    def __init__(self, whom: str, bar: "tqdm[Any] | None" = None):
+        self._text, self._bar = f"Waiting for {whom}…", bar
+        self.told = ""
+
+    def tell(self, reason: str) -> None:
+        """Says why; see `retried`."""
+        if reason != self.told:
+            tqdm.write(f"{reason} {self._text}", file=sys.stderr)
+            self.told = reason
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._text)
 
 
 def retried(action: Callable[[], T], seconds: float, waiting: Callable[[str], None]) -> T:

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
-from maskbank.jobs.function import Propagate, StateExpired
+from maskbank.jobs.function import BadRequest, Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
 from maskbank.shapes.rle import decode_rle, encode_rle
@@ -71,7 +71,7 @@ def sweep(
             continue
         except ValueError as error:
             anew = _without_states_of_seeds(log.states, objects, frames[0])
-            if anew != log.states:
+            if isinstance(error, BadRequest) and anew != log.states:
                 log.states = anew
                 continue
             raise ValueError(_in_terms_of_the_job(str(error), frames, objects)) from error

@@ -26,6 +26,10 @@ PART = 0.2  # of a mask; parts of this size that do not touch the others are obj
 SURE_FROM = 0.7  # recurrence; see docs/annotators.md
 
 
+class NoMotionError(ValueError):
+    """It cannot be told what moves in a clip."""
+
+
 @dataclass(frozen=True, eq=False)
 class Proposals:
     """Objects of a clip, to be edited by a person.
@@ -78,7 +82,8 @@ def propose(
         outliner: cuts the objects out.
 
     Raises:
-        ValueError: one sentence; the frames differ in size, there is a single one, or it is another model.
+        NoMotionError: the frames differ in size, or there is a single one.
+        ValueError: it is another model; one sentence.
     """
     greys, images = {}, {}
     for index, image in frames:
@@ -86,9 +91,9 @@ def propose(
         if index in looked_at:
             images[index] = image
     if len(greys) < 2:
-        raise ValueError("A single frame shows no motion, so nothing can be proposed.")
+        raise NoMotionError("A single frame shows no motion, so nothing can be proposed.")
     if len({grey.shape for grey in greys.values()}) > 1:
-        raise ValueError("The frames differ in size, so it cannot be told what moves.")
+        raise NoMotionError("The frames differ in size, so it cannot be told what moves.")
     candidates = []
     for index, image in images.items():
         others = [greys[index + offset] for offset in OFFSETS if index + offset in greys]

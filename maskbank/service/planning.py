@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from maskbank.deadline import Deadline
 from maskbank.errors import RequestError, TooLargeError
 from maskbank.networks.outliner import Outliner
 from maskbank.service.requests import Entry, in_object
+from maskbank.shapes.overlaps import disjoint
 from maskbank.store.store import Revision
 
 NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
@@ -54,32 +55,26 @@ def outlined_seeds(
 ) -> dict[int, Seed]:
     """What was outlined in a request, by position of the entry, made disjoint.
 
-    Where shapes overlap, the smaller one has the pixels: it is more likely in front, and would be lost otherwise.
-
     Raises:
         RequestError: a shape does not fit the image, or lies wholly under others.
         LateError: there is no time for all of them.
     """
-    seeds: dict[int, Seed] = {}
-    areas: dict[int, int] = {}
-    for index, entry in enumerate(entries):
-        if entry.shape is None:
-            continue
-        deadline.check()
-        try:
-            mask = outliner.mask(entry.shape, image)
-        except RequestError as error:
-            raise in_object(entry.number, error) from None
-        seeds[index] = Seed(mask, from_box=entry.shape.type == "rectangle")
-        areas[index] = int(mask.sum())
-    free = np.ones(image.shape[:2], bool)
-    for index in sorted(seeds, key=lambda i: (areas[i], i)):
-        mask = seeds[index].mask & free
+    shapes = {index: entry.shape for index, entry in enumerate(entries) if entry.shape is not None}
+
+    def masks() -> Iterator[tuple[int, np.ndarray]]:
+        for index, shape in shapes.items():
+            deadline.check()
+            try:
+                yield index, outliner.mask(shape, image)
+            except RequestError as error:
+                raise in_object(entries[index].number, error) from None
+
+    seeds = {}
+    for index, mask in disjoint(masks()):
         if not mask.any():
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)
-        free &= ~mask
-        seeds[index] = Seed(mask, seeds[index].from_box)
+        seeds[index] = Seed(mask, from_box=shapes[index].type == "rectangle")
     return seeds
 
 
@@ -149,16 +144,16 @@ def _part(plan: BankPlan, group: Sequence[int]) -> BankPlan:
 
     What precedes that bank's first revision is in no store; the same request makes the same of it again.
     """
-    old = plan.revision
+    old, request = plan.revision, plan.request.of_objects(group)
     revision = replace(
         old,
         bank_id=derived_id(f"{old.bank_id} {old.number} {old.digest} {list(group)}"),
-        memory=old.memory.of_objects(group),
+        memory=request.memory,
         objects=tuple(old.objects[number] for number in group),
     )
     return BankPlan(
         revision,
-        plan.request.of_objects(group),
+        request,
         {group.index(number): kind for number, kind in plan.types.items() if number in group},
         (revision.bank_id, revision.number, revision.digest),
         (plan.origin[0], frozenset(group)),

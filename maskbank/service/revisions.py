@@ -28,9 +28,11 @@ def next_revision(
 def still_revisions(plans: Sequence[BankPlan], digest: str, image: str) -> list[Revision] | None:
     """What follows where a frame is the one before once more, as in a still: the same, and there is nothing to learn.
 
-    None where it is another image, or a person outlined something on it.
+    None where it is another image, a person outlined something on it, or its objects did not compete for its pixels
+    then, as they were not tracked together.
     """
-    if any(each.request.seeds or each.revision.image != image for each in plans):
+    together = len({each.revision.digest for each in plans}) == 1
+    if not together or any(each.request.seeds or each.revision.image != image for each in plans):
         return None
     return [
         replace(
@@ -61,20 +63,20 @@ def image_digest(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
 
-def request_digest(image: str, entries: Sequence[Entry]) -> str:
+def request_digest(image: str, entries: Sequence[Entry], windows: bool) -> str:
     """Names what a request does to banks: two with the same digest lead from one revision to the same next.
 
     As the digests of the revisions that it begins with are part of it, it names the whole history of its banks.
 
     A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
-    of other banks.
+    of other banks, and to the window in which they are seen.
 
-    image: its `image_digest`.
+    image: its `image_digest`. windows: whether it has any.
     """
     digest = hashlib.sha256(image.encode())
     states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0, "") for entry in entries]
     revisions = {state.place for state in states}
-    objects = {(*state.place, state.object) for state in states} if len(revisions) > 1 else set()
+    objects = {(*state.place, state.object) for state in states} if windows or len(revisions) > 1 else set()
     seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]
     digest.update(repr((sorted(revisions), sorted(objects), seeds)).encode())
     return digest.hexdigest()

@@ -141,9 +141,9 @@ class Service:
             check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
             seeds = outlined_seeds(entries, image, self.outliner, deadline)
             shown = image_digest(encoded)
-            digest = request_digest(shown, entries)
+            size = image.shape[:2]
+            digest = request_digest(shown, entries, self.tracker.has_windows(size))
 
-        size = image.shape[:2]
         objects, rounds = plan(
             entries,
             revisions,

@@ -9,6 +9,7 @@ saw: 83.6 J&F, and 83.7 where every frame is seen in full.
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +23,7 @@ MARGIN, RELATIVE_MARGIN = 32, 0.15  # around an object: working pixels, and shar
 SHRUNK = 0.5  # share of its former pixels; of an object with fewer, the rest may be elsewhere
 LEAST_SIDE = 240  # pixels; in smaller working images an area would be little but rim, and they are quick anyhow
 LARGEST = 0.8  # share of all cells; a larger area gains too little over the whole
+FAINTEST = 1 / 64  # of what a place of a previous mask can have: less than a single pixel makes of it is nothing
 
 
 def whole_area(working: tuple[int, int]) -> SearchArea:
@@ -41,7 +43,7 @@ def search_areas(request: BankRequest, working: tuple[int, int]) -> list[SearchA
     other_size = prev_mask.shape[1:] != (per_cell * whole.bottom, per_cell * whole.right)  # of the image before
     if other_size or min(working) < LEAST_SIDE:
         return [whole] * request.memory.objects
-    boxes = [mask_box(mask) for mask in (prev_mask > 0.5).cpu().numpy()]
+    boxes = [mask_box(mask) for mask in seen_places(prev_mask).cpu().numpy()]
     areas = []
     for box in boxes:
         area = whole
@@ -51,6 +53,15 @@ def search_areas(request: BankRequest, working: tuple[int, int]) -> list[SearchA
             area = SearchArea(left, top, right, bottom)
         areas.append(area if area.cells <= LARGEST * whole.cells else whole)
     return areas
+
+
+def seen_places(prev_mask: Tensor) -> Tensor:
+    """Where objects were seen in the frame before: a previous mask (n, 4h, 4w) → bool.
+
+    They fill more than half of a place; or, where a small or thin one nowhere does, half of what it fills at most.
+    """
+    fullest = prev_mask.amax((1, 2), keepdim=True)
+    return prev_mask > torch.where(fullest > 0.5, 0.5, fullest / 2).clamp(min=FAINTEST)
 
 
 def common_area(areas: Sequence[SearchArea], working: tuple[int, int]) -> SearchArea:
@@ -66,7 +77,7 @@ def common_area(areas: Sequence[SearchArea], working: tuple[int, int]) -> Search
 
 
 def in_area(request: BankRequest, area: SearchArea) -> BankRequest:
-    """A request about a working image as one about a part of it; all of it changes nothing."""
+    """A request about a working image as one about a part of it, with a previous mask of that working image."""
     prev_mask = area.cut(request.memory.prev_mask, STRIDE // PREV_MASK_STRIDE)
     return replace(request, memory=replace(request.memory, prev_mask=prev_mask))
 
@@ -94,7 +105,7 @@ def may_be_outside(logits: Tensor, prev_mask: Tensor, area: SearchArea, working:
         (area.bottom < whole.bottom, inside[-STRIDE:]),
     )
     at_rim = any(has_outside and bool((rim > 0).any()) for has_outside, rim in rims)
-    before = int((prev_mask > 0.5).sum()) * PREV_MASK_STRIDE**2
+    before = int(seen_places(prev_mask[None]).sum()) * PREV_MASK_STRIDE**2
     return at_rim or int((inside > 0).sum()) < SHRUNK * before
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from maskbank.bank.memory import BankRequest, Memory, Seed, TunedDecoder
+from maskbank.bank.policies import AdaptivePolicy
 from maskbank.deadline import Deadline
 from maskbank.files.images import resize_image, resize_mask, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
@@ -29,7 +30,14 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import choose_windows, coarser_windows, drifted_apart, memory_groups, moved_prev_mask
+from maskbank.tracking.zoom import (
+    choose_windows,
+    coarser_windows,
+    drifted_apart,
+    memory_groups,
+    moved_prev_mask,
+    window_sizes,
+)
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -159,8 +167,14 @@ class Tracker:
             memory = self._memorize(frame, request, segmentation, probabilities, predictions)
             if memory.window and request.seeds:
                 memory = self._memorize_from_afar(frame, memory.window, request, memory, regions)
-            results.append((self._tuned(frame, request, memory, tune_until), predictions))
+            left_to_tune = sum(bool(each.seeds) for each in requests[i:])
+            own_share = tune_until.sooner(tune_until.left_s / max(left_to_tune, 1))
+            results.append((self._tuned(frame, request, memory, own_share), predictions))
         return results
+
+    def has_windows(self, size: tuple[int, int]) -> bool:
+        """Whether small objects are tracked in windows of images of a size (height, width)."""
+        return self.model.zooms and any(window_sizes(size, self._working_size(size)))
 
     def memory_groups(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
         """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom`."""
@@ -238,7 +252,9 @@ class Tracker:
         if not any(areas):
             return [nothing] * len(requests)
         common = common_area([area for own in areas for area in own], working)
-        known = [in_area(request, common) for request in requests if request.memory.objects]
+        known = [request for request in requests if request.memory.objects]
+        if common != whole_area(working):  # of which a previous mask may have another size, as the image before had
+            known = [in_area(request, common) for request in known]
         features = self.view(frame, window, common).features
         relative = [[area.within(common) for area in own] for own in areas if own]
         found = iter(self.segmenter.segment(features, known, relative))
@@ -288,18 +304,22 @@ class Tracker:
     def _memorize_from_afar(
         self, frame: Frame, window: Window, request: BankRequest, memory: Memory, regions: Sequence[Region]
     ) -> Memory:
-        """The memory with the seeds of a window as they look from farther away, where they may have to be found."""
+        """The memory with the seeds of a window as they look from farther away, where they may have to be found.
+
+        Where its banks have no room for all of that, first comes the farthest.
+        """
         size = frame.image.shape[:2]
         valid = torch.tensor([number in request.seeds for number in range(request.objects)])
         policy = self.model.policy(self.budget, request.objects + 1)
+        assert isinstance(policy, AdaptivePolicy), "the paper's bank knows no windows"
         banks = memory.banks
-        for coarser in coarser_windows(window, size, self._working_size(size)):
+        for coarser in reversed(coarser_windows(window, size, self._working_size(size))):
             view = self.view(frame, coarser)
             masks = [coarser.cut(region.mask) if coarser else region.mask for region in regions]
             probabilities = torch.stack([torch.from_numpy(resize_mask(mask, *view.working)) for mask in masks])
             entries = self.segmenter.memorize(view.features, probabilities.to(self.device), valid, memory.frames - 1)
             banks = tuple(
-                bank if new is None else policy.seed(bank, new) for bank, new in zip(banks, entries, strict=True)
+                bank if new is None else policy.seed_again(bank, new) for bank, new in zip(banks, entries, strict=True)
             )
         finest = self._working_size(size)[0] / window.height
         return replace(memory, banks=banks, finest=max(memory.finest, finest))

@@ -16,12 +16,12 @@ from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.shapes.rle import mask_box
 from maskbank.shapes.window import Window
+from maskbank.tracking.search_area import PREV_MASK_STRIDE, STRIDE, seen_places, whole_area
 
 ROOM, KEPT_ROOM = 3.0, 2.0  # times as wide and high as its objects is a window at least, and one that they are in
 LEAST_GAIN = 1.4  # times as large as in the whole frame is what a window shows
 MOST_WINDOWS = 4  # of a frame: each takes as long as the whole frame would, so they are for those that gain much:
 SMALL, KEPT_SMALL = 1 / 8, 1 / 6  # of the frame's shorter side is an object at most; and one that is in a window
-STRIDE, PREV_MASK_STRIDE = 16, 4  # of the network's features, and of a previous mask, in pixels of the working image
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -206,12 +206,12 @@ def moved_prev_mask(
         size: height and width of the image.
         working: what the network sees of any window, but for its padding.
     """
-    axes = []
+    axes, padded = [], whole_area(working)
     for axis, (limit, seen) in enumerate(zip(size, working, strict=True)):
-        start_now, length_now = _extent(now, axis, limit)
-        start_before, length_before = _extent(before, axis, limit)
-        cells = max(-(-seen // STRIDE), 2) * STRIDE // PREV_MASK_STRIDE
-        place = start_now + (torch.arange(cells) + 0.5) * PREV_MASK_STRIDE * length_now / seen  # in the image
+        start_now, length_now = _span(now, axis, limit)
+        start_before, length_before = _span(before, axis, limit)
+        places = (padded.bottom, padded.right)[axis] * STRIDE // PREV_MASK_STRIDE
+        place = start_now + (torch.arange(places) + 0.5) * PREV_MASK_STRIDE * length_now / seen  # in the image
         axes.append((place - start_before) * seen / length_before / PREV_MASK_STRIDE)
     return _sampled(prev_mask, *axes)
 
@@ -228,8 +228,8 @@ def moved_logits(
     """
     axes = []
     for axis, limit in enumerate(size):
-        start_now, length_now = _extent(now, axis, limit)
-        start_before, length_before = _extent(before, axis, limit)
+        start_now, length_now = _span(now, axis, limit)
+        start_before, length_before = _span(before, axis, limit)
         place = start_now + (torch.arange(seen[axis]) + 0.5) * length_now / seen[axis]  # in the image
         axes.append((place - start_before) * logits.shape[axis] / length_before)
     return _sampled(logits[None] - HIDDEN_LOGIT, *axes)[0] + HIDDEN_LOGIT
@@ -242,7 +242,7 @@ def _sampled(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return F.grid_sample(maps[None], grid[None], align_corners=False)[0]
 
 
-def _extent(window: Window | None, axis: int, limit: int) -> tuple[int, int]:
+def _span(window: Window | None, axis: int, limit: int) -> tuple[int, int]:
     if window is None:
         return 0, limit
     return (window.top, window.height) if axis == 0 else (window.left, window.width)
@@ -250,10 +250,10 @@ def _extent(window: Window | None, axis: int, limit: int) -> tuple[int, int]:
 
 def _last_box(memory: Memory, number: int, size: tuple[int, int], working: tuple[int, int]) -> Box | None:
     """Where an object was in the frame before, in pixels of the image."""
-    found = _box(mask_box((memory.prev_mask[number] > 0.5).cpu().numpy()))
+    found = _box(mask_box(seen_places(memory.prev_mask[number : number + 1])[0].cpu().numpy()))
     if found is None:
         return None
-    (top, height), (left, width) = (_extent(memory.window, axis, size[axis]) for axis in (0, 1))
+    (top, height), (left, width) = (_span(memory.window, axis, size[axis]) for axis in (0, 1))
     across, down = PREV_MASK_STRIDE * width / working[1], PREV_MASK_STRIDE * height / working[0]
     return left + found[0] * across, top + found[1] * down, left + found[2] * across, top + found[3] * down
 

@@ -602,6 +602,15 @@ describe('shapes as a track', () => {
         expect(visible(job.tracks[0]!)).toEqual([4, 5, 6]);
     });
 
+    test('backward, in the place of masks that a program made', async () => {
+        job.draw({ frame: 5, type: 'polygon', points: POLYGON });
+        job.draw({ frame: 4, type: 'mask', points: MASK, source: 'auto' });
+        await run(5, 3, convert);
+        expect(job.shapes).toEqual([]);
+        expect(job.tracks[0]?.shapes.map(({ type }) => type)).toEqual(Array(4).fill('polygon'));
+        expect(visible(job.tracks[0]!)).toEqual([3, 4, 5]);
+    });
+
     test('without an end where the object is gone at the end', async () => {
         server.isGone = (_, frame) => frame >= 5;
         job.draw({ frame: 3, type: 'polygon', points: POLYGON });

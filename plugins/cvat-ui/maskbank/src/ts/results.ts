@@ -64,7 +64,9 @@ function changesOf(
     }
     const before = done.flatMap((frame) => object.others.get(frame) ?? []);
     if (object.becomesTrack) {
-        const track = convertedTrack(object.source, before, labels);
+        // CVAT has no tracks of masks; those here are a program's, and are found anew.
+        const absorbed = before.filter(({ type }) => type !== 'mask');
+        const track = convertedTrack(object.source, absorbed, labels);
         const { keyframes, made } = keyframesOf(track, object, found, done, span, true);
         const tracks = [withKeyframes(track, keyframes)];
         return { shapes: [], tracks, oldShapes: [object.source, ...before], oldTracks: [], made };
