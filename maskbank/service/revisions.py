@@ -2,13 +2,14 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from maskbank.bank.memory import Memory
-from maskbank.service.planning import BankPlan, derived_id
+from maskbank.service.planning import BankPlan, Place, derived_id
 from maskbank.service.requests import Entry, State
 from maskbank.shapes.rle import encode_rle, mask_box
+from maskbank.shapes.window import Window
 from maskbank.store.store import ObjectRecord, Revision
 from maskbank.tracking.tracker import Prediction
 
@@ -63,22 +64,22 @@ def image_digest(image: bytes) -> str:
     return hashlib.sha256(image).hexdigest()
 
 
-def request_digest(image: str, entries: Sequence[Entry], windows: bool) -> str:
+def request_digest(image: str, entries: Sequence[Entry], windows: Mapping[Place, Window | None]) -> str:
     """Names what a request does to banks: two with the same digest lead from one revision to the same next.
 
     As the digests of the revisions that it begins with are part of it, it names the whole history of its banks.
 
     A bank's objects are all tracked together, so which of them are asked for makes a difference only to the objects
-    of other banks, and to the window in which they are seen.
+    of other banks, and to the window in which all are seen.
 
-    image: its `image_digest`. windows: whether it has any.
+    image: its `image_digest`. windows: in which the banks are tracked, by the places of their revisions.
     """
     digest = hashlib.sha256(image.encode())
     states = [replace(entry.state, shared=True) if entry.state else State("", 0, 0, "") for entry in entries]
     revisions = {state.place for state in states}
-    objects = {(*state.place, state.object) for state in states} if windows or len(revisions) > 1 else set()
+    objects = {(*state.place, state.object) for state in states} if len(revisions) > 1 else set()
     seeds = [(state, entry.shape) for state, entry in zip(states, entries, strict=True) if entry.shape]
-    digest.update(repr((sorted(revisions), sorted(objects), seeds)).encode())
+    digest.update(repr((sorted(revisions), sorted(objects), sorted(windows.items(), key=repr), seeds)).encode())
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ from maskbank.service.requests import (
 )
 from maskbank.service.revisions import branch_id, image_digest, next_revision, request_digest, still_revisions
 from maskbank.service.timing import Timings
+from maskbank.shapes.window import Window
 from maskbank.store.store import Revision, Store
 from maskbank.tracking.tracker import Frame, Tracker
 
@@ -141,9 +142,8 @@ class Service:
             check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
             seeds = outlined_seeds(entries, image, self.outliner, deadline)
             shown = image_digest(encoded)
-            size = image.shape[:2]
-            digest = request_digest(shown, entries, self.tracker.has_windows(size))
 
+        size = image.shape[:2]
         objects, rounds = plan(
             entries,
             revisions,
@@ -151,6 +151,11 @@ class Service:
             partial(self.tracker.memory_groups, size),
             partial(self.tracker.drifted_apart, size),
         )
+        windows: dict[Place, Window | None] = {}
+        for plans in rounds:
+            chosen = self.tracker.windows(size, [each.request for each in plans])
+            windows |= zip((each.place for each in plans), chosen, strict=True)
+        digest = request_digest(shown, entries, windows)
         frame = Frame(image)
         done: dict[Place, Revision] = {}
         for plans in rounds:

@@ -30,14 +30,7 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import (
-    choose_windows,
-    coarser_windows,
-    drifted_apart,
-    memory_groups,
-    moved_prev_mask,
-    window_sizes,
-)
+from maskbank.tracking.zoom import choose_windows, coarser_windows, drifted_apart, memory_groups, moved_prev_mask
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -155,7 +148,7 @@ class Tracker:
             BankFullError: a bank has no room for one more seed frame.
         """
         size = frame.image.shape[:2]
-        windows = self._windows(size, requests)
+        windows = self.windows(size, requests)
         requests = [self._seen_in(*each, size) for each in zip(windows, requests, strict=True)]
         segmentations = self._segment(frame, requests)
         aggregation = Aggregation(size, requests, [each.logits for each in segmentations])
@@ -172,10 +165,6 @@ class Tracker:
             results.append((self._tuned(frame, request, memory, own_share), predictions))
         return results
 
-    def has_windows(self, size: tuple[int, int]) -> bool:
-        """Whether small objects are tracked in windows of images of a size (height, width)."""
-        return self.model.zooms and any(window_sizes(size, self._working_size(size)))
-
     def memory_groups(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
         """Which of the new objects on an image of a size (height, width) are to share a memory; see `zoom`."""
         return memory_groups(size, self._working_size(size), seeds) if self.model.zooms else [0] * len(seeds)
@@ -187,7 +176,8 @@ class Tracker:
             return [[sorted(request.competitors)] for request in requests]
         return drifted_apart(size, self._working_size(size), requests)
 
-    def _windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
+    def windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
+        """In which window of an image of a size (height, width) each request is tracked; see `zoom`."""
         if not self.model.zooms:
             return [None] * len(requests)
         return choose_windows(size, self._working_size(size), requests)
