@@ -493,6 +493,7 @@ def _search(options: argparse.Namespace) -> None:
     import numpy as np
     from tqdm import tqdm
 
+    from maskbank.errors import RequestError
     from maskbank.files.frames import MAX_PIXELS, open_frames
     from maskbank.files.images import decode_image
     from maskbank.files.masks import read_id_mask
@@ -508,7 +509,10 @@ def _search(options: argparse.Namespace) -> None:
         ids = read_id_mask(mask)
         if len(np.unique(ids[ids > 0])) > 1:
             raise ValueError(f"{mask} shows several objects; a reference shows the one that is searched for.")
-        references.append((decode_image(image.read_bytes(), MAX_PIXELS), ids > 0))
+        try:
+            references.append((decode_image(image.read_bytes(), MAX_PIXELS), ids > 0))
+        except RequestError as error:
+            raise ValueError(f"{image}: {error}") from error
     tracker, _ = load_tracker(read_settings(_environment(options)))
     searcher = Searcher(tracker, references)
     with (

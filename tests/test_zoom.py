@@ -237,6 +237,20 @@ def test_objects_of_several_banks_share_a_window_and_the_pixels() -> None:
     assert jaccard(turtle, far_mask(1, TURTLE)) > 0.5 and jaccard(koi, far_mask(1, RED_KOI)) > 0.5
 
 
+def test_a_frame_of_another_size_has_other_windows() -> None:
+    """What is known of the frame before is where in it an object was."""
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    large = cv2.resize(far_away(0), (3840, 2160))
+    mask = cv2.resize(far_mask(0, TURTLE).view(np.uint8), (3840, 2160), interpolation=cv2.INTER_NEAREST).view(bool)
+    [(memory, _)] = tracker.track(Frame(large), [BankRequest(Memory(), {0: Seed(mask)})])
+    assert memory.window is not None and memory.size == (2160, 3840)
+    [window] = tracker.windows((1080, 1920), [BankRequest(memory)])
+    truth = far_mask(0, TURTLE)
+    assert window is not None and window.cut(truth).sum() == truth.sum()
+    [(memory, [found])] = tracker.track(Frame(far_away(0)), [BankRequest(memory)])
+    assert memory.window == window and jaccard(found.mask, truth) > 0.5
+
+
 def two_ponds(index: int) -> np.ndarray:
     """The animals of the sample clip twice, 1100 pixels apart."""
     image = far_away(index, -600)

@@ -27,6 +27,7 @@ class Memory:
         banks: as many as the network needs: one for all objects, or one per class.
         prev_mask: (n, ...), where the objects were in the frame before, from `Segmenter.prev_mask`.
         window: the part of the frame before that prev_mask is of; None: the whole.
+        size: height and width of the frame before; None: not known, as in what a store of 0.7 kept.
         finest: the largest scale of a window, in pixels of the network per pixel of the image, at which seeds are
             known; 0: they are known from the whole frame only.
         frames: how many were tracked so far; the index of the next one.
@@ -41,6 +42,7 @@ class Memory:
     tuned_decoder: TunedDecoder | None = None
     window: Window | None = None
     finest: float = 0.0
+    size: tuple[int, int] | None = None
 
     @property
     def objects(self) -> int:

@@ -86,6 +86,7 @@ def revision_blob(
         "last_memorized": revision.memory.last_memorized,
         "window": revision.memory.window and vars(revision.memory.window),
         "finest": revision.memory.finest,
+        "size": revision.memory.size,
         "objects": [vars(record) for record in revision.objects],
         "banks": [{"parts": parts, "index": index} for parts, index in banks],
         "decoder": decoder,
@@ -123,6 +124,7 @@ def read_revision(
         decoder,
         description["window"] and Window(**description["window"]),
         description["finest"],
+        tuple(size) if (size := description.get("size")) else None,
     )
     name = (description["bank"], description["number"], description["digest"])
     return Revision(*name, memory, records, description["image"])

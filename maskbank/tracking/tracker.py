@@ -148,6 +148,7 @@ class Tracker:
             BankFullError: a bank has no room for one more seed frame.
         """
         size = frame.image.shape[:2]
+        requests = [self._of_size(size, request) for request in requests]
         windows = self.windows(size, requests)
         requests = [self._seen_in(*each, size) for each in zip(windows, requests, strict=True)]
         segmentations = self._segment(frame, requests)
@@ -174,13 +175,22 @@ class Tracker:
         now on: the numbers of those that stay together; see `zoom`."""
         if not self.model.zooms:
             return [[sorted(request.competitors)] for request in requests]
-        return drifted_apart(size, self._working_size(size), requests)
+        return drifted_apart(size, self._working_size(size), [self._of_size(size, request) for request in requests])
 
     def windows(self, size: tuple[int, int], requests: Sequence[BankRequest]) -> list[Window | None]:
         """In which window of an image of a size (height, width) each request is tracked; see `zoom`."""
         if not self.model.zooms:
             return [None] * len(requests)
-        return choose_windows(size, self._working_size(size), requests)
+        return choose_windows(size, self._working_size(size), [self._of_size(size, request) for request in requests])
+
+    def _of_size(self, size: tuple[int, int], request: BankRequest) -> BankRequest:
+        """A request about a frame of a size: after another size it knows of no window, but of the whole frame."""
+        memory = request.memory
+        if memory.window is None or memory.size in (None, size):
+            return request
+        before = memory.size
+        prev_mask = moved_prev_mask(memory.prev_mask, memory.window, None, before, self._working_size(before))
+        return replace(request, memory=replace(memory, prev_mask=prev_mask, window=None, size=size))
 
     def _seen_in(self, window: Window | None, request: BankRequest, size: tuple[int, int]) -> BankRequest:
         """A request about a frame of a size with its memory as it is in a window; seeds stay those of the frame."""
@@ -289,7 +299,14 @@ class Tracker:
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
-        return replace(memory, banks=banks, prev_mask=prev_mask, frames=now + 1, last_memorized=last_memorized)
+        return replace(
+            memory,
+            banks=banks,
+            prev_mask=prev_mask,
+            frames=now + 1,
+            last_memorized=last_memorized,
+            size=frame.image.shape[:2],
+        )
 
     def _memorize_from_afar(
         self, frame: Frame, window: Window, request: BankRequest, memory: Memory, regions: Sequence[Region]
