@@ -10,10 +10,10 @@
 # name that it makes of the folder's; directly in serverless/ that name is none ("cvat...base").
 #
 # Size of the CPU image, estimated from the installed files (requirements.txt in a virtual environment):
-#   150 MB  python:3.11-slim
+#   150 MB  python:3.11.14-slim-bookworm
 #   792 MB  torch (CPU build)     160 MB  OpenCV     75 MB  NumPy     82 MB  SymPy (torch needs it)
 #    67 MB  everything else in requirements.txt
-#   100 MB  added by Nuclio (processor, its wheels) and 30 MB by the weights
+#   100 MB  added by Nuclio (processor, its wheels) and 13 MB by the weights
 #   ≈ 1.46 GB, below the 2 GB that we allow. The CUDA build of torch adds some 5 to 6 GB (not measured).
 #
 # Every native library of these wheels needs only libc, libm, libstdc++, libgcc and zlib, which the slim

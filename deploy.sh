@@ -30,7 +30,7 @@ Usage: ./deploy.sh [auto|cpu|gpu] [options]
   -h, --help             show this text
 
 MASKBANK_* variables in your environment become settings of the function, for example
-  MASKBANK_MODEL=afb-urr-paper MASKBANK_SIZE=480 ./deploy.sh gpu --weights afb_urr.pth
+  MASKBANK_MODEL=afb-urr-paper ./deploy.sh gpu --weights weights/afb-urr.pth
 Also read: CVAT_NETWORK (default cvat_cvat), CVAT_FUNCTIONS_REDIS_PASSWORD, READY_SECONDS, TORCH_INDEX (PyTorch's
 wheel index).
 

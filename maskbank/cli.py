@@ -339,7 +339,8 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME",
-        help="labels to track, with commas or spaces between them (default: all); a name with a space goes in quotes",
+        help="labels to track (with --from-job: to search for; with --propose: the one that proposals get), with "
+        "commas or spaces between them (default: all); a name with a space goes in quotes",
     )
     start = job.add_mutually_exclusive_group()
     start.add_argument(
