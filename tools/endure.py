@@ -333,6 +333,7 @@ ATTACKS: dict[str, Callable[[Call], bytes]] = {
     "a correction of each of 8 banks": lambda call: banks(8, call),
     "a correction of each of 50 banks": lambda call: banks(50, call),
     "a line of 8 x 40 000 pixels": lambda _: asked(photo(8, 40_000, "PNG"), [BOX | {"points": [1, 20, 6, 60]}]),
+    "a box over 60 000 x 600 pixels": lambda _: asked(photo(60_000, 600), [BOX | {"points": [9, 9, 59_990, 590]}]),
     "40 megapixels of WebP": lambda _: asked(photo(8000, 5000, "WEBP"), [BOX]),
     "40 megapixels of GIF": lambda _: asked(photo(8000, 5000, "GIF"), [BOX]),
     "a WebP of 60 frames in 4K": lambda _: asked(animation(60, "WEBP"), [BOX]),
