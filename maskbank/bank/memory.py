@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.shapes.packed_mask import PackedMask
+from maskbank.shapes.rle import mask_box
 from maskbank.shapes.window import Window
 
 
@@ -61,11 +62,15 @@ class Seed(PackedMask):
     Args:
         mask: (H, W) bool.
         from_box: the object was searched for in a box, so its outline may be wrong.
+
+    Attributes:
+        box: see `mask_box`.
     """
 
     def __init__(self, mask: np.ndarray, from_box: bool = False):
         super().__init__(mask)
         self.from_box = from_box
+        self.box = mask_box(mask)
 
 
 @dataclass(frozen=True, eq=False)

@@ -320,11 +320,15 @@ class Tracker:
         policy = self.model.policy(self.budget, request.objects + 1)
         assert isinstance(policy, AdaptivePolicy), "the paper's bank knows no windows"
         banks = memory.banks
-        for coarser in reversed(coarser_windows(window, size, self._working_size(size))):
-            view = self.view(frame, coarser)
-            masks = [coarser.cut(region.mask) if coarser else region.mask for region in regions]
-            probabilities = torch.stack([torch.from_numpy(resize_mask(mask, *view.working)) for mask in masks])
-            entries = self.segmenter.memorize(view.features, probabilities.to(self.device), valid, memory.frames - 1)
+        coarser = coarser_windows(window, size, self._working_size(size))[::-1]
+        views = [self.view(frame, each) for each in coarser]
+        masks: list[list[Tensor]] = [[] for _ in views]
+        for mask in (region.mask for region in regions):  # which may be large, and are made anew each time
+            for own, each, view in zip(masks, coarser, views, strict=True):
+                own.append(torch.from_numpy(resize_mask(each.cut(mask) if each else mask, *view.working)))
+        for own, view in zip(masks, views, strict=True):
+            probabilities = torch.stack(own).to(self.device)
+            entries = self.segmenter.memorize(view.features, probabilities, valid, memory.frames - 1)
             banks = tuple(
                 bank if new is None else policy.seed_again(bank, new) for bank, new in zip(banks, entries, strict=True)
             )

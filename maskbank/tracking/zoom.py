@@ -159,7 +159,7 @@ def _whereabouts(request: BankRequest, size: tuple[int, int], working: tuple[int
     known = [number for number in sorted(request.competitors) if number < memory.objects]
     unseeded = [number for number in known if number not in request.seeds]
     seeds = [seed for number, seed in request.seeds.items() if number in request.competitors]
-    boxes = [_box(mask_box(seed.mask)) for seed in seeds]
+    boxes = [_box(seed.box) for seed in seeds]
     boxes += [_last_box(memory, number, size, working) for number in unseeded]
     found = [box for box in boxes if box]
     finest = memory.finest if unseeded else 1.0
