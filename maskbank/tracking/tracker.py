@@ -161,9 +161,7 @@ class Tracker:
             memory = self._memorize(frame, request, segmentation, probabilities, predictions)
             if memory.window and request.seeds:
                 memory = self._memorize_from_afar(frame, memory.window, request, memory, regions)
-            left_to_tune = sum(bool(each.seeds) for each in requests[i:])
-            own_share = tune_until.sooner(tune_until.left_s / max(left_to_tune, 1))
-            results.append((self._tuned(frame, request, memory, own_share), predictions))
+            results.append((self._tuned(frame, request, memory, tune_until), predictions))
         return results
 
     def memory_groups(self, size: tuple[int, int], seeds: Sequence[Seed]) -> list[int]:
