@@ -58,9 +58,8 @@ def highest_novelty(
             with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
                 frames = list(unroll(network, images, ids, objects))
             for decoded, novelty, truth, _ in frames:
-                score = object_novelty(novelty[:, None].expand(-1, objects, -1), found_places(decoded.coarse.float()))[
-                    0
-                ]
+                found = found_places(decoded.coarse.float())
+                score = object_novelty(novelty[:, None].expand(-1, objects, -1), found)[0]
                 present = torch.stack([(truth == i).any() for i in range(1, objects + 1)])
                 scores += score[present].tolist()
     return float(np.quantile(scores, 1 - ABOVE))
