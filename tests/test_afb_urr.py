@@ -18,9 +18,9 @@ from maskbank.bank import readout
 from maskbank.bank.entries import Entries
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.policies import PaperPolicy, paper_budget
-from maskbank.networks import afb_urr
+from maskbank.networks import afb_urr, afb_urr_segmenter, winograd
 from maskbank.networks.afb_urr import AfbUrr, padding_for
-from maskbank.networks.afb_urr_segmenter import fold_batch_norm
+from maskbank.networks.afb_urr_segmenter import AfbUrrSegmenter, fold_batch_norm
 from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -160,6 +160,45 @@ def test_classes_in_groups_and_queries_in_groups_change_nothing(
     grouped_logits, grouped_usage = run()
     assert torch.allclose(logits, grouped_logits, atol=TOLERANCE)
     assert torch.allclose(torch.stack(usage), torch.stack(grouped_usage))
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "batch", "height", "width"), [(8, 5, 2, 7, 9), (256, 256, 1, 3, 1)])
+@torch.inference_mode()
+def test_winograds_convolution_is_a_convolution(
+    monkeypatch: pytest.MonkeyPatch, inputs: int, outputs: int, batch: int, height: int, width: int
+) -> None:
+    monkeypatch.setattr(winograd, "TILES_AT_ONCE", 3)
+    x = torch.randn(batch, inputs, height, width)
+    for bias in (True, False):
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+        assert torch.allclose(winograd.WinogradConv2d(convolution)(x), convolution(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@torch.inference_mode()
+def test_the_segmenters_network_computes_the_same(
+    network: AfbUrr, monkeypatch: pytest.MonkeyPatch, bfloat16: bool
+) -> None:
+    """Near to it where convolutions compute in bfloat16, with finite logits where the network is quite sure."""
+    monkeypatch.setattr(afb_urr_segmenter, "fast_bfloat16", lambda device: bfloat16)
+    image, masks = torch.rand(1, 3, 64, 80), torch.rand(2, 64, 80).softmax(dim=0)
+
+    def run(network: AfbUrr) -> Tensor:
+        features = network.encode(image)
+        logits, _ = network.segment(features, [bank_of(*pair) for pair in network.memorize(features, masks)])
+        return logits
+
+    fast = AfbUrrSegmenter(copy.deepcopy(network), torch.device("cpu")).network
+    exact = AfbUrrSegmenter(copy.deepcopy(network), torch.device("cpu"), exact=True).network
+    expected, found = run(network), run(fast)
+    assert torch.allclose(run(exact), expected, atol=TOLERANCE)
+    assert found.dtype == torch.float32
+    if not bfloat16:
+        assert torch.allclose(found, expected, atol=TOLERANCE)
+        return
+    assert 0.001 < (found - expected).abs().mean() < 0.05 * expected.std()
+    fast.decoder.pred2.weight.mul_(1000)
+    assert run(fast).isfinite().all() and run(fast).abs().max() > 15
 
 
 def read(bank: FeatureBank, features: afb_urr.Features) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class Features:
 
     Attributes:
         key: query keys, (128, h·w).
-        value: query values, (512, h·w).
+        value: query values, (1, 512, h, w).
         skip3, skip2: what the refinement modules take from the image, (1, 256, 2h, 2w) and (1, 256, 4h, 4w).
         r1: fine features for the local refinement, (1, 64, 8h, 8w).
         image: the padded image, (1, 3, 16h, 16w), RGB in [0, 1].
@@ -58,6 +58,10 @@ class AfbUrr(nn.Module):
 
     `encode` looks at an image once; `memorize` turns class masks of that image into bank entries, and
     `segment` reads banks to find the classes in it. Keys depend on the class, so there is one bank per class.
+
+    Attributes:
+        precision: of convolutions, float32 or bfloat16. Similarities, weights of the read-out and scores are float32
+            in any case: `SCORE_MARGIN` below 1 is 1 in bfloat16, and its logit infinite.
     """
 
     def __init__(self) -> None:
@@ -66,6 +70,7 @@ class AfbUrr(nn.Module):
         self.encoder_q = QueryEncoder()
         self.keyval_r4 = KeyValue()
         self.decoder = Decoder()
+        self.precision = torch.float32
         self.eval()  # batch-norm uses the checkpoint's statistics, never those of one image
 
     def encode(self, image: Tensor) -> Features:
@@ -78,13 +83,15 @@ class AfbUrr(nn.Module):
             raise ValueError(f"An image must have shape (1, 3, H, W), not {tuple(image.shape)}.")
         padding = padding_for(*image.shape[-2:])
         image = F.pad(image, padding)
-        r4, r3, r2, r1 = self.encoder_q(image)
-        key, value = self.keyval_r4(r4)
+        with self._convolutions():
+            r4, r3, r2, r1 = self.encoder_q(image)
+            key, value = self.keyval_r4(r4)
+            skip3, skip2 = self.decoder.RF3.skip(r3), self.decoder.RF2.skip(r2)
         return Features(
-            key=key[0].flatten(1),
-            value=value[0].flatten(1),
-            skip3=self.decoder.RF3.skip(r3),
-            skip2=self.decoder.RF2.skip(r2),
+            key=key[0].flatten(1).float(),
+            value=value,
+            skip3=skip3,
+            skip2=skip2,
             r1=r1,
             image=image,
             padding=padding,
@@ -113,8 +120,9 @@ class AfbUrr(nn.Module):
         padded = F.pad(masks, features.padding).unsqueeze(1)  # (K, 1, 16h, 16w)
         pairs = []
         for some in padded.split(CLASSES_AT_ONCE):
-            keys, values = self.keyval_r4(self.encoder_m(features.image, some))
-            pairs += [(k.flatten(1), v.flatten(1).unsqueeze(0)) for k, v in zip(keys, values, strict=True)]
+            with self._convolutions():
+                keys, values = self.keyval_r4(self.encoder_m(features.image, some))
+            pairs += [(k, v[None]) for k, v in zip(keys.float().flatten(2), values.float().flatten(2), strict=True)]
         return pairs
 
     def segment(self, features: Features, banks: Sequence[FeatureBank]) -> tuple[Tensor, list[Tensor]]:
@@ -135,16 +143,21 @@ class AfbUrr(nn.Module):
         if len(banks) < 2:
             raise ValueError("Segmenting takes the background's bank and at least one more.")
         height, width = (side // STRIDE for side in features.image.shape[-2:])
-        queried = features.value.unflatten(1, (height, width))
-        matches, usage = [], []
+        readouts, usage = [], []
         for bank in banks:
             readout = read(bank, features.key[None], similarity, count_queries)
-            matches.append(torch.cat([readout.values[0].unflatten(1, (height, width)), queried]))
+            readouts.append(readout.values[0].unflatten(1, (height, width)))
             usage.append(torch.log1p(readout.usage))
-        scores = self.decoder(torch.stack(matches), features).clamp(SCORE_MARGIN, 1 - SCORE_MARGIN)
+        with self._convolutions():
+            scores = self.decoder(torch.stack(readouts), features)
+        scores = scores.clamp(SCORE_MARGIN, 1 - SCORE_MARGIN)
         logits = torch.log(scores / (1 - scores))
         left, right, top, bottom = features.padding
         return logits[:, top : logits.shape[1] - bottom, left : logits.shape[2] - right], usage
+
+    def _convolutions(self) -> torch.autocast:
+        device = self.encoder_q.mean.device
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
 
 def padding_for(height: int, width: int) -> tuple[int, int, int, int]:
@@ -182,9 +195,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, channels_in, H, W) → (m, 4 · channels, H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        y: Tensor = self.bn1(self.conv1(x)).relu_()
+        y = self.bn2(self.conv2(y)).relu_()
+        y = self.bn3(self.conv3(y)).add_(self.downsample(x)).relu_()
+        return y
 
 
 def stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
@@ -267,8 +281,8 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, C, H, W) → (m, C, H, W)."""
-        y: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
-        return y
+        y: Tensor = self.conv2(self.conv1(F.relu(x)).relu_())
+        return y.add_(x)
 
 
 class Refine(nn.Module):
@@ -305,26 +319,26 @@ class Decoder(nn.Module):
         self.local_ResMM = ResBlock(32)
         self.local_pred2 = nn.Conv2d(32, 2, 3, padding=1)
 
-    def forward(self, matches: Tensor, features: Features) -> Tensor:
-        """Matches (K, 1024, h, w) to class scores (K, 16h, 16w) in [0, 1], of each class by itself."""
-        logits = torch.cat([self.decode(some, features) for some in matches.split(CLASSES_AT_ONCE)])
+    def forward(self, readouts: Tensor, features: Features) -> Tensor:
+        """Read-outs (K, 512, h, w) to class scores (K, 16h, 16w) in [0, 1], of each class by itself."""
+        logits = torch.cat([self.decode(some, features) for some in readouts.split(CLASSES_AT_ONCE)])
         coarse = logits.softmax(dim=1)[:, 1:].softmax(dim=0)  # (K, 1, 8h, 8w)
         first, second = coarse.topk(2, dim=0).values
         uncertainty = torch.exp(1 - first / (second + EPSILON))  # (1, 8h, 8w), 1 at a tie
         local = torch.cat([self.refine(some, features.r1) for some in coarse.split(CLASSES_AT_ONCE)])
         return upsample(logits + uncertainty * local).softmax(dim=1)[:, 1]
 
-    def decode(self, matches: Tensor, features: Features) -> Tensor:
-        """Matches (k, 1024, h, w) to coarse logits (k, 2, 8h, 8w): not the class, the class."""
-        p = self.ResMM(self.convFM(matches))
+    def decode(self, readouts: Tensor, features: Features) -> Tensor:
+        """Read-outs (k, 512, h, w) to coarse logits (k, 2, 8h, 8w): not the class, the class."""
+        p = self.ResMM(convolve_joined(self.convFM, readouts, features.value))
         p = self.RF3(features.skip3, p)
         p = self.RF2(features.skip2, p)
-        return upsample(self.pred2(F.relu(p)))
+        return upsample(self.pred2(F.relu(p)).float())
 
     def refine(self, coarse: Tensor, r1: Tensor) -> Tensor:
         """Coarse masks (k, 1, 8h, 8w) to corrections (k, 2, 8h, 8w) from what the class looks like nearby."""
-        weighted = local_mean(coarse * r1) / (local_mean(coarse) + EPSILON)  # (k, 64, 8h, 8w)
-        q: Tensor = self.local_convFM(torch.cat([r1.expand_as(weighted), weighted], dim=1))
+        weighted = local_mean(coarse * r1).div_(local_mean(coarse) + EPSILON)  # (k, 64, 8h, 8w)
+        q: Tensor = convolve_joined(self.local_convFM, r1, weighted)
         q = self.local_pred2(F.relu(self.local_ResMM(q)))
         near: Tensor = F.max_pool2d(coarse, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
         return q * near
@@ -335,6 +349,17 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
+def convolve_joined(convolution: nn.Conv2d, first: Tensor, second: Tensor) -> Tensor:
+    """A 3×3 convolution of both, joined along their channels, without joining them.
+
+    One of them may be the same for all k classes, (1, C, H, W) beside (k, C, H, W); its share is computed once.
+    """
+    weights = convolution.weight.split([first.shape[1], second.shape[1]], 1)
+    return F.conv2d(first, weights[0], convolution.bias, padding=1) + F.conv2d(second, weights[1], padding=1)
+
+
 def local_mean(x: Tensor) -> Tensor:
-    """The mean over the neighbourhood, where what lies outside the image counts as zero."""
-    return F.avg_pool2d(x, LOCAL_WINDOW, stride=1, padding=LOCAL_WINDOW // 2)
+    """The mean over the neighbourhood, where what lies outside the image counts as zero: of rows, then of columns."""
+    half = LOCAL_WINDOW // 2
+    of_rows = F.avg_pool2d(x, (1, LOCAL_WINDOW), stride=1, padding=(0, half))
+    return F.avg_pool2d(of_rows, (LOCAL_WINDOW, 1), stride=1, padding=(half, 0))

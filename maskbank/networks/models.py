@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ MODELS = {
     # As in the authors' experiments: every frame is memorized, with the soft probabilities, sure or not.
     "afb-urr-paper": Model(
         network=AfbUrr,
-        segmenter=AfbUrrSegmenter,
+        segmenter=partial(AfbUrrSegmenter, exact=True),
         policy=paper,
         memorize_every=1,
         confident_only=False,
