@@ -364,10 +364,10 @@ def test_jobs_that_are_segmented_together_read_their_own_banks(network: Lite) ->
         [entries] = segmenter.memorize(features, masks, torch.tensor([True, True]), 0)
         jobs.append(BankRequest(Memory((FeatureBank(seeds=entries),), segmenter.prev_mask(torch.zeros(2, 48, 80)))))
     everywhere = [SearchArea(0, 0, 5, 3)] * 2
-    together = segmenter.segment(features, jobs, [everywhere, everywhere])
+    together = segmenter.segment(features, jobs, [everywhere, everywhere], strict=True)
     assert [part.logits.shape for part in together] == [(2, 48, 80)] * 2
     for job, part in zip(jobs, together, strict=True):
-        [single] = segmenter.segment(features, [job], [everywhere])
+        [single] = segmenter.segment(features, [job], [everywhere], strict=True)
         assert torch.equal(single.usage[0], part.usage[0]) and len(part.usage[0]) == 15
         assert ((part.presence >= 0) & (part.presence <= 1)).all() and part.quality.shape == (2,)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,6 +10,7 @@ from support import GOLDEN_KOI, RED_KOI, TURTLE, jaccard, rgb, true_mask
 from torch import Tensor
 
 from maskbank.bank.memory import BankRequest, Memory, Seed
+from maskbank.networks import lite_segmenter
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.search_area import SearchArea
 from maskbank.settings import Settings
@@ -148,9 +150,9 @@ def test_a_previous_mask_of_an_image_of_another_size_is_handed_on_whole(tracker:
     given: list[Memory] = []
     segment = tracker.segmenter.segment
 
-    def segment_and_note(features, requests, areas):
+    def segment_and_note(features, requests, areas, strict):
         given.extend(request.memory for request in requests)
-        return segment(features, requests, areas)
+        return segment(features, requests, areas, strict)
 
     monkeypatch.setattr(tracker.segmenter, "segment", segment_and_note)
     image = rgb(0)
@@ -165,3 +167,24 @@ def test_an_object_that_leaves_its_area_is_found_again_at_once(tracker: Tracker)
     frames, [_, [turtle]] = run(tracker, images, (TURTLE,))
     assert [area for _, area in frames[1].views][-1] == whole_area((240, 427))
     assert jaccard(turtle.mask, np.roll(true_mask(1, TURTLE), -320, axis=1)) > 0.6
+
+
+@pytest.mark.parametrize("elsewhere", [lite_segmenter.ELSEWHERE, float("inf")])
+def test_what_is_to_be_memorized_is_found_wherever_the_outlines_call_it(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, elsewhere: float
+) -> None:
+    """Turtle and koi are one object, of which the koi is hidden until then, and comes back outside of the area."""
+    monkeypatch.setattr(lite_segmenter, "ELSEWHERE", elsewhere)
+    memory, seeds = Memory(), {0: Seed(true_mask(0, TURTLE) | true_mask(0, GOLDEN_KOI))}
+    for index in range(4):
+        image = rgb(index)
+        if index in (1, 2):
+            hidden = cv2.dilate(true_mask(index, GOLDEN_KOI).astype(np.uint8), np.ones((15, 15), np.uint8))
+            image = cv2.inpaint(image, hidden, 3, cv2.INPAINT_TELEA)
+        [(memory, [found])] = tracker.track(Frame(image), [BankRequest(memory, seeds)])
+        seeds = {}
+        if index == 2:
+            assert jaccard(found.mask, true_mask(2, TURTLE)) > 0.8
+    assert memory.last_memorized == 3
+    seen = (found.mask & true_mask(3, GOLDEN_KOI)).sum() / true_mask(3, GOLDEN_KOI).sum()
+    assert seen > 0.7 if elsewhere < 1 else seen < 0.1

@@ -58,20 +58,20 @@ class AfbUrrSegmenter:
         return probabilities.new_empty(len(probabilities), 0, 0)
 
     def segment(
-        self, features: Features, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+        self, features: Features, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]], strict: bool
     ) -> list[Segmentation]:
         """Looks for each object everywhere.
 
         The network has no heads for presence and quality: presence is 1, quality how sure the mask's pixels are.
         """
         found = []
-        for request in requests:
+        for request, own in zip(requests, areas, strict=True):
             logits, usage = self.network.segment(features, request.memory.banks)
             logits = logits[1:] - logits[:1]
             probability = aggregate(logits[None])[0]
             mask = probability > 0.5
             sure = (probability * mask).sum((1, 2)) / mask.sum((1, 2)).clamp(min=1)
-            found.append(Segmentation(logits, torch.ones_like(sure), sure, sure, tuple(usage)))
+            found.append(Segmentation(logits, torch.ones_like(sure), sure, sure, tuple(usage), tuple(own)))
         return found
 
 

@@ -31,6 +31,11 @@ from maskbank.networks.segmenter import Segmentation
 Network = TypeVar("Network", bound=torch.nn.Module)
 
 
+# A share of the places in its search area that the outlines would call the object: with more such places outside, it is
+# looked for in all of the frame.
+ELSEWHERE = 0.1
+
+
 class LiteSegmenter:
     """`Lite` behind the interface `Segmenter`: one bank per memory, whose keys all objects share.
 
@@ -84,7 +89,11 @@ class LiteSegmenter:
         return covered @ seen.T / (covered.sum(1, keepdim=True) + 1e-2)
 
     def segment(
-        self, features: LiteFeatures, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+        self,
+        features: LiteFeatures,
+        requests: Sequence[BankRequest],
+        areas: Sequence[Sequence[SearchArea]],
+        strict: bool,
     ) -> list[Segmentation]:
         """Memories share a pass of the decoder, which lets their objects compete.
 
@@ -97,21 +106,24 @@ class LiteSegmenter:
         found: dict[int, Segmentation] = {}
         for batch in batches.values():
             memories = [requests[i].memory for i in batch]
-            found |= zip(batch, self._segment(features, memories, [areas[i] for i in batch]), strict=True)
+            found |= zip(batch, self._segment(features, memories, [areas[i] for i in batch], strict), strict=True)
         return [found[i] for i in range(len(requests))]
 
     def _segment(
-        self, features: LiteFeatures, memories: Sequence[Memory], areas: Sequence[Sequence[SearchArea]]
+        self, features: LiteFeatures, memories: Sequence[Memory], areas: Sequence[Sequence[SearchArea]], strict: bool
     ) -> Iterator[Segmentation]:
         """Of memories with the same decoder."""
         query, threshold = features.key.float(), self.network.novelty_threshold
         precision = torch.bfloat16 if self.autocast else torch.float32
         by_area = self.device.type == "cpu"  # a GPU is faster with all objects, everywhere, at once
         grid = features.f16.shape[-2:]
+        wanted = [_places(own, grid) if by_area and strict else None for own in areas]
         readouts = [
-            read(memory.banks[0], query, similarity, total_weight, precision, _places(own, grid) if by_area else None)
-            for memory, own in zip(memories, areas, strict=True)
+            read(memory.banks[0], query, similarity, total_weight, precision, places)
+            for memory, places in zip(memories, wanted, strict=True)
         ]
+        if not strict:
+            areas = [_widened(own, each.seed_labels, grid) for own, each in zip(areas, readouts, strict=True)]
         # The images of a job may differ in size.
         height, width = features.f4.shape[-2:]
         prev_mask = torch.cat([F.adaptive_avg_pool2d(memory.prev_mask, (height, width)) for memory in memories])[None]
@@ -126,10 +138,10 @@ class LiteSegmenter:
         presence = decoded.presence[0].sigmoid() * familiar(score, threshold)
         parts = (logits, presence, decoded.quality[0].sigmoid(), found[0])
         split = (part.split([memory.objects for memory in memories]) for part in parts)
-        for own_logits, own_presence, quality, own_found, readout in zip(*split, readouts, strict=True):
+        for own_logits, own_presence, quality, own_found, readout, own in zip(*split, readouts, areas, strict=True):
             labels = readout.seed_labels
             expected_j = quality if labels is None else expected_jaccard(quality, own_found, labels.unflatten(1, grid))
-            yield Segmentation(own_logits, own_presence, quality, expected_j, (readout.usage,))
+            yield Segmentation(own_logits, own_presence, quality, expected_j, (readout.usage,), tuple(own))
 
     def _decoder(self, memory: Memory) -> Decoder:
         tuned = memory.tuned_decoder
@@ -154,6 +166,24 @@ def _places(areas: Sequence[SearchArea], grid: torch.Size) -> Tensor:
     for own, area in zip(places, areas, strict=True):
         area.cut(own, 1).fill_(True)
     return places.flatten(1)
+
+
+def _widened(areas: Sequence[SearchArea], seed_labels: Tensor | None, grid: torch.Size) -> list[SearchArea]:
+    """All of a grid (h, w) for the objects of which much seems to be outside of their area, by the outlined frames.
+
+    seed_labels: (n, h·w), see `Readout`; where it is not known what objects covered, they may be anywhere.
+    """
+    whole = SearchArea(0, 0, grid[1], grid[0])
+    widened = []
+    for k, (area, places) in enumerate(zip(areas, _places(areas, grid), strict=True)):
+        if area != whole and seed_labels is not None:
+            labelled = seed_labels[k] > 0.5
+            inside, everywhere = int((labelled & places).sum()), int(labelled.sum())
+            if everywhere - inside <= ELSEWHERE * inside:
+                widened.append(area)
+                continue
+        widened.append(whole)
+    return widened
 
 
 def total_weight(weights: Tensor) -> Tensor:

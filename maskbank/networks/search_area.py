@@ -24,9 +24,11 @@ class SearchArea:
 
     def within(self, outer: "SearchArea") -> "SearchArea":
         """The same area in the cells of a larger one."""
-        return SearchArea(
-            self.left - outer.left, self.top - outer.top, self.right - outer.left, self.bottom - outer.top
-        )
+        return self.shifted(-outer.left, -outer.top)
+
+    def shifted(self, right: int, down: int) -> "SearchArea":
+        """As large an area so many cells farther to the right, and below."""
+        return SearchArea(self.left + right, self.top + down, self.right + right, self.bottom + down)
 
     @property
     def cells(self) -> int:

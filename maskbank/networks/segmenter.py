@@ -21,6 +21,7 @@ class Segmentation:
     quality: Tensor  # (n,) Jaccard index of the mask, as the network expects it
     expected_j: Tensor  # (n,) the same, as far as the outlined frames support it
     usage: tuple[Tensor, ...]  # of each bank: what its usage counters grow by, (N,)
+    areas: tuple[SearchArea, ...]  # where each object was looked for
 
 
 class Segmenter(Protocol):
@@ -30,11 +31,13 @@ class Segmenter(Protocol):
         """The features of an image, which is encoded once and handed to the other calls about it."""
 
     def segment(
-        self, features: Any, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]]
+        self, features: Any, requests: Sequence[BankRequest], areas: Sequence[Sequence[SearchArea]], strict: bool
     ) -> list[Segmentation]:
         """Reads the banks of memories, which have objects, and finds these objects in an image; seeds do not count.
 
-        areas: where each object of each memory may be looked for alone; outside of it, nothing need be found.
+        Args:
+            areas: where each object of each memory may be looked for alone.
+            strict: not to look farther where an object seems to be outside of its area.
         """
 
     def add_objects(self, banks: tuple[FeatureBank, ...], count: int) -> tuple[FeatureBank, ...]:

@@ -213,16 +213,18 @@ class Tracker:
     ) -> list[Segmentation]:
         """What it finds in a frame, or a window of it.
 
-        A frame that is to be memorized is seen in full. On others each object is looked for in its search area, and
-        again in all of the frame where that may not hold all of it.
+        Each object is looked for in its search area, and again in all of the frame where that may not hold all of it.
+        A frame that is to be memorized is encoded in full, and read in full, so that it is known what else in it
+        resembles the outlined objects.
         """
         working = self._working_size((window.height, window.width) if window else frame.image.shape[:2])
         whole = whole_area(working)
+        searches = self.model.searches and self.device.type == "cpu"  # a GPU gains nothing from that
         areas = [
-            search_areas(request, working) if self._searches(request) else [whole] * request.memory.objects
-            for request in requests
+            search_areas(request, working) if searches else [whole] * request.memory.objects for request in requests
         ]
         found = self._segment_in(areas, working, frame, window, requests)
+        areas = [list(segmentation.areas) for segmentation in found]
         wider = [
             [
                 whole if may_be_outside(logits, prev_mask, area, working) else area
@@ -231,10 +233,6 @@ class Tracker:
             for request, segmentation, own in zip(requests, found, areas, strict=True)
         ]
         return found if wider == areas else self._segment_in(wider, working, frame, window, requests)
-
-    def _searches(self, request: BankRequest) -> bool:
-        """Whether its objects are looked for only around where they were; a GPU gains nothing from that."""
-        return self.model.searches and self.device.type == "cpu" and not self._is_due(request)
 
     def _segment_in(
         self,
@@ -246,22 +244,25 @@ class Tracker:
     ) -> list[Segmentation]:
         """What is found of the objects in their areas; those that are gone get no pixel."""
         none = torch.zeros(0, device=self.device)
-        nothing = Segmentation(torch.zeros(0, *working, device=self.device), none, none, none, ())
+        nothing = Segmentation(torch.zeros(0, *working, device=self.device), none, none, none, (), ())
         if not any(areas):
             return [nothing] * len(requests)
-        common = common_area([area for own in areas for area in own], working)
+        whole = whole_area(working)
+        is_due = any(map(self._is_due, requests))
+        common = whole if is_due else common_area([area for own in areas for area in own], working)
         known = [request for request in requests if request.memory.objects]
-        if common != whole_area(working):  # of which a previous mask may have another size, as the image before had
+        if common != whole:  # of which a previous mask may have another size, as the image before had
             known = [in_area(request, common) for request in known]
         features = self.view(frame, window, common).features
         relative = [[area.within(common) for area in own] for own in areas if own]
-        found = iter(self.segmenter.segment(features, known, relative))
+        found = iter(self.segmenter.segment(features, known, relative, strict=not is_due))
         segmentations = []
         for request in requests:
             segmentation = next(found) if request.memory.objects else nothing
             gone = (segmentation.presence < PRESENCE_THRESHOLD)[:, None, None]
             logits = pasted(segmentation.logits.masked_fill(gone, HIDDEN_LOGIT), common, working)
-            segmentations.append(replace(segmentation, logits=logits))
+            looked_in = tuple(area.shifted(common.left, common.top) for area in segmentation.areas)
+            segmentations.append(replace(segmentation, logits=logits, areas=looked_in))
         return segmentations
 
     def _is_due(self, request: BankRequest) -> bool:
