@@ -254,10 +254,14 @@ run() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# The weights of the network that finds objects in boxes: unless chosen, those whose terms are the tracker's.
+# The weights of the network that finds objects in boxes: unless chosen, those whose terms are the tracker's. Weights that
+# were trained from others name them (maskbank/networks/weights.py).
 interactor_weights() {
     local open=''
-    [[ ${weights##*/} != lite-open.safetensors ]] || open=-open
+    if [[ ${weights##*/} == lite-open.safetensors ]] ||
+        { [[ -f $weights ]] && LC_ALL=C grep -aqF '"interactor":"interactor-open"' "$weights"; }; then
+        open=-open
+    fi
     echo "${MASKBANK_INTERACTOR_WEIGHTS:-weights/interactor$open.safetensors}"
 }
 

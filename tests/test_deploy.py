@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from cvat_sdk.models import ShapeType
 from packaging.requirements import Requirement
@@ -24,6 +25,7 @@ from PIL import Image
 from test_shared_store import RedisServer
 
 from maskbank import __version__
+from maskbank.networks.weights import save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {"cpu": "function.yaml", "gpu": "function-gpu.yaml"}
@@ -701,6 +703,17 @@ def test_the_licence_of_the_weights_is_said(deployable, function):
         (deployable.folder / f"weights/{name}.safetensors").write_text("open")
     open_weights = deployable.deploy("--dry-run", "--weights", "weights/lite-open.safetensors")
     assert open_weights.returncode == 0 and "non-commercial" not in open_weights.stderr
+
+
+def test_weights_that_were_trained_from_open_ones_go_with_the_open_interactor(deployable, function):
+    (deployable.folder / "weights/interactor-open.safetensors").write_text("open")
+    for name, interactor in (("ours", "interactor-open"), ("theirs", "interactor")):
+        save_weights({"key": torch.zeros(1)}, deployable.folder / f"{name}.safetensors", interactor)
+        assert deployable.deploy("cpu", "--weights", f"{name}.safetensors").returncode == 0
+        assert {file for file in deployable.staged() if file.endswith(".safetensors")} == {
+            f"weights/{name}.safetensors",
+            f"weights/{interactor}.safetensors",
+        }
 
 
 # ---- going back ----

@@ -21,8 +21,9 @@ from maskbank import cli
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import read_id_mask, write_id_mask
 from maskbank.networks.aggregation import aggregate
+from maskbank.networks.checkpoints import convert
 from maskbank.networks.lite import Lite, full_size
-from maskbank.networks.models import BUNDLED_WEIGHTS, load_segmenter
+from maskbank.networks.models import BUNDLED_WEIGHTS, interactor_beside, load_segmenter
 from maskbank.networks.novelty import familiar, found_places, object_novelty
 from maskbank.networks.weights import in_half_precision, load_state_dict
 from maskbank.training import novelty, schedules, trainer
@@ -458,6 +459,25 @@ def test_run_starts_from_given_weights(data, tmp_path, tiny):
     _, given = load_segmenter("lite", first, torch.device("cpu"))
     again = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
     assert load_segmenter("lite", again, torch.device("cpu"))[1] == given
+
+
+def test_trained_weights_go_with_the_interactor_of_those_they_started_from(data, tmp_path, tiny):
+    open_weights = BUNDLED_WEIGHTS["lite-open"]
+    started = {"open": open_weights, "research": LITE, "scratch": None}
+    found = {
+        name: train([data], tmp_path / name, minutes=1, schedule=tiny, init=init, stop_after=1e-12)
+        for name, init in started.items()
+    }
+    found["twice"] = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=found["open"], stop_after=1e-12)
+    found["converted"] = tmp_path / "converted.safetensors"
+    convert(found["twice"], found["converted"])
+    assert {name: interactor_beside(path).stem for name, path in found.items()} == {
+        "open": "interactor-open",
+        "research": "interactor",
+        "scratch": "interactor",
+        "twice": "interactor-open",
+        "converted": "interactor-open",
+    }
 
 
 def test_trained_weights_are_trained_gently_unless_told_otherwise(data, tmp_path, tiny, monkeypatch):

@@ -13,7 +13,14 @@ from typing import Any
 import yaml
 
 from maskbank.networks.models import NETWORKS
-from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict, save_weights
+from maskbank.networks.weights import (
+    WeightsError,
+    fingerprint,
+    fit_weights,
+    interactor_named_in,
+    load_state_dict,
+    save_weights,
+)
 
 BLOCK = 1 << 20
 TIMEOUT_S = 60.0
@@ -101,7 +108,8 @@ def convert(source: Path, target: Path) -> dict[str, object]:
     if target.suffix != ".safetensors":
         raise WeightsError(f"The new file {target} must end in .safetensors.")
     model = str(inspect(source)["model"])
-    save_weights({name: tensor.contiguous() for name, tensor in load_state_dict(source).items()}, target)
+    tensors = {name: tensor.contiguous() for name, tensor in load_state_dict(source).items()}
+    save_weights(tensors, target, interactor_named_in(source))
     return inspect(target, model)
 
 

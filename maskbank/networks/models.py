@@ -16,7 +16,7 @@ from maskbank.networks.interactor import Interactor
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.networks.segmenter import Segmenter
-from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, load_state_dict
+from maskbank.networks.weights import WeightsError, fingerprint, fit_weights, interactor_named_in, load_state_dict
 from maskbank.resources import WEIGHTS_FOLDER
 
 BUNDLED_INTERACTORS = {name: WEIGHTS_FOLDER / f"{name}.safetensors" for name in ("interactor", "interactor-open")}
@@ -107,7 +107,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 def interactor_beside(weights: Path | None) -> Path:
     """The bundled weights of the interactor that go with a tracker's: their terms must not be stricter."""
-    return BUNDLED_INTERACTORS["interactor-open" if weights and weights.stem == "lite-open" else "interactor"]
+    if weights and (weights.stem == "lite-open" or interactor_named_in(weights) == "interactor-open"):
+        return BUNDLED_INTERACTORS["interactor-open"]
+    return BUNDLED_INTERACTORS["interactor"]
 
 
 def load_segmenter(name: str, weights: Path | None, device: torch.device) -> tuple[Segmenter, str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ FORMER_NAMES = {
     "decoder.rough.": "decoder.coarse.",
     "decoder.judge.": "decoder.quality_head.",
 }
+INTERACTOR = "interactor"  # a field of a file's metadata; deploy.sh reads it as well
 FORMER_THRESHOLD = "strange"  # the same as `novelty_threshold` with the other sign
 
 
@@ -96,11 +97,25 @@ def in_half_precision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: (t.half() if t.is_floating_point() else t).cpu().contiguous() for name, t in state.items()}
 
 
-def save_weights(state: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as a .safetensors file; nobody ever finds half of it."""
+def save_weights(state: Mapping[str, Tensor], path: Path, interactor: str | None = None) -> None:
+    """Writes tensors as a .safetensors file; nobody ever finds half of it.
+
+    interactor: see `interactor_named_in`.
+    """
     with atomic_write(path) as draft:
-        save_file(dict(state), draft)
+        save_file(dict(state), draft, {INTERACTOR: interactor} if interactor else None)
         draft.chmod(0o644)  # safetensors makes files for their owner only
+
+
+def interactor_named_in(path: Path) -> str | None:
+    """The bundled interactor whose terms are those of a tracker's weights, if their file names one."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get(INTERACTOR)
+    except SafetensorError:  # whoever reads its tensors says so
+        return None
 
 
 def fit_weights(network: nn.Module, state: dict[str, Tensor], source: str) -> None:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from maskbank.evaluation.sequences import read_sequences
 from maskbank.networks.checkpoints import sha256
 from maskbank.networks.lite import Lite
+from maskbank.networks.models import interactor_beside
 from maskbank.networks.weights import fingerprint, fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training import run_state
 from maskbank.training.batches import Batch, ClipBatches
@@ -68,6 +69,7 @@ class Trainer:
     ):
         self.rank, self.device = join_processes()
         self.out, self.clock, self.blend, self.seed = out, clock, blend, seed
+        self._interactor = interactor_beside(init).stem if init else None  # its terms are those of `init`
         self.stages = SCHEDULES[schedule]
         self.learning_rate = learning_rate
         options = {
@@ -142,7 +144,7 @@ class Trainer:
     def write_weights(self, weights: dict[str, Tensor]) -> Path:
         """Writes weights; returns the path."""
         path = self.out / "lite.safetensors"
-        save_weights(in_half_precision(weights), path)
+        save_weights(in_half_precision(weights), path, self._interactor)
         return path
 
 
