@@ -600,7 +600,7 @@ def _job(options: argparse.Namespace) -> None:
     how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker, tune)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
-        annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).mask, how)
+        annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).object_of, how)
 
 
 def _identity(settings: "Settings") -> str:
@@ -623,7 +623,7 @@ def _start_jobs(options: argparse.Namespace, settings: "Settings", cvat: "Cvat",
 
     tracker, _ = load_tracker(settings)
     outliner = load_outliner(settings.interactor, tracker.device)
-    wanted = [] if options.propose else objects_of_job(cvat, options.from_job, tracker, outliner.mask, labels)
+    wanted = [] if options.propose else objects_of_job(cvat, options.from_job, tracker, outliner.object_of, labels)
     jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
     if not jobs:
         raise ValueError(f"Task {options.task} has no annotation jobs.")

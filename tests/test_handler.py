@@ -86,6 +86,20 @@ def test_a_mask_is_followed(function: Function, frames: list[bytes]) -> None:
         assert jaccard(decoded(shape), true_mask(index, TURTLE)) > 0.3
 
 
+def test_a_box_says_how_good_the_mask_in_it_may_be(function: Function, frames: list[bytes]) -> None:
+    """On its frame, to whoever asks; nothing else has to be guessed."""
+    given = [outlined("rectangle"), outlined("mask", RED_KOI)]
+    _, states = function.ask(frames[0], given, [])
+    assert 0.5 < states[0]["expected_j"] <= 1 and "expected_j" not in states[1]
+    assert [state["confidence"] for state in states] == [1, 1]
+    _, after = function.track(frames[1], states)
+    assert not any("expected_j" in state for state in after)
+    again = outlined("rectangle", RED_KOI, 2)
+    _, corrected = function.ask(frames[2], [None, again], after)
+    assert ["expected_j" in state for state in corrected] == [False, True]
+    assert function.ask(frames[2], [None, again], after)[1] == corrected
+
+
 def test_a_rectangle_is_the_box_of_the_object(function: Function, frames: list[bytes]) -> None:
     """The same outlines, once as a mask and once as a box of which the mask is found, give a mask and its box."""
     _, states = function.ask(frames[0], [outlined("rectangle")], [])

@@ -135,7 +135,7 @@ def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.
     assert stopped < torch.load(out / "state.pt", weights_only=True)["step"] == 3
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "interactor.safetensors")
     box = tight_box(true_mask(0, TURTLE).astype(np.uint8))
-    assert load_outliner(out / "interactor.safetensors", torch.device("cpu")).object_in_box(box, rgb(0)).any()
+    assert load_outliner(out / "interactor.safetensors", torch.device("cpu")).object_in_box(box, rgb(0)).mask.any()
     assert (out / "log.csv").read_text().splitlines()[0] == "step,seconds,loss,jaccard,held_out_j"
     assert cli.main([*command, "--seed", "5"]) == 1
     assert "began with another --seed" in capsys.readouterr().err

@@ -118,7 +118,7 @@ def run(cvat: CvatStandIn, propagate: Propagate, outliner: Outliner, tmp_path: P
         known = {"form": None, "labels": (), "dry_run": False, "replace": False, "tracker": "test", "retry_s": 0.0}
         with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
             annotate(
-                client, jobs, call, outliner.mask, AnnotateOptions(**known | {"work": tmp_path / "work"} | options)
+                client, jobs, call, outliner.object_of, AnnotateOptions(**known | {"work": tmp_path / "work"} | options)
             )
         return capsys.readouterr().out
 
@@ -629,7 +629,7 @@ def undisturbed(no_settings, propagate, outliner, tmp_path_factory) -> list[dict
                 client,
                 [JOB],
                 propagate,
-                outliner.mask,
+                outliner.object_of,
                 AnnotateOptions(None, (), False, False, tmp_path_factory.mktemp("w"), "test"),
             )
         found = results(server)
@@ -939,12 +939,25 @@ def test_a_person_sees_that_it_waits(cvat, propagate, outliner, monkeypatch, tmp
 
     with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
         options = AnnotateOptions(None, (), False, False, tmp_path, "test")
-        annotate(client, [JOB], busy_at_first, outliner.mask, options)
+        annotate(client, [JOB], busy_at_first, outliner.object_of, options)
     shown = capsys.readouterr().err
     assert shown.count("answers 503: It is busy. Waiting for the tracker…") == 1
     lines = re.split(r"[\r\n]", shown)
     assert [line for line in lines if line.startswith("job 12") and line.endswith("Waiting for the tracker…]")]
     assert "Waiting" not in lines[-2]
+
+
+def test_a_person_is_told_of_boxes_that_are_hard_to_make_out(cvat, propagate, outliner, tmp_path, capsys):
+    """Once, though both sweeps begin with them."""
+    left, top, right, bottom = box_of(true_mask(4, TURTLE))
+    beside = [1.5 * left - 0.5 * right, top, (left + right) / 2, bottom]  # half of the turtle, and as much water
+    cvat.add(JOB, shapes=[box(4, RED_KOI), box(4, TURTLE, points=beside)])
+    with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:
+        options = AnnotateOptions(None, (), False, False, tmp_path, "test")
+        annotate(client, [JOB], propagate, outliner.object_of, options)
+    shown = capsys.readouterr().err
+    assert shown.count("Frame 4: turtle is hard to make out in its box; a mask or polygon there says more.") == 1
+    assert shown.count("hard to make out") == 1
 
 
 def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):

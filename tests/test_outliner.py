@@ -43,6 +43,17 @@ def test_the_object_in_a_box_is_found(outliner: Outliner, name: str, object_id: 
     assert jaccard(found, truth) > max(LEAST[name][0], jaccard(filled, truth) + 0.05)
 
 
+def test_it_says_how_good_the_mask_in_a_box_may_be(outliner: Outliner) -> None:
+    image, turtle = rgb(0), true_mask(0, TURTLE)
+    sure = outliner.object_in_box(tuple(box_of(turtle)), image)
+    left, top, right, bottom = box_of(turtle)
+    half = outliner.object_in_box((1.5 * left - 0.5 * right, top, (left + right) / 2, bottom), image)
+    assert sure.expected_j is not None and half.expected_j is not None
+    assert 0.7 < sure.expected_j <= 1 and 0 <= half.expected_j < sure.expected_j - 0.1
+    drawn = outliner.object_of(Shape("polygon", (10.0, 10.0, 90.0, 10.0, 90.0, 80.0)), image)
+    assert drawn.expected_j is None and drawn.mask.any()
+
+
 def test_at_any_size(outliner: Outliner, name: str) -> None:
     image, truth = rgb(0), true_mask(0, TURTLE)
     for size in ((160, 90), (3840, 2160)):

@@ -135,7 +135,7 @@ def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple
     prev_mask = (torch.rand(2, 9, 16) * 255).round() / 255
     records = (
         ObjectRecord("mask", (0, 0, 5, 6), tuple(range(number)), 0.5),
-        ObjectRecord("polygon", (1, 2, 3, 4), None, 0.25),
+        ObjectRecord("polygon", (1, 2, 3, 4), None, 0.25, expected_j=0.625),
     )
     memory = Memory((FeatureBank(seeds or entries(5, 0), entries(3, 1), recent),), prev_mask, number, number - 1)
     return Revision(bank, number, digest(bank, number), memory, records)

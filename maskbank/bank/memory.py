@@ -61,15 +61,15 @@ class Seed(PackedMask):
 
     Args:
         mask: (H, W) bool.
-        from_box: the object was searched for in a box, so its outline may be wrong.
+        expected_j: the Jaccard index to expect of a mask that was searched for in a box; None: it is what was outlined.
 
     Attributes:
         box: see `mask_box`.
     """
 
-    def __init__(self, mask: np.ndarray, from_box: bool = False):
+    def __init__(self, mask: np.ndarray, expected_j: float | None = None):
         super().__init__(mask)
-        self.from_box = from_box
+        self.expected_j = expected_j
         self.box = mask_box(mask)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import MaskOf, backward_order, forward_order, fuse, sweep
+from maskbank.jobs.sweeps import ObjectOf, backward_order, forward_order, fuse, sweep
 from maskbank.jobs.uploads import (
     Annotations,
     annotations_of,
@@ -93,11 +94,11 @@ class Upload:
 
 
 def annotate(
-    cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions
+    cvat: Cvat, job_ids: Iterable[int], propagate: Propagate, object_of: ObjectOf, options: AnnotateOptions
 ) -> None:
     """Tracks what is outlined in jobs through all their frames, uploads it, and prints a report for each.
 
-    mask_of: the pixels that an outline means.
+    object_of: what an outline means.
 
     All jobs are checked before the first is tracked. A run that is stopped goes on from where it was when it is run
     again.
@@ -118,7 +119,7 @@ def annotate(
             print(f"Job {each.job.id}: people have outlined its objects on all frames, or made tracks; nothing to do.")
             continue
         try:
-            print(annotate_job(cvat, each, propagate, mask_of, options))
+            print(annotate_job(cvat, each, propagate, object_of, options))
         except ConnectionError as error:
             reason = str(error).rstrip(".")
             raise ConnectionError(f"{reason}; what was done is kept, so run this again later.") from error
@@ -140,7 +141,7 @@ def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
 
 
 def annotate_job(
-    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions
+    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, object_of: ObjectOf, options: AnnotateOptions
 ) -> str:
     """Tracks and uploads; returns the report."""
     job = outlined.job
@@ -155,7 +156,7 @@ def annotate_job(
             )
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
-        forward, backward = _track(cvat, outlined, propagate, mask_of, options, folder)
+        forward, backward = _track(cvat, outlined, propagate, object_of, options, folder)
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
@@ -190,7 +191,12 @@ def annotate_job(
 
 
 def _track(
-    cvat: Cvat, outlined: JobToTrack, propagate: Propagate, mask_of: MaskOf, options: AnnotateOptions, folder: RunFolder
+    cvat: Cvat,
+    outlined: JobToTrack,
+    propagate: Propagate,
+    object_of: ObjectOf,
+    options: AnnotateOptions,
+    folder: RunFolder,
 ) -> tuple[dict[int, list[SweepPrediction | None]], dict[int, list[SweepPrediction | None]]]:
     """The objects' answers by frame of the forward and of the backward sweep."""
     job, objects = outlined.job, outlined.objects
@@ -215,12 +221,20 @@ def _track(
             bar.set_postfix_str("", refresh=False)
             return answer
 
+        told: set[tuple[str, int]] = set()  # both sweeps begin with the same boxes
+
+        def tell_of_box(drawn: JobObject, frame: int) -> None:
+            if (drawn.name, frame) not in told:
+                told.add((drawn.name, frame))
+                text = f"Frame {frame}: {drawn.name} is hard to make out in its box; a mask or polygon there says more."
+                tqdm.write(text, file=sys.stderr)
+
         if options.tune and _answered(logs) < total:
-            write_outlined(folder.path / "tuning" / "data", objects, image_of, mask_of)
+            write_outlined(folder.path / "tuning" / "data", objects, image_of, object_of)
             propagate = options.tune(folder.path / "tuning" / "data", folder.path / "tuning" / "run")
         for log in logs:
             if len(log.order) > 1:  # one frame has a seed, and nothing to find
-                for _ in sweep(log, objects, image_of, ask, mask_of):
+                for _ in sweep(log, objects, image_of, ask, object_of, tell_of_box):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
         for frame in frames_without_picture(folder.path, job.frames):

@@ -9,7 +9,7 @@ import numpy as np
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines
 from maskbank.jobs.objects import JobObject, Label, find_objects
-from maskbank.jobs.sweeps import MaskOf, seed_mask
+from maskbank.jobs.sweeps import ObjectOf, outlined_object
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.shape import SHAPE_TYPES
 from maskbank.tracking.search import Searcher
@@ -39,12 +39,14 @@ class Wanted:
     searcher: Searcher
 
 
-def objects_of_job(cvat: Cvat, job_id: int, tracker: Tracker, mask_of: MaskOf, labels: Sequence[str]) -> list[Wanted]:
+def objects_of_job(
+    cvat: Cvat, job_id: int, tracker: Tracker, object_of: ObjectOf, labels: Sequence[str]
+) -> list[Wanted]:
     """What is outlined in a job, to be searched for in others.
 
     Args:
         tracker: with the model `lite`.
-        mask_of: the pixels that an outline means.
+        object_of: what an outline means.
         labels: names of those that count; empty: all.
 
     Raises ValueError with one sentence where nothing is outlined; and as `Cvat` and `Searcher` do.
@@ -65,7 +67,7 @@ def objects_of_job(cvat: Cvat, job_id: int, tracker: Tracker, mask_of: MaskOf, l
         frame = job.frames[position]
         for drawn, own, known in zip(objects, shown_on, references, strict=True):
             if frame in own:
-                known.append((image, seed_mask(drawn, frame, image, mask_of)))
+                known.append((image, outlined_object(drawn, frame, image, object_of).mask))
     return [Wanted(drawn, Searcher(tracker, known)) for drawn, known in zip(objects, references, strict=True)]
 
 

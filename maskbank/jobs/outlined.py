@@ -10,13 +10,13 @@ from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.files.masks import VOID, write_id_mask
 from maskbank.jobs.objects import JobObject
-from maskbank.jobs.sweeps import MAX_PIXELS, ImageOf, MaskOf, seed_mask
+from maskbank.jobs.sweeps import MAX_PIXELS, ImageOf, ObjectOf, outlined_object
 from maskbank.shapes.overlaps import disjoint
 
 JPEG_QUALITY = 95
 
 
-def write_outlined(folder: Path, objects: Sequence[JobObject], image_of: ImageOf, mask_of: MaskOf) -> None:
+def write_outlined(folder: Path, objects: Sequence[JobObject], image_of: ImageOf, object_of: ObjectOf) -> None:
     """Writes the frames with their masks below a folder that `maskbank train --data` takes.
 
     Frames on which a person said of every object what is to be seen make a sequence, the others are stills: an object
@@ -39,7 +39,7 @@ def write_outlined(folder: Path, objects: Sequence[JobObject], image_of: ImageOf
             raise ValueError(f"Frame {frame}: {error}") from error
         ids = np.zeros(pixels.shape[:2], np.uint8)
         masks = (
-            (number, seed_mask(drawn, frame, pixels, mask_of))
+            (number, outlined_object(drawn, frame, pixels, object_of).mask)
             for number, drawn in enumerate(objects, 1)
             if frame in drawn.seeds
         )

@@ -15,6 +15,7 @@ from maskbank.files.images import decode_image
 from maskbank.jobs.function import BadRequest, Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
+from maskbank.networks.outliner import HARD_BELOW, FoundObject
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.tracking import fusion
@@ -25,7 +26,7 @@ MAX_PIXELS = 170_000_000  # of an image with seeds; the function may be set to t
 MAX_LOSSES = 3  # of the states in one sweep; then the function cannot keep them
 
 ImageOf = Callable[[int], bytes]  # a frame's number to its encoded image
-MaskOf = Callable[[Shape, np.ndarray], np.ndarray]  # see `Outliner.mask`
+ObjectOf = Callable[[Shape, np.ndarray], FoundObject]  # see `Outliner.object_of`
 
 
 def forward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
@@ -41,13 +42,20 @@ def backward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[
 
 
 def sweep(
-    log: SweepLog, objects: Sequence[JobObject], image_of: ImageOf, propagate: Propagate, mask_of: MaskOf
+    log: SweepLog,
+    objects: Sequence[JobObject],
+    image_of: ImageOf,
+    propagate: Propagate,
+    object_of: ObjectOf,
+    on_hard_box: Callable[[JobObject, int], None],
 ) -> Iterator[int]:
     """Tracks all objects, which compete for pixels, through the frames of a log that have no answers yet.
 
     A seed on the way starts its object or corrects it. Where the function has lost the states, all objects start again
     from their last seeds; where it refuses a seed as a correction, because it remembers as many as it can, the object
     starts again with it. After each request the number of frames that have answers is given.
+
+    on_hard_box: told of an object, and of the frame, when it is hard to tell what its box there means.
 
     Raises what `propagate` raises, but StateExpired; ValueError for a seed that cannot be used.
     """
@@ -57,7 +65,7 @@ def sweep(
         if log.states is None:
             log.drop_from(last_seeds(log.order[: len(log.answers)], objects))
         frames = _next_request(log.order[len(log.answers) :], objects, fetch)
-        body = {"frames": [_request_frame(frame, objects, fetch(frame), mask_of) for frame in frames]}
+        body = {"frames": [_request_frame(frame, objects, fetch(frame), object_of, on_hard_box) for frame in frames]}
         if log.states is not None:
             body["states"] = log.states
         try:
@@ -98,34 +106,42 @@ def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObje
     return states and [None if frame in each.seeds else state for each, state in zip(objects, states, strict=True)]
 
 
-def _request_frame(frame: int, objects: Sequence[JobObject], image: bytes, mask_of: MaskOf) -> dict[str, Any]:
+def _request_frame(
+    frame: int,
+    objects: Sequence[JobObject],
+    image: bytes,
+    object_of: ObjectOf,
+    on_hard_box: Callable[[JobObject, int], None],
+) -> dict[str, Any]:
     sent: dict[str, Any] = {"image": base64.b64encode(image).decode()}
     if any(frame in each.seeds for each in objects):
         try:
             pixels = decode_image(image, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
-        # Masks, whatever was drawn: they say most, and the results may be of any type.
-        sent["shapes"] = [
-            {"type": "mask", "points": encode_rle(seed_mask(each, frame, pixels, mask_of))}
-            if frame in each.seeds
-            else None
-            for each in objects
-        ]
+        shapes: list[dict[str, Any] | None] = [None] * len(objects)
+        for slot, drawn in enumerate(objects):
+            if frame in drawn.seeds:
+                seed = outlined_object(drawn, frame, pixels, object_of)
+                # A mask, whatever was drawn: it says most, and the results may be of any type.
+                shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
+                if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
+                    on_hard_box(drawn, frame)
+        sent["shapes"] = shapes
     return sent
 
 
-def seed_mask(drawn: JobObject, frame: int, pixels: np.ndarray, mask_of: MaskOf) -> np.ndarray:
-    """What is outlined of an object on a frame, (H, W) bool.
+def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of: ObjectOf) -> FoundObject:
+    """What is outlined of an object on a frame; of several boxes, the one that is hardest to make out counts.
 
     pixels: of the frame, (H, W, 3) uint8 RGB. Raises ValueError with one sentence where an outline means nothing.
     """
     try:
-        masks = [mask_of(shape, pixels) for shape in drawn.seeds[frame].shapes]
+        parts = [object_of(shape, pixels) for shape in drawn.seeds[frame].shapes]
     except RequestError as error:
         raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
-    mask: np.ndarray = np.any(masks, axis=0)
-    return mask
+    expected_j = min((part.expected_j for part in parts if part.expected_j is not None), default=None)
+    return FoundObject(np.any([part.mask for part in parts], axis=0), expected_j)
 
 
 def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:

@@ -1,5 +1,6 @@
 """`Interactor` as the function, jobs and the agent use it: the object that a person means with a box."""
 
+from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
 
@@ -18,9 +19,26 @@ from maskbank.shapes.rle import mask_box
 from maskbank.shapes.shape import Shape
 
 MIN_FILL = 0.05  # of the box; a smaller mask is a failure, not a finding
+# Expected J of the mask in a box, below which it is hard to tell what is meant: half of such masks are wrong. The
+# plugin draws the same line (`tracking.ts`).
+HARD_BELOW = 0.7
 # Of what is looked at: a box over all of 4K takes 16 million. A long strip of an image would take gigabytes, as it is
 # looked at with much above and below.
 MOST_PIXELS = 32_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObject:
+    """What an outline means on its image.
+
+    Attributes:
+        mask: (H, W) bool.
+        expected_j: the Jaccard index of the mask, as the network expects it, that was found in a box; None where the
+            outline itself is the object.
+    """
+
+    mask: np.ndarray
+    expected_j: float | None
 
 
 class Outliner:
@@ -37,23 +55,27 @@ class Outliner:
         self.device = device
 
     def mask(self, shape: Shape, image: np.ndarray) -> np.ndarray:
-        """The pixels that a shape means on its image: in a rectangle the object, else see `shape_to_mask`.
+        """The pixels that a shape means on its image, (H, W) bool; see `object_of`."""
+        return self.object_of(shape, image).mask
+
+    def object_of(self, shape: Shape, image: np.ndarray) -> FoundObject:
+        """What a shape means on its image: in a rectangle the object, else see `shape_to_mask`.
 
         Args:
             shape: as `parse_shape` or `mask_to_shape` returns it.
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (H, W) bool with at least one pixel set.
+            A mask with at least one pixel set.
 
         Raises:
             RequestError: the shape does not fit the image or covers none of its pixels.
         """
         if shape.type == "rectangle":
             return self.object_in_box(shape.points, image)
-        return shape_to_mask(shape, *image.shape[:2])
+        return FoundObject(shape_to_mask(shape, *image.shape[:2]), None)
 
-    def object_in_box(self, points: tuple[float, ...], image: np.ndarray) -> np.ndarray:
+    def object_in_box(self, points: tuple[float, ...], image: np.ndarray) -> FoundObject:
         """The object in a box; where nearly nothing is found, the ellipse in the box.
 
         As people draw boxes in haste, the mask may reach a little beyond.
@@ -63,7 +85,7 @@ class Outliner:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (H, W) bool with at least one pixel set. Raises RequestError when the box covers no pixel.
+            A mask with at least one pixel set. Raises RequestError when the box covers no pixel.
         """
         height, width = image.shape[:2]
         if points[0] >= points[2] or points[1] >= points[3]:
@@ -73,14 +95,15 @@ class Outliner:
         if ceil(left - 0.5) >= ceil(right - 0.5) or ceil(top - 0.5) >= ceil(bottom - 0.5):  # no pixel's centre
             raise RequestError(f"The rectangle covers no pixel of the image of {width} x {height} pixels.")
         found = self.object_at((left, top, right, bottom), image)
-        if found.sum() < MIN_FILL * (right - left) * (bottom - top):
-            found = fill_ellipse(((left + right) / 2, (top + bottom) / 2, right, top), height, width)
-        if not found.any():  # too thin for an ellipse: the pixels whose centres it holds
-            found[ceil(top - 0.5) : ceil(bottom - 0.5), ceil(left - 0.5) : ceil(right - 0.5)] = True
-        return found
+        if found.mask.sum() >= MIN_FILL * (right - left) * (bottom - top):
+            return found
+        mask = fill_ellipse(((left + right) / 2, (top + bottom) / 2, right, top), height, width)
+        if not mask.any():  # too thin for an ellipse: the pixels whose centres it holds
+            mask[ceil(top - 0.5) : ceil(bottom - 0.5), ceil(left - 0.5) : ceil(right - 0.5)] = True
+        return FoundObject(mask, 0.0)
 
-    def object_at(self, box: Box, image: np.ndarray) -> np.ndarray:
-        """What the network finds: (H, W) bool, perhaps empty; arguments as in `object_in_box`.
+    def object_at(self, box: Box, image: np.ndarray) -> FoundObject:
+        """What the network finds, perhaps nothing; arguments as in `object_in_box`.
 
         It looks twice, the second time at the box of what it found first, and goes by the mean of both. With
         `interactor-open` on 25 training sequences of DAVIS-2016, which those weights never saw, that and the mirror
@@ -93,34 +116,40 @@ class Outliner:
             small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
             across, down = width / size[1], height / size[0]
             seen = self.object_at((box[0] * across, box[1] * down, box[2] * across, box[3] * down), small)
-            return cv2.resize(seen.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
-        first = self._logits(box, window, image)
+            mask = cv2.resize(seen.mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
+            return FoundObject(mask, seen.expected_j)
+        first, _ = self._look(box, window, image)
         found = mask_box(window.paste(first, *size) > 0)
         if found is None:
-            return np.zeros(size, bool)
+            return FoundObject(np.zeros(size, bool), 0.0)
         closer = (found[0], found[1], found[2] + 1, found[3] + 1)
         again = window_around(closer)
         # Only the part of the image that one of them shows.
         left, top = max(min(window.left, again.left), 0), max(min(window.top, again.top), 0)
         height = min(max(each.top + each.height for each in (window, again)), size[0]) - top
         width = min(max(each.left + each.width for each in (window, again)), size[1]) - left
-        both = ((window, first), (again, self._logits(closer, again, image)))
+        second, expected_j = self._look(closer, again, image)
+        both = ((window, first), (again, second))
         total = np.sum([each.shifted(-left, -top).paste(logits, height, width) for each, logits in both], axis=0)
         mask = np.zeros(size, bool)
         mask[top : top + height, left : left + width] = total > 0
-        return mask
+        return FoundObject(mask, expected_j)
 
-    def _logits(self, box: Box, window: CropWindow, image: np.ndarray) -> np.ndarray:
-        """What the network makes of a crop, as the mean with what it makes of its mirror image: (S/2, S/2) float32."""
+    def _look(self, box: Box, window: CropWindow, image: np.ndarray) -> tuple[np.ndarray, float]:
+        """What the network makes of a crop, as the mean with what it makes of its mirror image.
+
+        Returns logits (S/2, S/2) float32 and the expected Jaccard index of their mask.
+        """
         seen = window.crop(image, OUTSIDE).transpose(2, 0, 1), Prompts(box=box).draw(window)
         crops, drawn = (
             torch.from_numpy(np.stack([pixels, pixels[..., ::-1]])).to(self.device).float() / 255 for pixels in seen
         )
         fast = torch.autocast(self.device.type, torch.bfloat16, enabled=fast_bfloat16(self.device))
         with torch.inference_mode(), fast:
-            logits = self.network(crops.contiguous(memory_format=torch.channels_last), drawn).logits.float()
+            found = self.network(crops.contiguous(memory_format=torch.channels_last), drawn)
+        logits = found.logits.float()
         mean: np.ndarray = ((logits[0] + logits[1].flip(-1)) / 2).cpu().numpy()
-        return mean
+        return mean, float(found.quality.float().sigmoid().mean())
 
 
 def load_outliner(weights: Path, device: torch.device) -> Outliner:

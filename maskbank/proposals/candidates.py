@@ -56,7 +56,7 @@ def find_candidates(
     view = tracker.view(Frame(image))
     found = []
     for box in _boxes(motion, *image.shape[:2]):
-        mask = outliner.object_at(box, image)
+        mask = outliner.object_at(box, image).mask
         if mask.mean() >= SMALLEST_MASK:
             look = appearance_of(tracker, view, mask)
             found.append(Candidate(index, mask, _salience(mask, motion), look))

@@ -61,11 +61,15 @@ def outlined_seeds(
     """
     shapes = {index: entry.shape for index, entry in enumerate(entries) if entry.shape is not None}
 
+    expected_j: dict[int, float | None] = {}
+
     def masks() -> Iterator[tuple[int, np.ndarray]]:
         for index, shape in shapes.items():
             deadline.check()
             try:
-                yield index, outliner.mask(shape, image)
+                found = outliner.object_of(shape, image)
+                expected_j[index] = found.expected_j
+                yield index, found.mask
             except RequestError as error:
                 raise in_object(entries[index].number, error) from None
 
@@ -74,7 +78,7 @@ def outlined_seeds(
         if not mask.any():
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)
-        seeds[index] = Seed(mask, from_box=shapes[index].type == "rectangle")
+        seeds[index] = Seed(mask, expected_j[index])
     return seeds
 
 

@@ -40,6 +40,8 @@ def state_of(reply: ObjectReply) -> dict[str, Any]:
         "visible": reply.record.rle is not None,
         "confidence": reply.record.confidence,
     }
+    if reply.record.expected_j is not None:
+        state["expected_j"] = reply.record.expected_j
     if not reply.revision.shared:
         state["shared"] = False
     return state

@@ -52,11 +52,13 @@ def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord
     box = mask_box(mask)
     rle = tuple(encode_rle(mask)) if box else None
     confidence = round(prediction.confidence, 3)
+    seed = plan.request.seeds.get(number)
+    expected_j = None if seed is None or seed.expected_j is None else round(seed.expected_j, 3)
     if number < len(plan.revision.objects):
         known = plan.revision.objects[number]
-        return ObjectRecord(known.type, box or known.box, rle, confidence)
+        return ObjectRecord(known.type, box or known.box, rle, confidence, expected_j)
     assert box, "a seed covers at least one pixel"
-    return ObjectRecord(plan.types[number], box, rle, confidence)
+    return ObjectRecord(plan.types[number], box, rle, confidence, expected_j)
 
 
 def image_digest(image: bytes) -> str:

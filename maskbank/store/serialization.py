@@ -112,7 +112,13 @@ def read_revision(
         raise ForeignModelError
     banks = tuple(_read_bank(bank, fetch, parts, device) for bank in description["banks"])
     records = tuple(
-        ObjectRecord(each["type"], tuple(each["box"]), each["rle"] and tuple(each["rle"]), each["confidence"])
+        ObjectRecord(
+            each["type"],
+            tuple(each["box"]),
+            each["rle"] and tuple(each["rle"]),
+            each["confidence"],
+            each.get("expected_j"),  # since 0.7.2
+        )
         for each in description["objects"]
     )
     decoder = _read_decoder(tuple(description["decoder"]), fetch, parts, device)

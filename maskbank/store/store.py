@@ -21,6 +21,7 @@ class ObjectRecord:
     box: tuple[int, int, int, int]  # the last known one: left, top, right, bottom; the last two inclusive
     rle: tuple[int, ...] | None  # its mask in the frame that made the revision, as CVAT's points; None: not visible
     confidence: float  # 0 to 1, in that frame
+    expected_j: float | None = None  # of the mask that was found in a box drawn on that frame; None: no box was
 
 
 @dataclass(frozen=True, eq=False)

@@ -342,7 +342,7 @@ class Tracker:
 
     def _tuned(self, frame: Frame, request: BankRequest, memory: Memory, until: Deadline) -> Memory:
         """The memory with a decoder tuned to its new seeds; not to boxes, as that would fortify what is wrong there."""
-        exact = [seed.mask for seed in request.seeds.values() if not seed.from_box]
+        exact = [seed.mask for seed in request.seeds.values() if seed.expected_j is None]
         if not exact or self.tune is None:
             return memory
         window = memory.window

@@ -686,6 +686,22 @@ describe('the end of a run', () => {
         expect(shownFrames).toEqual([]);
     });
 
+    test('boxes in which it is hard to tell what is meant, at the start and on the way', async () => {
+        server.confidence = () => 0.97;
+        server.expectedJ = (_, frame) => ({ 0: 0.45, 2: 0.8, 4: 0.69 })[frame]!;
+        job.draw({ frame: 0, type: 'mask', points: MASK, group: 4 });
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 2, points: BOX },
+            { frame: 4, points: BOX },
+        ]);
+        job.draw({ frame: 0, type: 'rectangle', points: BOX, label_id: 2 });
+        await run(0, 5);
+        expect(summaries[0]?.text).toContain(
+            ' Hard to make out in its box: turtle on 0, koi on 0, koi on 4; a mask or polygon there says more. ',
+        );
+    });
+
     test('objects without a group are numbered', async () => {
         server.confidence = (object) => (object === 1 ? 0.8 : 0.97);
         job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);

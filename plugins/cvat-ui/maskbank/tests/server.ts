@@ -29,6 +29,7 @@ export interface State {
     box: number[];
     visible: boolean;
     confidence: number;
+    expected_j?: number;
 }
 
 interface Bank {
@@ -43,6 +44,7 @@ export class Server {
     dropsSeeds = false;
     isGone: (object: number, frame: number) => boolean = () => false;
     confidence: (object: number, frame: number, seeded: boolean) => number = (_, __, seeded) => (seeded ? 1 : 0.9);
+    expectedJ: (object: number, frame: number) => number = () => 0.9; // of the mask in a box
     before: (request: Request) => void = () => {}; // may throw, or change the job
     sign: (state: State) => unknown = signed;
     private readonly banks: Bank[] = [];
@@ -104,6 +106,10 @@ export class Server {
         const state: State = {
             ...{ v: 1, bank: String(bank), object, revision, type, box: [0, 0, 9, 9], visible, confidence },
         };
+        const seed = seeds[object]!;
+        if (seed.frame === frame && seed.outline.type === 'rectangle') {
+            state.expected_j = this.expectedJ(object, frame);
+        }
         const given = this.sign(state);
         this.given.set(JSON.stringify(given), state);
         return given;

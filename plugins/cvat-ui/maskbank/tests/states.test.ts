@@ -18,11 +18,13 @@ describe('a state can be read', () => {
         ['inside an object', { id: 7, state: JSON_TEXT + END }],
         ['in JSON in JSON', JSON.stringify({ payload: JSON_TEXT }) + END],
     ])('%s', async (_, state) => {
-        expect(await readState(state)).toEqual({ confidence: 0.93, visible: false });
+        expect(await readState(state)).toEqual({ confidence: 0.93, visible: false, expectedJ: null });
     });
 
     test('of an object that is there unless it says otherwise', async () => {
-        expect(await readState({ confidence: 0.5 })).toEqual({ confidence: 0.5, visible: true });
+        const found = { confidence: 0.5, visible: true };
+        expect(await readState({ confidence: 0.5 })).toEqual({ ...found, expectedJ: null });
+        expect(await readState({ confidence: 0.5, expected_j: 0.6 })).toEqual({ ...found, expectedJ: 0.6 });
     });
 });
 

@@ -2,6 +2,7 @@
 export interface Certainty {
     confidence: number; // 0 to 1: how well the outline fits, or how surely the object is gone
     visible: boolean;
+    expectedJ: number | null; // of the mask that was found in a box drawn on the frame; null: no box was
 }
 
 const MAX_DEPTH = 4; // of wrappings: more than any CVAT has
@@ -29,7 +30,11 @@ export async function readState(state: unknown, depth = 0): Promise<Certainty | 
         return null;
     }
     if ('confidence' in state && typeof state.confidence === 'number') {
-        return { confidence: state.confidence, visible: !('visible' in state) || state.visible !== false };
+        return {
+            confidence: state.confidence,
+            visible: !('visible' in state) || state.visible !== false,
+            expectedJ: 'expected_j' in state && typeof state.expected_j === 'number' ? state.expected_j : null,
+        };
     }
     for (const part of Object.values(state)) {
         const found = typeof part === 'number' ? null : await readState(part, depth + 1);

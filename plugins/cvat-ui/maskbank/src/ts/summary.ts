@@ -30,11 +30,11 @@ export function namesOf(objects: readonly FollowedObject[], labels: Job['labels'
 }
 
 /**
- * What was tracked, where objects are gone or the tracker is unsure of them, and which frame to outline next.
+ * What was tracked, where objects are gone or the tracker is unsure of them or of a box, and which frame to outline next.
  *
  * @param from the frame on which all objects were outlined at the start
  */
-export function summaryOf({ done, found, end }: Tracked, names: readonly string[], from: number): Summary {
+export function summaryOf({ done, hardBoxes, found, end }: Tracked, names: readonly string[], from: number): Summary {
     const parts = [`Tracked ${counted(done.length, 'frame')}, up to frame ${done.at(-1)}.`];
     const remarks = found.flatMap((own, index) => {
         const gone = framesWhere(own, ({ outline }) => !outline);
@@ -48,6 +48,11 @@ export function summaryOf({ done, found, end }: Tracked, names: readonly string[
     parts.push(...remarks.slice(0, MOST_OBJECTS));
     if (remarks.length > MOST_OBJECTS) {
         parts.push(`${counted(remarks.length - MOST_OBJECTS, 'more object')} gone or unsure on some frames.`);
+    }
+    if (hardBoxes.length) {
+        const boxes = hardBoxes.slice(0, MOST_OBJECTS).map(({ frame, object }) => `${names[object]} on ${frame}`);
+        const others = hardBoxes.length > MOST_OBJECTS ? ' and others' : '';
+        parts.push(`Hard to make out in its box: ${boxes.join(', ')}${others}; a mask or polygon there says more.`);
     }
     const isHidden = found.every((own) => [...own.values()].every(({ confidence }) => confidence === null));
     if (isHidden || end.reason === 'unsure') {

@@ -38,8 +38,17 @@ export interface Prediction {
     confidence: number | null; // null: CVAT hides it
 }
 
+/** A box in which it is hard to tell what is meant: the mask that was found there may be wrong. */
+export interface HardBox {
+    frame: number;
+    object: number;
+}
+
+const HARD_BELOW = 0.7; // J of the mask in a box, as it is expected; below, half of the masks are wrong
+
 export interface Tracked {
     done: number[]; // frames, in the order of tracking
+    hardBoxes: HardBox[];
     found: Map<number, Prediction>[]; // by object and frame; not where a person said what is there
     end: End;
 }
@@ -62,8 +71,16 @@ export async function trackObjects(
     const call = (request: TrackerRequest): Promise<unknown> => patiently(() => send(request), options);
     const done: number[] = [];
     const found = objects.map(() => new Map<number, Prediction>());
+    const hardBoxes: HardBox[] = [];
     let unreadable = false;
-    const ended = (end: End): Tracked => ({ done, found, end });
+    const ended = (end: End): Tracked => ({ done, hardBoxes, found, end });
+    const noteHardBoxes = (frame: number, certainties: (Certainty | null)[]): void => {
+        certainties.forEach((certainty, object) => {
+            if ((certainty?.expectedJ ?? 1) < HARD_BELOW) {
+                hardBoxes.push({ frame, object });
+            }
+        });
+    };
 
     const start = {
         type: 'init_tracking',
@@ -79,6 +96,7 @@ export async function trackObjects(
         }
         throw error;
     }
+    noteHardBoxes(options.from, await Promise.all(states.map((state) => readState(state))));
     for (const frame of options.frames) {
         if (options.cancelled()) {
             return ended({ reason: 'cancelled' });
@@ -92,6 +110,10 @@ export async function trackObjects(
             const answer = await nextFrame(call, frame, states, seeds);
             states = answer.states;
             certainties = await Promise.all(states.map((state) => readState(state)));
+            noteHardBoxes(
+                frame,
+                certainties.map((certainty, index) => (seeds[index] ? certainty : null)),
+            );
             objects.forEach((object, index) => {
                 if (!object.annotated.has(frame) && !object.absent.has(frame)) {
                     const visible = certainties[index]?.visible ?? true; // a box is answered even where it is gone
