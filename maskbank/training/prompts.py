@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from maskbank.networks.interactor import CROP_SIZE
 from maskbank.networks.prompts import CONTEXT, OUTSIDE, Box, CropWindow, Points, Prompts, window_around
 from maskbank.training.sources import Source
-from maskbank.tuning.clips import affine, augment
+from maskbank.tuning.clips import augment
 from maskbank.tuning.samples import Sample
 
 SMALLEST_OBJECT = 200  # pixels
@@ -17,10 +16,6 @@ BOX_ONLY, BOX_AND_CLICKS = 0.7, 0.1  # chance of each; else clicks without a box
 JITTER = 0.1  # of a box's size: how far each of its edges is off in half of the samples
 WIDEST = 3.5  # a window around clicks, times the object's box
 ONE_PART = 0.25  # chance that of an object in parts only one is meant
-OTHERS = 0.5  # chance that objects of other images are near
-MOST_HIDDEN = 0.6  # of the object, by what is pasted before it
-COARSE = 0.15  # chance that the object is small or far away, so that its crop shows few pixels
-FEWEST_PIXELS = 24  # a side of such a crop
 
 
 @dataclass(frozen=True)
@@ -44,15 +39,12 @@ class PromptMaker:
     def crop(self) -> PromptedCrop:
         """A sample. Raises ValueError with one sentence when the data has no object that is large enough."""
         for _ in range(MAX_TRIES):
-            made = self._prompted(self._sample())
+            source = self.sources[self.random.choice(len(self.sources), p=self.weights)]
+            item = source.items[self.random.integers(len(source.items))]
+            made = self._prompted(item[self.random.integers(len(item))])
             if made is not None:
                 return made
         raise ValueError(f"The training data has no objects of {SMALLEST_OBJECT} pixels or more.")
-
-    def _sample(self) -> Sample:
-        source = self.sources[self.random.choice(len(self.sources), p=self.weights)]
-        item = source.items[self.random.integers(len(source.items))]
-        return item[self.random.integers(len(item))]
 
     def _prompted(self, sample: Sample) -> PromptedCrop | None:
         random = self.random
@@ -62,9 +54,6 @@ class PromptMaker:
         image, mask = self._turned(sample.image, (sample.ids == random.choice(objects)).astype(np.uint8))
         if random.random() < ONE_PART:
             mask = self._one_part(mask)
-        if mask.any() and random.random() < OTHERS:
-            for _ in range(int(random.integers(1, 3))):
-                image, mask = self._with_another(image, mask)
         if mask.sum() < SMALLEST_OBJECT:
             return None
         box = tight_box(mask)
@@ -85,10 +74,6 @@ class PromptMaker:
                 positive = self._places(mask, 1)
         prompts = Prompts(prompt, positive, negative, before).draw(window)
         crop, target = window.crop(image, OUTSIDE), window.crop(mask * np.uint8(255), 0)
-        if random.random() < COARSE:
-            side = round(float(np.exp(random.uniform(np.log(FEWEST_PIXELS), np.log(CROP_SIZE)))))
-            coarse = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
-            crop = cv2.resize(coarse, crop.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         crop = augment(crop[None], random)[0]
         if random.random() < 0.5:
             crop, prompts, target = crop[:, ::-1], prompts[..., ::-1], target[:, ::-1]
@@ -103,31 +88,6 @@ class PromptMaker:
             cv2.warpAffine(image, turn, (width, height), borderMode=cv2.BORDER_REFLECT_101),
             cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST),
         )
-
-    def _with_another(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """With an object of another image pasted before or behind (Ghiasi et al. 2021, arXiv 2012.07177).
-
-        Nothing is pasted before an object that would hide most of it.
-        """
-        random, other = self.random, self._sample()
-        objects = other.objects(0.01)
-        if not objects:
-            return image, mask
-        pasted = (other.ids == random.choice(objects)).astype(np.float32)
-        own, its = tight_box(mask), tight_box(pasted.astype(np.uint8))
-        width, height = own[2] - own[0], own[3] - own[1]
-        size = np.exp(random.uniform(np.log(0.4), np.log(1.6)))  # beside that of the object
-        scale = size * max(width, height) / max(its[2] - its[0], its[3] - its[1])
-        place = np.array([own[0] + own[2], own[1] + own[3]]) / 2 + random.uniform(-0.8, 0.8, 2) * (width, height)
-        middle = np.array([its[0] + its[2], its[1] + its[3]]) / 2
-        matrix = affine(scale, random.uniform(-20, 20), 0, middle, place)
-        alpha = cv2.GaussianBlur(cv2.warpAffine(pasted, matrix, mask.shape[::-1]), (3, 3), 0)
-        seen = cv2.warpAffine(other.image, matrix, mask.shape[::-1], borderMode=cv2.BORDER_REFLECT_101)
-        left = mask & (alpha <= 0.5)
-        if random.random() < 0.5 or left.sum() < (1 - MOST_HIDDEN) * mask.sum():
-            left, alpha = mask, alpha * (1 - cv2.GaussianBlur(mask.astype(np.float32), (3, 3), 0))
-        mixed = image * (1 - alpha[..., None]) + seen * alpha[..., None]
-        return mixed.astype(np.uint8), left
 
     def _one_part(self, mask: np.ndarray) -> np.ndarray:
         count, parts, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
