@@ -61,10 +61,12 @@ class TrackingFunction:
     ) -> TrackingState:
         """Raises BadFunctionError with one sentence for a shape that does not fit its image."""
         try:
-            outlined = self._outliner.mask(parse_shape({"type": shape.type, "points": shape.points}), pp_image.image)
+            outlined = self._outliner.object_of(
+                parse_shape({"type": shape.type, "points": shape.points}), pp_image.image
+            )
         except RequestError as error:
             raise refusal(error) from None
-        seed = Seed(outlined, from_box=shape.type == "rectangle")
+        seed = Seed(outlined.mask, outlined.expected_j)
         [(memory, _)] = self._tracker.track(pp_image, [BankRequest(Memory(), {0: seed})])
         return TrackingState(memory)
 
