@@ -336,7 +336,7 @@ def report(results: list[dict[str, Any]], load: float) -> str:
     ]
     notes = (
         "median and p90: milliseconds of a whole request, after warm-up. "
-        "Every third frame (afb-urr: fifth) is memorized, sure or not, so that banks are full, and is seen in full; on "
+        "Every third frame (afb-urr: fifth) is memorized, sure or not, so that banks are full, and encoded in full; on "
         "the others lite looks only around its objects. visible: objects in the answers, on average. entries: of each "
         "bank at the end. peak: the process. state: bytes of the largest. KiB written: to the store, per frame. "
         "The afb-urr models run with random weights for a few frames: their banks are smaller or larger than real ones."
