@@ -60,7 +60,6 @@ def outlined_seeds(
         LateError: there is no time for all of them.
     """
     shapes = {index: entry.shape for index, entry in enumerate(entries) if entry.shape is not None}
-
     expected_j: dict[int, float | None] = {}
 
     def masks() -> Iterator[tuple[int, np.ndarray]]:

@@ -77,9 +77,8 @@ class Searcher:
         is the same thing.
         """
         view = self._tracker.view(frame)
-        [found] = self._segmenter.segment(
-            view.features, [BankRequest(self._memory)], [[whole_area(view.working)]], True
-        )
+        everywhere = [[whole_area(view.working)]]
+        [found] = self._segmenter.segment(view.features, [BankRequest(self._memory)], everywhere, strict=True)
         look = self._segmenter.appearance(view.features, aggregate(found.logits[None])[0])  # (1, 192)
         alike = float(F.cosine_similarity(look, self._looks).amax())
         mask = object_map(frame.image.shape[:2], [found.logits[0]], [None], {}) == 0
