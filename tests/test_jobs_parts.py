@@ -21,7 +21,7 @@ from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
-from maskbank.networks.outliner import FoundObject
+from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.rle import encode_rle
@@ -71,7 +71,10 @@ def test_what_training_reads_of_an_object_inside_another_is_the_smaller_one_on_t
         objects = find_objects({"shapes": drawn, "tracks": []}, LABELS, FRAMES)
         folder = tmp_path / inner.name
         write_outlined(
-            folder, objects, lambda frame: image, lambda box, _: FoundObject(shape_to_mask(box, 20, 20), None)
+            folder,
+            objects,
+            lambda frame: image,
+            lambda box, _: FoundObject(shape_to_mask(box, 20, 20), None, certain),
         )
         ids = read_id_mask(folder / "static" / "outlined" / "000003.png")
         numbers = [number for number in (1, 2) if objects[number - 1].label == inner]

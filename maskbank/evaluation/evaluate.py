@@ -23,8 +23,8 @@ from maskbank.evaluation.sequences import (
 from maskbank.function.client import Call, FunctionError, TrackingSession
 from maskbank.function.local import invoke, start_worker
 from maskbank.networks.outliner import Outliner
+from maskbank.networks.overlaps import disjoint
 from maskbank.shapes.conversion import mask_to_shape
-from maskbank.shapes.overlaps import disjoint
 
 TOGETHER, ALONE = "all objects together", "one object at a time"
 FROM_BOXES = "all objects together, from boxes"
@@ -74,7 +74,7 @@ def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarr
     for object_id in sequence.objects:
         box = mask_to_shape(sequence.seed == object_id, "rectangle")
         assert box is not None
-        found[object_id] = outliner.mask(box, image)
+        found[object_id] = outliner.object_of(box, image)
     ids = np.zeros_like(sequence.seed)
     for object_id, mask in disjoint(found.items()):
         ids[mask] = object_id

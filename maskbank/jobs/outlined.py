@@ -11,7 +11,7 @@ from maskbank.files.images import decode_image
 from maskbank.files.masks import VOID, write_id_mask
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.sweeps import MAX_PIXELS, ImageOf, ObjectOf, outlined_object
-from maskbank.shapes.overlaps import disjoint
+from maskbank.networks.overlaps import disjoint
 
 JPEG_QUALITY = 95
 
@@ -38,12 +38,12 @@ def write_outlined(folder: Path, objects: Sequence[JobObject], image_of: ImageOf
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
         ids = np.zeros(pixels.shape[:2], np.uint8)
-        masks = (
-            (number, outlined_object(drawn, frame, pixels, object_of).mask)
+        found = (
+            (number, outlined_object(drawn, frame, pixels, object_of))
             for number, drawn in enumerate(objects, 1)
             if frame in drawn.seeds
         )
-        for number, mask in disjoint(masks):
+        for number, mask in disjoint(found):
             ids[mask] = number
         Image.fromarray(pixels).save(path, quality=JPEG_QUALITY)
         write_id_mask(path.with_suffix(".png"), ids)

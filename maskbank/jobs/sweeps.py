@@ -16,8 +16,10 @@ from maskbank.jobs.function import BadRequest, Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
 from maskbank.networks.outliner import HARD_BELOW, FoundObject
+from maskbank.networks.overlaps import disjoint
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
+from maskbank.shapes.window import Window
 from maskbank.tracking import fusion
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
@@ -119,20 +121,28 @@ def _request_frame(
             pixels = decode_image(image, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
-        shapes: list[dict[str, Any] | None] = [None] * len(objects)
+        seeds = {}
         for slot, drawn in enumerate(objects):
             if frame in drawn.seeds:
-                seed = outlined_object(drawn, frame, pixels, object_of)
-                # A mask, whatever was drawn: it says most, and the results may be of any type.
-                shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
-                if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
+                seeds[slot] = outlined_object(drawn, frame, pixels, object_of)
+                expected_j = seeds[slot].expected_j
+                if expected_j is not None and expected_j < HARD_BELOW:
                     on_hard_box(drawn, frame)
+        shapes: list[dict[str, Any] | None] = [None] * len(objects)
+        for slot, mask in disjoint(seeds.items()):  # here, as the function will not know which ones are of boxes
+            if not mask.any():
+                hidden = "it lies wholly under other objects; track them one after the other."
+                raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
+            # A mask, whatever was drawn: it says most, and the results may be of any type.
+            shapes[slot] = {"type": "mask", "points": encode_rle(mask)}
         sent["shapes"] = shapes
     return sent
 
 
 def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of: ObjectOf) -> FoundObject:
-    """What is outlined of an object on a frame; of several boxes, the one that is hardest to make out counts.
+    """What is outlined of an object on a frame, by any number of shapes.
+
+    How good the mask is in the box that is hardest to make out counts for all of it.
 
     pixels: of the frame, (H, W, 3) uint8 RGB. Raises ValueError with one sentence where an outline means nothing.
     """
@@ -141,7 +151,13 @@ def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of:
     except RequestError as error:
         raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
     expected_j = min((part.expected_j for part in parts if part.expected_j is not None), default=None)
-    return FoundObject(np.any([part.mask for part in parts], axis=0), expected_j)
+
+    def logits_in(area: Window) -> np.ndarray:
+        own = [np.where(area.cut(part.mask), part.logits_in(area), -np.inf) for part in parts]
+        most: np.ndarray = np.max(own, axis=0)
+        return most
+
+    return FoundObject(np.any([part.mask for part in parts], axis=0), expected_j, logits_in)
 
 
 def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:

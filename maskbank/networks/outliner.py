@@ -1,7 +1,9 @@
 """`Interactor` as the function, jobs and the agent use it: the object that a person means with a box."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, sqrt
+from functools import partial
+from math import ceil, inf, sqrt
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.polygon import fill_ellipse
 from maskbank.shapes.rle import mask_box
 from maskbank.shapes.shape import Shape
+from maskbank.shapes.window import Window
 
 MIN_FILL = 0.05  # of the box; a smaller mask is a failure, not a finding
 # Expected J of the mask in a box, below which it is hard to tell what is meant: half of such masks are wrong. The
@@ -25,6 +28,19 @@ HARD_BELOW = 0.7
 # Of what is looked at: a box over all of 4K takes 16 million. A long strip of an image would take gigabytes, as it is
 # looked at with much above and below.
 MOST_PIXELS = 32_000_000
+
+# In a window of the image, (h, w) or one number for all: the logits with which its pixels are the object's.
+LogitsIn = Callable[[Window], np.ndarray | float]
+
+
+def certain(_: Window) -> float:
+    """The logits of what a person drew."""
+    return inf
+
+
+def undecided(_: Window) -> float:
+    """The logits of what is as likely wrong as right."""
+    return 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +51,12 @@ class FoundObject:
         mask: (H, W) bool.
         expected_j: the Jaccard index of the mask, as the network expects it, that was found in a box; None where the
             outline itself is the object.
+        logits_in: how sure it is whose the pixels in the mask are; what it says of others means nothing.
     """
 
     mask: np.ndarray
     expected_j: float | None
+    logits_in: LogitsIn
 
 
 class Outliner:
@@ -73,7 +91,7 @@ class Outliner:
         """
         if shape.type == "rectangle":
             return self.object_in_box(shape.points, image)
-        return FoundObject(shape_to_mask(shape, *image.shape[:2]), None)
+        return FoundObject(shape_to_mask(shape, *image.shape[:2]), None, certain)
 
     def object_in_box(self, points: tuple[float, ...], image: np.ndarray) -> FoundObject:
         """The object in a box; where nearly nothing is found, the ellipse in the box.
@@ -100,7 +118,7 @@ class Outliner:
         mask = fill_ellipse(((left + right) / 2, (top + bottom) / 2, right, top), height, width)
         if not mask.any():  # too thin for an ellipse: the pixels whose centres it holds
             mask[ceil(top - 0.5) : ceil(bottom - 0.5), ceil(left - 0.5) : ceil(right - 0.5)] = True
-        return FoundObject(mask, 0.0)
+        return FoundObject(mask, 0.0, undecided)
 
     def object_at(self, box: Box, image: np.ndarray) -> FoundObject:
         """What the network finds, perhaps nothing; arguments as in `object_in_box`.
@@ -117,11 +135,11 @@ class Outliner:
             across, down = width / size[1], height / size[0]
             seen = self.object_at((box[0] * across, box[1] * down, box[2] * across, box[3] * down), small)
             mask = cv2.resize(seen.mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
-            return FoundObject(mask, seen.expected_j)
+            return FoundObject(mask, seen.expected_j, undecided)
         first, _ = self._look(box, window, image)
         found = mask_box(window.paste(first, *size) > 0)
         if found is None:
-            return FoundObject(np.zeros(size, bool), 0.0)
+            return FoundObject(np.zeros(size, bool), 0.0, undecided)
         closer = (found[0], found[1], found[2] + 1, found[3] + 1)
         again = window_around(closer)
         # Only the part of the image that one of them shows.
@@ -129,11 +147,11 @@ class Outliner:
         height = min(max(each.top + each.height for each in (window, again)), size[0]) - top
         width = min(max(each.left + each.width for each in (window, again)), size[1]) - left
         second, expected_j = self._look(closer, again, image)
-        both = ((window, first), (again, second))
-        total = np.sum([each.shifted(-left, -top).paste(logits, height, width) for each, logits in both], axis=0)
+        logits_in = partial(_pasted, ((window, first), (again, second)))
+        seen_part = Window(left, top, width, height)
         mask = np.zeros(size, bool)
-        mask[top : top + height, left : left + width] = total > 0
-        return FoundObject(mask, expected_j)
+        seen_part.cut(mask)[:] = logits_in(seen_part) > 0
+        return FoundObject(mask, expected_j, logits_in)
 
     def _look(self, box: Box, window: CropWindow, image: np.ndarray) -> tuple[np.ndarray, float]:
         """What the network makes of a crop, as the mean with what it makes of its mirror image.
@@ -150,6 +168,13 @@ class Outliner:
         logits = found.logits.float()
         mean: np.ndarray = ((logits[0] + logits[1].flip(-1)) / 2).cpu().numpy()
         return mean, float(found.quality.float().sigmoid().mean())
+
+
+def _pasted(looks: Sequence[tuple[CropWindow, np.ndarray]], area: Window) -> np.ndarray:
+    """The sum of logits (S/2, S/2), each of its crop, in an area of the image: (h, w) float32."""
+    inside = [crop.shifted(-area.left, -area.top).paste(logits, area.height, area.width) for crop, logits in looks]
+    total: np.ndarray = np.sum(inside, axis=0)
+    return total
 
 
 def load_outliner(weights: Path, device: torch.device) -> Outliner:

@@ -10,9 +10,9 @@ import numpy as np
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.deadline import Deadline
 from maskbank.errors import RequestError, TooLargeError
-from maskbank.networks.outliner import Outliner
+from maskbank.networks.outliner import FoundObject, Outliner
+from maskbank.networks.overlaps import disjoint
 from maskbank.service.requests import Entry, in_object
-from maskbank.shapes.overlaps import disjoint
 from maskbank.store.store import Revision
 
 NEW_BANK = Revision(bank_id="", number=0, digest="", memory=Memory(), objects=())  # what precedes the first revision
@@ -62,18 +62,18 @@ def outlined_seeds(
     shapes = {index: entry.shape for index, entry in enumerate(entries) if entry.shape is not None}
     expected_j: dict[int, float | None] = {}
 
-    def masks() -> Iterator[tuple[int, np.ndarray]]:
+    def found() -> Iterator[tuple[int, FoundObject]]:
         for index, shape in shapes.items():
             deadline.check()
             try:
-                found = outliner.object_of(shape, image)
-                expected_j[index] = found.expected_j
-                yield index, found.mask
+                meant = outliner.object_of(shape, image)
+                expected_j[index] = meant.expected_j
+                yield index, meant
             except RequestError as error:
                 raise in_object(entries[index].number, error) from None
 
     seeds = {}
-    for index, mask in disjoint(masks()):
+    for index, mask in disjoint(found()):
         if not mask.any():
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)

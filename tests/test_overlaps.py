@@ -1,0 +1,106 @@
+"""Whose the pixels are where outlines overlap."""
+
+import numpy as np
+import pytest
+import torch
+from support import GOLDEN_KOI, RED_KOI, TURTLE, box_of, jaccard, rgb, true_mask
+
+from maskbank.networks.models import BUNDLED_INTERACTORS
+from maskbank.networks.outliner import FoundObject, certain, load_outliner, undecided
+from maskbank.networks.overlaps import disjoint
+from maskbank.shapes.shape import Shape
+from maskbank.shapes.window import Window
+
+SIZE = (60, 80)
+
+
+def block(left: int, top: int, right: int, bottom: int) -> np.ndarray:
+    mask = np.zeros(SIZE, bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def by_hand(mask: np.ndarray) -> FoundObject:
+    return FoundObject(mask, None, certain)
+
+
+def in_box(mask: np.ndarray, logits: np.ndarray | float) -> FoundObject:
+    """Found in a box, with logits (H, W) or the same everywhere."""
+    return FoundObject(mask, 0.8, lambda area: area.cut(np.broadcast_to(logits, SIZE)))
+
+
+def divided(*found: FoundObject) -> list[np.ndarray]:
+    """The masks in the order of the objects, which share no pixel and leave out none."""
+    masks = [mask for _, mask in sorted(disjoint(enumerate(found)))]
+    assert (sum(mask.astype(int) for mask in masks) == np.any([each.mask for each in found], axis=0)).all()
+    return masks
+
+
+LARGE, SMALL = block(0, 0, 40, 40), block(30, 10, 50, 30)  # 1600 and 400 pixels, of which they share 200
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_that_were_drawn_the_smaller_one_has_what_they_share(order: int) -> None:
+    large, small = divided(*[by_hand(LARGE), by_hand(SMALL)][::order])[::order]
+    assert (small == SMALL).all() and (large == (LARGE & ~SMALL)).all()
+
+
+def test_of_equals_the_first_one_has_what_they_share() -> None:
+    one, other = block(0, 0, 20, 20), block(10, 0, 30, 20)
+    assert (divided(by_hand(one), by_hand(other))[0] == one).all()
+    assert (divided(in_box(one, 3), in_box(other, 3))[0] == one).all()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_was_found_in_boxes_is_divided_by_how_sure_the_network_was(order: int) -> None:
+    logits = np.full(SIZE, 1.0)
+    logits[:20] = 9.0
+    large, small = divided(*[in_box(LARGE, 5), in_box(SMALL, logits)][::order])[::order]
+    assert (small == (SMALL & ((logits > 5) | ~LARGE))).all() and (large == (LARGE & ~small)).all()
+
+
+def test_a_little_less_sure_the_smaller_one_keeps_its_pixels() -> None:
+    assert (divided(in_box(LARGE, 5), in_box(SMALL, 3))[1] == SMALL).all()  # 2 log 4 is 2.8
+
+
+def test_what_lies_within_another_is_in_front_of_it_however_sure_that_is() -> None:
+    bag = block(5, 5, 15, 15)
+    assert (divided(in_box(LARGE, 20), in_box(bag, 0.1))[1] == bag).all()
+    assert (divided(by_hand(LARGE), in_box(bag, 0.1))[1] == bag).all()
+
+
+def test_what_was_drawn_keeps_its_pixels_from_what_was_found_beside_it() -> None:
+    large, small = divided(by_hand(LARGE), in_box(SMALL, 20))
+    assert (large == LARGE).all() and (small == (SMALL & ~LARGE)).all()
+    large, small = divided(in_box(LARGE, 20), by_hand(SMALL))
+    assert (large == (LARGE & ~SMALL)).all() and (small == SMALL).all()
+    assert (divided(FoundObject(SMALL, 0.0, undecided), in_box(LARGE, 20))[1] == LARGE).all()
+
+
+def test_three_divide_a_place_among_them() -> None:
+    third = block(20, 20, 45, 45)
+    large, small, middle = divided(in_box(LARGE, 3), in_box(SMALL, 9), in_box(third, 6))
+    assert (small == SMALL).all() and (middle == (third & ~SMALL)).all() and (large == (LARGE & ~SMALL & ~third)).all()
+
+
+def test_none_and_nothing() -> None:
+    assert list(disjoint([])) == []
+    empty, small = divided(in_box(np.zeros(SIZE, bool), 0.0), by_hand(SMALL))
+    assert not empty.any() and (small == SMALL).all()
+
+
+def test_the_logits_of_what_is_found_in_a_box_are_those_of_its_mask() -> None:
+    outliner = load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
+    found = outliner.object_of(Shape("rectangle", tuple(box_of(true_mask(0, TURTLE)))), rgb(0))
+    height, width = found.mask.shape
+    for area in (Window(0, 0, width, height), Window(101, 53, 120, 90)):
+        assert np.array_equal(np.asarray(found.logits_in(area)) > 0, area.cut(found.mask))
+
+
+def test_boxes_of_the_clip_become_masks_that_share_nothing() -> None:
+    outliner = load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
+    ids = (RED_KOI, GOLDEN_KOI, TURTLE)
+    shapes = {each: Shape("rectangle", tuple(box_of(true_mask(0, each)))) for each in ids}
+    masks = dict(disjoint((each, outliner.object_of(shape, rgb(0))) for each, shape in shapes.items()))
+    assert np.sum([mask.astype(int) for mask in masks.values()], axis=0).max() == 1
+    assert all(jaccard(masks[each], true_mask(0, each)) > 0.75 for each in ids)
