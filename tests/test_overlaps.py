@@ -67,6 +67,13 @@ def test_what_lies_within_another_is_in_front_of_it_however_sure_that_is() -> No
     bag = block(5, 5, 15, 15)
     assert (divided(in_box(LARGE, 20), in_box(bag, 0.1))[1] == bag).all()
     assert (divided(by_hand(LARGE), in_box(bag, 0.1))[1] == bag).all()
+    assert (divided(by_hand(LARGE), by_hand(bag))[1] == bag).all()
+
+
+def test_a_box_around_what_was_drawn_already_does_not_take_it() -> None:
+    same = block(1, 1, 39, 39)
+    large, box = divided(by_hand(LARGE), in_box(same, 20))
+    assert (large == LARGE).all() and not box.any()
 
 
 def test_what_was_drawn_keeps_its_pixels_from_what_was_found_beside_it() -> None:
