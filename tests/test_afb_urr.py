@@ -174,6 +174,16 @@ def test_winograds_convolution_is_a_convolution(
         assert torch.allclose(winograd.WinogradConv2d(convolution)(x), convolution(x), atol=1e-5)
 
 
+@torch.inference_mode()
+def test_what_is_the_same_for_all_classes_is_convolved_once() -> None:
+    shared, own = torch.randn(1, 3, 9, 7), torch.randn(2, 5, 9, 7)
+    for first, second in ((shared, own), (own, shared)):
+        convolution = nn.Conv2d(8, 4, 3, padding=1)
+        joined = convolution(torch.cat([each.expand(2, -1, -1, -1) for each in (first, second)], 1))
+        for each in (convolution, winograd.WinogradConv2d(convolution)):
+            assert torch.allclose(afb_urr.convolve_joined(each, first, second), joined, atol=1e-5)
+
+
 @pytest.mark.parametrize("bfloat16", [False, True])
 @torch.inference_mode()
 def test_the_segmenters_network_computes_the_same(

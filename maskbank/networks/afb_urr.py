@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.readout import read
+from maskbank.networks.winograd import WinogradConv2d
 
 # The authors' values.
 KEY_CHANNELS = 128
@@ -310,7 +311,7 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convFM = nn.Conv2d(2 * VALUE_CHANNELS, 256, 3, padding=1)
+        self.convFM: nn.Conv2d | WinogradConv2d = nn.Conv2d(2 * VALUE_CHANNELS, 256, 3, padding=1)
         self.ResMM = ResBlock(256)
         self.RF3 = Refine(512, 256)
         self.RF2 = Refine(256, 256)
@@ -349,11 +350,15 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-def convolve_joined(convolution: nn.Conv2d, first: Tensor, second: Tensor) -> Tensor:
+def convolve_joined(convolution: nn.Conv2d | WinogradConv2d, first: Tensor, second: Tensor) -> Tensor:
     """A 3×3 convolution of both, joined along their channels, without joining them.
 
     One of them may be the same for all k classes, (1, C, H, W) beside (k, C, H, W); its share is computed once.
     """
+    if isinstance(convolution, WinogradConv2d):
+        joint = first.shape[1]
+        joined: Tensor = convolution(first, slice(joint)) + convolution(second, slice(joint, None), bias=False)
+        return joined
     weights = convolution.weight.split([first.shape[1], second.shape[1]], 1)
     return F.conv2d(first, weights[0], convolution.bias, padding=1) + F.conv2d(second, weights[1], padding=1)
 

@@ -77,10 +77,13 @@ class AfbUrrSegmenter:
 
 def replace_convolutions(network: AfbUrr) -> None:
     """Puts faster ones in the place of those that take most of the time."""
-    for module in (*network.decoder.RF3.modules(), *network.decoder.RF2.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d):
-                setattr(module, name, WinogradConv2d(child))
+    decoder = network.decoder
+    parents = (network.keyval_r4, *decoder.RF3.modules(), *decoder.RF2.modules())
+    slow = [(parent, name) for parent in parents for name, _ in parent.named_children()] + [(decoder, "convFM")]
+    for parent, name in slow:
+        child = getattr(parent, name)
+        if isinstance(child, nn.Conv2d):
+            setattr(parent, name, WinogradConv2d(child))
 
 
 def fold_batch_norm(network: AfbUrr) -> AfbUrr:
