@@ -199,6 +199,8 @@ def test_the_segmenters_network_computes_the_same(
         return logits
 
     fast = AfbUrrSegmenter(copy.deepcopy(network), torch.device("cpu")).network
+    quick = (fast.keyval_r4.Key, fast.keyval_r4.Value, fast.decoder.convFM, fast.decoder.RF2.convFS)
+    assert all(isinstance(each, nn.Conv2d if bfloat16 else winograd.WinogradConv2d) for each in quick)
     exact = AfbUrrSegmenter(copy.deepcopy(network), torch.device("cpu"), exact=True).network
     expected, found = run(network), run(fast)
     assert torch.allclose(run(exact), expected, atol=TOLERANCE)

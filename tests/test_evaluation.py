@@ -7,15 +7,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from support import CLIP
 
 from maskbank import cli
 from maskbank.evaluation import evaluate as module
+from maskbank.evaluation.boxes import box_report, score_boxes
 from maskbank.evaluation.evaluate import ALONE, TOGETHER, evaluate, report
 from maskbank.evaluation.measures import Score, mean_j_and_f
 from maskbank.evaluation.sequences import AnnotatedSequence, ConfidenceSample, SequenceScore, read_sequences
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import read_id_mask, write_id_mask
+from maskbank.networks.models import BUNDLED_INTERACTORS
+from maskbank.networks.outliner import load_outliner
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +59,20 @@ def test_sequences_begin_with_their_first_mask(data):
     assert (every.objects, turtle.objects) == ([1, 2, 3], [3])
     assert [path.name for path in turtle.images] == [f"{i:05d}.jpg" for i in range(1, 6)]
     assert [truth is not None for truth in turtle.truths] == [True, False, True, False, True]
+
+
+def test_boxes_are_scored_one_by_one_and_together(data):
+    outliner = load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
+    every, turtle = (score_boxes(outliner, sequence) for sequence in read_sequences(data))
+    assert (every.objects, turtle.objects) == (3, 3)  # in the first of four frames; in all that are annotated
+    assert turtle.together == turtle.exact > 0.7
+    assert 0.5 < every.jittered < every.exact <= 1 and abs(every.together - every.exact) < 0.1
+    *_, mean = rows(box_report([every, turtle]))
+    assert mean[:2] == ["**mean**", "6"]
+    assert [float(cell) for cell in mean[2:]] == [
+        pytest.approx(50 * (getattr(every, way) + getattr(turtle, way)), abs=0.06)
+        for way in ("exact", "jittered", "together")
+    ]
 
 
 def test_every_way_is_scored_and_reported(data, tmp_path, capsys):

@@ -19,13 +19,14 @@ from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, se
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds
+from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
 from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.rle import encode_rle
 from maskbank.shapes.shape import Shape
+from maskbank.shapes.window import Window
 
 CAR = Label(1, "car", "any", frozenset({11}))
 BIKE = Label(2, "bike", "any", frozenset())
@@ -80,6 +81,22 @@ def test_what_training_reads_of_an_object_inside_another_is_the_smaller_one_on_t
         numbers = [number for number in (1, 2) if objects[number - 1].label == inner]
         assert [np.count_nonzero(ids == number) for number in numbers] == [9]
         assert np.count_nonzero(ids) == 100
+
+
+@pytest.mark.parametrize("in_box", [(), (1,), (0, 1)])  # which of two parts were found in boxes; 0 on the left
+def test_the_parts_of_an_object_are_as_sure_as_each_is(in_box):
+    parts = []
+    for number, mask in enumerate((np.tri(4, 8, -1) > 0, np.tri(4, 8, -1)[:, ::-1] > 0)):
+        sure = FoundObject(mask, 0.6 + number / 10, lambda window, number=number: 3.0 + number)
+        parts.append(sure if number in in_box else FoundObject(mask, None, certain))
+    [car] = find_objects({"shapes": [shape(0, group=4), shape(0, group=4, left=30)], "tracks": []}, LABELS, FRAMES)
+    given = iter(parts)
+    together = outlined_object(car, 0, np.zeros((4, 8, 3), np.uint8), lambda shape, image: next(given))
+    assert (together.mask == (parts[0].mask | parts[1].mask)).all()
+    assert together.expected_j == {(): None, (1,): 0.7, (0, 1): 0.6}[in_box]
+    logits = np.broadcast_to(together.logits_in(Window(0, 0, 8, 4)), (4, 8))
+    for number, part in enumerate(parts):
+        assert (logits[part.mask] == (3.0 + number if number in in_box else np.inf)).all()
 
 
 def test_shapes_of_a_label_that_no_frame_has_twice_are_one_object():

@@ -5,6 +5,9 @@ import pytest
 import torch
 from support import GOLDEN_KOI, RED_KOI, TURTLE, box_of, jaccard, rgb, true_mask
 
+from maskbank.deadline import Deadline
+from maskbank.errors import LateError
+from maskbank.networks import outliner as outliner_module
 from maskbank.networks.models import BUNDLED_INTERACTORS
 from maskbank.networks.outliner import FoundObject, certain, load_outliner, undecided
 from maskbank.networks.overlaps import disjoint
@@ -63,17 +66,27 @@ def test_a_little_less_sure_the_smaller_one_keeps_its_pixels() -> None:
     assert (divided(in_box(LARGE, 5), in_box(SMALL, 3))[1] == SMALL).all()  # 2 log 4 is 2.8
 
 
-def test_what_lies_within_another_is_in_front_of_it_however_sure_that_is() -> None:
-    bag = block(5, 5, 15, 15)
-    assert (divided(in_box(LARGE, 20), in_box(bag, 0.1))[1] == bag).all()
-    assert (divided(by_hand(LARGE), in_box(bag, 0.1))[1] == bag).all()
+@pytest.mark.parametrize(("inside", "in_front"), [(17, False), (19, True)])
+def test_what_lies_within_another_is_in_front_of_it_however_sure_that_is(inside: int, in_front: bool) -> None:
+    bag = block(40 - inside, 5, 60 - inside, 15)  # 20 pixels wide, of which so many are inside
+    assert (divided(in_box(LARGE, 20), in_box(bag, 0.1))[1] == (bag if in_front else bag & ~LARGE)).all()
+    assert (divided(by_hand(LARGE), in_box(bag, 0.1))[1] == (bag if in_front else bag & ~LARGE)).all()
     assert (divided(by_hand(LARGE), by_hand(bag))[1] == bag).all()
 
 
-def test_a_box_around_what_was_drawn_already_does_not_take_it() -> None:
-    same = block(1, 1, 39, 39)
-    large, box = divided(by_hand(LARGE), in_box(same, 20))
-    assert (large == LARGE).all() and not box.any()
+def test_what_lies_within_two_together_is_in_front_of_both() -> None:
+    coat, bag = block(10, 10, 26, 30), block(20, 15, 32, 23)  # the bag is half on the coat
+    person, coat_left, bag_left = divided(in_box(LARGE, 20), in_box(coat, 10), in_box(bag, 1))
+    assert (bag_left == bag).all() and (coat_left == (coat & ~bag)).all()
+    one, other, ball = block(0, 0, 20, 20), block(20, 0, 40, 20), block(15, 5, 25, 15)
+    assert (divided(in_box(one, 20), in_box(other, 20), in_box(ball, 1))[2] == ball).all()
+
+
+@pytest.mark.parametrize(("height", "is_another"), [(31, True), (33, False)])  # of 40
+def test_a_box_around_what_was_drawn_already_does_not_take_it(height: int, is_another: bool) -> None:
+    found = block(0, 0, 40, height)
+    large, box = divided(by_hand(LARGE), in_box(found, 20))
+    assert (box == found).all() if is_another else (large == LARGE).all() and not box.any()
 
 
 def test_what_was_drawn_keeps_its_pixels_from_what_was_found_beside_it() -> None:
@@ -86,8 +99,14 @@ def test_what_was_drawn_keeps_its_pixels_from_what_was_found_beside_it() -> None
 
 def test_three_divide_a_place_among_them() -> None:
     third = block(20, 20, 45, 45)
-    large, small, middle = divided(in_box(LARGE, 3), in_box(SMALL, 9), in_box(third, 6))
-    assert (small == SMALL).all() and (middle == (third & ~SMALL)).all() and (large == (LARGE & ~SMALL & ~third)).all()
+    large, small, middle = divided(in_box(LARGE, 3), in_box(SMALL, 1), in_box(third, 9))
+    assert (middle == third).all() and (large == (LARGE & ~SMALL & ~third)).all()
+    assert (small == (SMALL & ~third)).all()
+
+
+def test_it_ends_when_its_time_is_over() -> None:
+    with pytest.raises(LateError):
+        list(disjoint([("one", by_hand(LARGE)), ("other", by_hand(SMALL))], Deadline.within(-1.0)))
 
 
 def test_none_and_nothing() -> None:
@@ -96,12 +115,21 @@ def test_none_and_nothing() -> None:
     assert not empty.any() and (small == SMALL).all()
 
 
-def test_the_logits_of_what_is_found_in_a_box_are_those_of_its_mask() -> None:
+@pytest.mark.parametrize(
+    "most_pixels", [outliner_module.MOST_PIXELS, 12_000]
+)  # as it is, or looked at in a smaller image
+def test_the_logits_of_what_is_found_in_a_box_are_those_of_its_mask(
+    most_pixels: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outliner_module, "MOST_PIXELS", most_pixels)
     outliner = load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
     found = outliner.object_of(Shape("rectangle", tuple(box_of(true_mask(0, TURTLE)))), rgb(0))
     height, width = found.mask.shape
-    for area in (Window(0, 0, width, height), Window(101, 53, 120, 90)):
-        assert np.array_equal(np.asarray(found.logits_in(area)) > 0, area.cut(found.mask))
+    left, top, right, bottom = map(int, box_of(true_mask(0, TURTLE)))
+    for window in (Window(0, 0, width, height), Window(left + 3, top + 3, (right - left) // 2, (bottom - top) // 2)):
+        inside = np.asarray(found.logits_in(window)) > 0
+        assert inside.shape == (window.height, window.width)
+        assert jaccard(inside, window.cut(found.mask)) > (0.999 if most_pixels > 1e6 else 0.9)
 
 
 def test_boxes_of_the_clip_become_masks_that_share_nothing() -> None:

@@ -36,7 +36,7 @@ class BoxScore:
 
 
 def score_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> BoxScore:
-    """Of the objects in the first and every tenth frame."""
+    """Scores the objects in the first and every tenth frame, or in all that are annotated where only some are."""
     random = np.random.default_rng(0)
     exact, jittered, together = [], [], []
     for image, truths in _frames(sequence):

@@ -15,7 +15,7 @@ from maskbank.files.images import decode_image
 from maskbank.jobs.function import BadRequest, Propagate, StateExpired
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepLog, SweepPrediction
-from maskbank.networks.outliner import HARD_BELOW, FoundObject
+from maskbank.networks.outliner import HARD_BELOW, FoundObject, certain
 from maskbank.networks.overlaps import disjoint
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
@@ -121,15 +121,17 @@ def _request_frame(
             pixels = decode_image(image, MAX_PIXELS)
         except RequestError as error:
             raise ValueError(f"Frame {frame}: {error}") from error
-        seeds = {}
-        for slot, drawn in enumerate(objects):
-            if frame in drawn.seeds:
-                seeds[slot] = outlined_object(drawn, frame, pixels, object_of)
-                expected_j = seeds[slot].expected_j
-                if expected_j is not None and expected_j < HARD_BELOW:
-                    on_hard_box(drawn, frame)
+
+        def found() -> Iterator[tuple[int, FoundObject]]:
+            for slot, drawn in enumerate(objects):
+                if frame in drawn.seeds:
+                    outlined = outlined_object(drawn, frame, pixels, object_of)
+                    if outlined.expected_j is not None and outlined.expected_j < HARD_BELOW:
+                        on_hard_box(drawn, frame)
+                    yield slot, outlined
+
         shapes: list[dict[str, Any] | None] = [None] * len(objects)
-        for slot, mask in disjoint(seeds.items()):  # here, as the function will not know which ones are of boxes
+        for slot, mask in disjoint(found()):  # here, as the function will not know which of them come from boxes
             if not mask.any():
                 hidden = "it lies wholly under other objects; track them one after the other."
                 raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
@@ -140,9 +142,7 @@ def _request_frame(
 
 
 def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of: ObjectOf) -> FoundObject:
-    """What is outlined of an object on a frame, by any number of shapes.
-
-    How good the mask is in the box that is hardest to make out counts for all of it.
+    """What is outlined of an object on a frame, by any number of shapes; of boxes the lowest `expected_j` counts.
 
     pixels: of the frame, (H, W, 3) uint8 RGB. Raises ValueError with one sentence where an outline means nothing.
     """
@@ -150,14 +150,21 @@ def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of:
         parts = [object_of(shape, pixels) for shape in drawn.seeds[frame].shapes]
     except RequestError as error:
         raise ValueError(f"{drawn.name} on frame {frame}: {error}") from error
-    expected_j = min((part.expected_j for part in parts if part.expected_j is not None), default=None)
+    if len(parts) == 1:
+        return parts[0]
+    mask = np.any([part.mask for part in parts], axis=0)
+    in_boxes = [part.expected_j for part in parts if part.expected_j is not None]
+    if not in_boxes:
+        return FoundObject(mask, None, certain)
 
-    def logits_in(area: Window) -> np.ndarray:
-        own = [np.where(area.cut(part.mask), part.logits_in(area), -np.inf) for part in parts]
-        most: np.ndarray = np.max(own, axis=0)
+    def logits_in(window: Window) -> np.ndarray:
+        most = np.full((window.height, window.width), -np.inf, np.float32)
+        for part in parts:
+            own = window.cut(part.mask)
+            most[own] = np.maximum(most, part.logits_in(window))[own]
         return most
 
-    return FoundObject(np.any([part.mask for part in parts], axis=0), expected_j, logits_in)
+    return FoundObject(mask, min(in_boxes), logits_in)
 
 
 def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:

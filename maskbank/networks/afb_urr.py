@@ -357,7 +357,7 @@ def convolve_joined(convolution: nn.Conv2d | WinogradConv2d, first: Tensor, seco
     """
     if isinstance(convolution, WinogradConv2d):
         joint = first.shape[1]
-        joined: Tensor = convolution(first, slice(joint)) + convolution(second, slice(joint, None), bias=False)
+        joined: Tensor = convolution(first, slice(joint)) + convolution(second, slice(joint, None), add_bias=False)
         return joined
     weights = convolution.weight.split([first.shape[1], second.shape[1]], 1)
     return F.conv2d(first, weights[0], convolution.bias, padding=1) + F.conv2d(second, weights[1], padding=1)

@@ -29,7 +29,7 @@ HARD_BELOW = 0.7
 # looked at with much above and below.
 MOST_PIXELS = 32_000_000
 
-# In a window of the image, (h, w) or one number for all: the logits with which its pixels are the object's.
+# In a window of the image, (h, w) or one number for all: the logits of its pixels, of both looks together.
 LogitsIn = Callable[[Window], np.ndarray | float]
 
 
@@ -51,7 +51,7 @@ class FoundObject:
         mask: (H, W) bool.
         expected_j: the Jaccard index of the mask, as the network expects it, that was found in a box; None where the
             outline itself is the object.
-        logits_in: how sure it is whose the pixels in the mask are; what it says of others means nothing.
+        logits_in: how surely pixels are the object's; means something inside the mask only.
     """
 
     mask: np.ndarray
@@ -135,7 +135,7 @@ class Outliner:
             across, down = width / size[1], height / size[0]
             seen = self.object_at((box[0] * across, box[1] * down, box[2] * across, box[3] * down), small)
             mask = cv2.resize(seen.mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
-            return FoundObject(mask, seen.expected_j, undecided)
+            return FoundObject(mask, seen.expected_j, partial(_enlarged, seen.logits_in, across, down))
         first, _ = self._look(box, window, image)
         found = mask_box(window.paste(first, *size) > 0)
         if found is None:
@@ -175,6 +175,14 @@ def _pasted(looks: Sequence[tuple[CropWindow, np.ndarray]], area: Window) -> np.
     inside = [crop.shifted(-area.left, -area.top).paste(logits, area.height, area.width) for crop, logits in looks]
     total: np.ndarray = np.sum(inside, axis=0)
     return total
+
+
+def _enlarged(logits_in: LogitsIn, across: float, down: float, window: Window) -> np.ndarray:
+    """Logits in a window of an image, (h, w) float32, of which a copy was looked at that is so many times as large."""
+    left, top = int(window.left * across), int(window.top * down)
+    right, bottom = ceil((window.left + window.width) * across), ceil((window.top + window.height) * down)
+    small = np.broadcast_to(logits_in(Window(left, top, right - left, bottom - top)), (bottom - top, right - left))
+    return cv2.resize(small.astype(np.float32), (window.width, window.height), interpolation=cv2.INTER_LINEAR)
 
 
 def load_outliner(weights: Path, device: torch.device) -> Outliner:

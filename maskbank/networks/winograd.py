@@ -30,7 +30,7 @@ TO_OUTPUT = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 
 class WinogradConv2d(nn.Module):
     """What a 3x3 convolution with a stride and a padding of 1 computes, for inference in float32 on a CPU.
 
-    From 256 channels to 256 it takes 0.6 times as long, from 1024 to 512 less than half; with 160 and fewer it would
+    From 256 channels to 256 it takes 0.6 times as long, from 1024 to 512 less than half; from 160 or fewer it would
     take longer. Its kernels take four times the memory.
     """
 
@@ -48,12 +48,12 @@ class WinogradConv2d(nn.Module):
         self.register_buffer("from_input", torch.kron(FROM_INPUT, FROM_INPUT))
         self.register_buffer("to_output", torch.kron(TO_OUTPUT, TO_OUTPUT))
 
-    def forward(self, x: Tensor, inputs: slice = ALL, bias: bool = True) -> Tensor:
+    def forward(self, x: Tensor, channels: slice = ALL, add_bias: bool = True) -> Tensor:
         """(B, inputs, H, W) → (B, outputs, H, W), in channels-last memory format.
 
-        inputs: which of its inputs these are, the others being 0; bias: whether to add it.
+        channels: which of its inputs these are, the others being 0.
         """
-        kernel, offset = self.kernel[:, inputs], self.bias if bias else torch.zeros_like(self.bias)
+        kernel, bias = self.kernel[:, channels], self.bias if add_bias else torch.zeros_like(self.bias)
         height, width = x.shape[-2:]
         down, across = -(-height // OUTPUT), -(-width // OUTPUT)
         x = F.pad(x, (1, across * OUTPUT - width + 1, 1, down * OUTPUT - height + 1)).permute(0, 2, 3, 1).contiguous()
@@ -63,7 +63,7 @@ class WinogradConv2d(nn.Module):
             for row in range(0, down, rows_at_once):
                 rows = min(rows_at_once, down - row)
                 place = result[row * OUTPUT : (row + rows) * OUTPUT]
-                self._rows(image[row * OUTPUT :], place, kernel, offset, rows, across)
+                self._rows(image[row * OUTPUT :], place, kernel, bias, rows, across)
         return out[:, :height, :width].permute(0, 3, 1, 2)
 
     def _rows(self, image: Tensor, result: Tensor, kernel: Tensor, bias: Tensor, rows: int, across: int) -> None:

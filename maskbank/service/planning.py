@@ -73,7 +73,7 @@ def outlined_seeds(
                 raise in_object(entries[index].number, error) from None
 
     seeds = {}
-    for index, mask in disjoint(found()):
+    for index, mask in disjoint(found(), deadline):
         if not mask.any():
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)

@@ -22,13 +22,7 @@ class Window:
         """Its pixels of an image (H, W, ...); a view."""
         return image[self.top : self.top + self.height, self.left : self.left + self.width]
 
-    def intersection(self, other: "Window") -> "Window | None":
-        """What both have in common; None where that is nothing."""
-        left, top = max(self.left, other.left), max(self.top, other.top)
-        width = min(self.left + self.width, other.left + other.width) - left
-        height = min(self.top + self.height, other.top + other.height) - top
-        return Window(left, top, width, height) if width > 0 and height > 0 else None
-
     def overlaps(self, other: "Window") -> bool:
         """Whether both have a pixel in common."""
-        return self.intersection(other) is not None
+        across = self.left < other.left + other.width and other.left < self.left + self.width
+        return across and self.top < other.top + other.height and other.top < self.top + self.height
