@@ -9,7 +9,8 @@ Usage: ./deploy.sh [auto|cpu|gpu] [options]
   auto                   gpu if this machine and its Docker (or the cluster) offer an NVIDIA GPU, else cpu (default)
   --platform local|kube  CVAT in Docker on this machine (default), or in Kubernetes
   --weights FILE         use this checkpoint instead of the bundled weights ($MASKBANK_WEIGHTS also does)
-  --workers N            Python processes in a container (default: half of this machine's cores, 2 to 8; gpu, kube: 2)
+  --workers N            Python processes in a container (default: one for every two cores and 2 GiB of this machine,
+                         2 to 8; gpu, kube: 2)
   --cpus N               cores that a container may use (default: all; kube: 2 for each worker)
   --replicas N|MIN-MAX   containers on Kubernetes; MIN-MAX follows their CPU load (default 1)
   --redis HOST:PORT      the Redis or Kvrocks that the function may use (local: CVAT's own, if it runs)
@@ -22,7 +23,7 @@ Usage: ./deploy.sh [auto|cpu|gpu] [options]
   --spec FILE            YAML with more fields for `spec` in function.yaml (tolerations, volumes, ...)
 
   --rollback             put back the image and the settings of the deployment before
-  --build-only           build the image and deploy nothing
+  --build-only           build the image and deploy nothing; needs no CVAT on this machine
   --image IMAGE          deploy an image that an earlier call has built, and build none
   --no-pull              build with the images that are on this machine, and ask no registry for any
   --stage DIR            only put the function's files into DIR, for CVAT's own serverless/deploy_*.sh
@@ -478,7 +479,7 @@ if "$dry_run"; then
     if [[ $VARIANT == auto ]]; then note "a dry run does not look for a GPU and shows the cpu variant."; VARIANT=cpu; fi
 else
     check_tools
-    if [[ $PLATFORM == local ]]; then
+    if [[ $PLATFORM == local ]] && ! "$build_only"; then
         check_cvat
         if [[ ! -f $KEPT ]] && ! "$rollback"; then take_over_settings; fi
     fi
@@ -666,7 +667,7 @@ build_image() {
 }
 
 # On Kubernetes nuctl refuses to create a project that exists.
-if "$dry_run" || [[ $(nuctl get project cvat "${nuctl_here[@]}" 2>/dev/null) != *cvat* ]]; then
+if "$dry_run" || { ! "$build_only" && [[ $(nuctl get project cvat "${nuctl_here[@]}" 2>/dev/null) != *cvat* ]]; }; then
     run nuctl create project cvat "${nuctl_here[@]}"
 fi
 
@@ -699,9 +700,9 @@ cat <<EOF
 MaskBank is deployed. In CVAT, open a job and choose AI tools > Trackers > AI tracker.
   its log:    ${logs[*]}
   update it:  git pull && ./deploy.sh
-  undo this:  ./deploy.sh --rollback
-  remove it:  nuctl delete function $NAME ${nuctl_here[*]}
+  remove it:  nuctl delete function $NAME ${nuctl_here[*]}; docs/admins.md says what else
 EOF
+if [[ -d $DEPLOYED/previous ]]; then echo "  undo this:  ./deploy.sh --rollback"; fi
 if [[ $PLATFORM == local && $PORT == open ]]; then
     echo "  its port:   open to whoever reaches this machine; docs/admins.md says how to close it"
 elif [[ $PLATFORM == local && $(docker port "$workload") ]]; then
