@@ -374,7 +374,39 @@ describe('later annotated frames', () => {
         await run(0, 4);
         expect(pointsOf('mask')[4]).toHaveLength(2);
         expect(pointsOf('mask')[3]).toHaveLength(3);
-        expect(notices).toHaveLength(1);
+        expect(notices.slice(1)).toEqual([['warning', expect.stringContaining('on frame 3 has no group')]]);
+    });
+
+    test('drawn beside what a program made replace it', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 5);
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(0, 5);
+        expect(server.requests.filter(({ shapes, type }) => type === 'track' && shapes?.[0])).toHaveLength(1);
+        expect(pointsOf('mask')[3]).toEqual([SEED]);
+        expect(pointsOf('mask')[5]).toEqual([moved({ type: 'mask', points: SEED }, 2).points]);
+        expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
+        expect(notices).toEqual([]);
+    });
+
+    test('drawn beside what a program made are where a run from there starts', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 5);
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(3, 5);
+        expect(pointsOf('mask')[3]).toEqual([SEED]);
+        expect(pointsOf('mask')[4]).toEqual([moved({ type: 'mask', points: SEED }, 1).points]);
+        expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
+    });
+
+    test('without a group, where the objects have groups, are named', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 0, type: 'mask', points: SEED });
+        await run(0, 5);
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        await run(0, 5);
+        expect(pointsOf('mask')[3]).toHaveLength(3);
+        expect(notices).toEqual([['warning', expect.stringContaining('on frame 3 has no group')]]);
     });
 
     test('of other objects are no seeds', async () => {

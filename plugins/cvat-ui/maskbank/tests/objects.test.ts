@@ -7,7 +7,7 @@ import { sharedCases } from './cases';
 
 interface Case {
     name: string;
-    shapes: Pick<Shape, 'frame' | 'label_id' | 'type' | 'group'>[];
+    shapes: (Pick<Shape, 'frame' | 'label_id' | 'type' | 'group'> & Partial<Shape>)[];
     objects: number[][] | 'unclear';
 }
 
@@ -26,7 +26,7 @@ function followed(shapes: readonly Shape[], from: number): Followed {
             states: [],
             convert: false,
             useSeeds: true,
-            isMachineMade: () => false,
+            isMachineMade: ({ source }) => source === 'auto',
         },
     );
 }
@@ -34,17 +34,18 @@ function followed(shapes: readonly Shape[], from: number): Followed {
 test.each(sharedCases<Case>('same_object'))('$name', ({ shapes, objects }) => {
     const rest = { rotation: 0, occluded: false, outside: false, z_order: 0, attributes: [], elements: [] };
     const drawn = shapes.map((shape, id): Shape => ({ ...rest, id, points: [0, 0, 9, 9], source: 'manual', ...shape }));
-    const runs = [...new Set(drawn.map(({ frame }) => frame))].map((from) => followed(drawn, from));
+    const byPersons = drawn.filter(({ source }) => source !== 'auto');
+    const runs = [...new Set(byPersons.map(({ frame }) => frame))].map((from) => followed(drawn, from));
     const found = runs.flatMap((run) =>
         run.objects.map((object) => {
-            const others = object.kind === 'shape' ? [...object.others.values()] : [];
+            const others = object.kind === 'shape' ? [...object.byPersons.values()] : [];
             return [object.source.id!, ...others.map(({ id }) => id!)].sort((one, other) => one - other).join();
         }),
     );
     if (objects === 'unclear') {
-        expect(runs.some(({ unclear }) => unclear)).toBe(true);
+        expect(runs.some(({ crowded }) => crowded.length)).toBe(true);
     } else {
-        expect(runs.some(({ unclear }) => unclear)).toBe(false);
+        expect(runs.some(({ crowded }) => crowded.length)).toBe(false);
         expect([...new Set(found)].sort()).toEqual(objects.map((indices) => indices.join()).sort());
     }
 });

@@ -20,7 +20,7 @@ import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
 import type { Summary } from './summary';
-import { namesOf, summaryOf } from './summary';
+import { namesOf, ranges, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
 import { trackObjects } from './tracking';
 
@@ -144,7 +144,7 @@ export class AITracker extends BaseCollectionAction {
 
     async #objects(collection: Collection, from: number, frames: readonly number[]): Promise<FollowedObject[]> {
         const { convert, useSeeds } = this.#settings;
-        const { objects, unclear } = followedObjects(collection, {
+        const { objects, crowded, ungrouped } = followedObjects(collection, {
             ...{ from, frames, convert, useSeeds },
             everything: await this.#job.annotations.export(),
             states: await this.#job.annotations.get(from, false, []),
@@ -162,11 +162,19 @@ export class AITracker extends BaseCollectionAction {
                     'frame, or delete what is to be tracked anew; of a track, turn "Use later annotated frames as seeds" off.',
             );
         }
-        if (unclear) {
+        if (crowded.length) {
             this.#screen.notify(
                 'warning',
-                'On some frame there are several shapes with the same label and group. It is unclear which object each ' +
-                    'of them is, so shapes on other frames were left as they are. Give every object a group of its own.',
+                `On frame ${ranges(crowded)} there are several shapes with the same label and group. It is unclear which ` +
+                    'object each of them is, so shapes on other frames were left as they are. Give every object a group of ' +
+                    'its own.',
+            );
+        }
+        if (ungrouped.length) {
+            this.#screen.notify(
+                'warning',
+                `What you outlined on frame ${ranges(ungrouped)} has no group, but the objects that are tracked have one, so ` +
+                    'it is unclear which of them it is. It was left as it is: put it into the group of its object.',
             );
         }
         if (convert && collection.shapes.some(({ type }) => type === 'mask')) {

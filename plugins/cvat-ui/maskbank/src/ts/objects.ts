@@ -10,7 +10,8 @@ export interface FollowedShape {
     source: Shape;
     becomesTrack: boolean;
     group: number; // for what is created
-    others: ReadonlyMap<number, Shape>; // shapes of the same object, by frame
+    byPersons: ReadonlyMap<number, Shape>; // its shapes on other frames
+    byMachine: ReadonlyMap<number, Shape>; // those that a program made, by frame
 }
 
 export interface FollowedTrack {
@@ -31,7 +32,9 @@ export interface Surroundings {
 
 export interface Followed {
     objects: FollowedObject[];
-    unclear: boolean; // whether shapes on other frames were left alone, as it is unclear whose they are
+    // The frames with shapes that were left alone, as it is unclear which object they are of:
+    crowded: number[]; // several of a label and group, or
+    ungrouped: number[]; // a person's without a group, where the objects have groups
 }
 
 /**
@@ -43,6 +46,8 @@ export interface Followed {
  * has the same rule (tests/cases/same_object.json), but takes several shapes of a group on one frame as the parts of
  * one object, which cannot be joined here, as nothing here turns shapes into pixels.
  *
+ * What a program made counts by itself: where a person drew beside it, it is what the person's outline replaces.
+ *
  * A shape that becomes a track leaves the masks that persons made of its object alone: CVAT has no tracks of masks.
  */
 export function followedObjects(collection: Collection, around: Surroundings): Followed {
@@ -52,35 +57,46 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     for (const { group } of [...everything.shapes, ...everything.tracks]) {
         lastGroup = Math.max(lastGroup, group);
     }
-    let unclear = false;
-    const shapes = collection.shapes.map((source): FollowedObject => {
+    const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
+    const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
+    const drawnBeside = (made: Shape): Shape | undefined => {
+        const beside = (shape: Shape): boolean =>
+            !isByPerson(made) && isByPerson(shape) && isAlike(shape, made) && shape.frame === from;
+        return outlines.filter(beside).length === 1 ? [...collection.shapes, ...outlines].find(beside) : undefined;
+    };
+    const crowded = new Set<number>();
+    const sources = [...new Set(collection.shapes.map((shape) => drawnBeside(shape) ?? shape))];
+    const shapes = sources.map((source): FollowedObject => {
         const becomesTrack = around.convert && source.type !== 'mask';
-        const alike = everything.shapes.filter(
-            ({ frame, label_id, type, group }) =>
-                visited.has(frame) &&
-                OUTLINE_TYPES.includes(type) &&
-                label_id === source.label_id &&
-                group === source.group,
+        const alike = outlines.filter((shape) => isAlike(shape, source));
+        const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
+        const several = [...framesWithSeveral(drawn), ...framesWithSeveral(made)];
+        const clear = !several.length;
+        if (alike.some(({ frame }) => frame !== from)) {
+            several.forEach((frame) => crowded.add(frame));
+        }
+        const ofPersons = drawn.filter(
+            (shape) => clear && shape.frame !== from && !(becomesTrack && shape.type === 'mask'),
         );
-        const elsewhere = alike.filter(({ frame }) => frame !== from);
-        const clear = new Set(alike.map(({ frame }) => frame)).size === alike.length;
-        unclear ||= !clear && elsewhere.length > 0;
-        const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
-        const others = clear
-            ? elsewhere.filter((shape) => !(becomesTrack && shape.type === 'mask' && isByPerson(shape)))
-            : [];
-        const byPersons = others.filter(isByPerson);
         return {
             kind: 'shape',
             source,
             becomesTrack,
             group: clear || becomesTrack || source.group ? source.group : ++lastGroup,
-            others: new Map(others.map((shape) => [shape.frame, shape])),
+            byPersons: byFrame(ofPersons),
+            byMachine: byFrame(made.filter(({ frame }) => clear && (frame !== from || isByPerson(source)))),
             start: outlineOf(source),
-            annotated: new Map(byPersons.map((shape) => [shape.frame, outlineOf(shape)])),
+            annotated: new Map(ofPersons.map((shape) => [shape.frame, outlineOf(shape)])),
             absent: new Set(),
         };
     });
+    const ungrouped = outlines.filter(
+        (shape) =>
+            !shape.group &&
+            isByPerson(shape) &&
+            sources.some(({ label_id, group }) => group && label_id === shape.label_id) &&
+            !sources.some((source) => isAlike(shape, source)),
+    );
     const tracks = collection.tracks.flatMap((source): FollowedObject[] => {
         const state = around.states.find(({ clientID }) => clientID === source.clientID);
         if (!state || state.outside) {
@@ -89,7 +105,20 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         const start = outlineOf({ type: state.shapeType, points: state.points, rotation: state.rotation });
         return [{ kind: 'track', source, start, ...annotatedKeyframes(source, around) }];
     });
-    return { objects: [...shapes, ...tracks], unclear };
+    return { objects: [...shapes, ...tracks], crowded: [...crowded], ungrouped: ungrouped.map(({ frame }) => frame) };
+}
+
+function isAlike(one: Shape, other: Shape): boolean {
+    return one.label_id === other.label_id && one.group === other.group;
+}
+
+function byFrame(shapes: readonly Shape[]): Map<number, Shape> {
+    return new Map(shapes.map((shape) => [shape.frame, shape]));
+}
+
+function framesWithSeveral(shapes: readonly Shape[]): number[] {
+    const frames = shapes.map(({ frame }) => frame);
+    return frames.filter((frame, index) => frames.indexOf(frame) !== index);
 }
 
 /** What persons said of a track on the frames to come: nothing where all of it is to be tracked anew. */

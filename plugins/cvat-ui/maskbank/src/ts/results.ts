@@ -62,17 +62,24 @@ function changesOf(
         const tracks = [withKeyframes(object.source, keyframes)];
         return { shapes: [], tracks, oldShapes: [], oldTracks: [object.source], made };
     }
-    const before = done.flatMap((frame) => object.others.get(frame) ?? []);
+    const { byPersons, byMachine } = object;
+    const replaced = [span.from, ...done].flatMap((frame) => byMachine.get(frame) ?? []);
     if (object.becomesTrack) {
+        const known = done.flatMap((frame) => byPersons.get(frame) ?? byMachine.get(frame) ?? []);
         // CVAT has no tracks of masks; those here are a program's, and are found anew.
-        const absorbed = before.filter(({ type }) => type !== 'mask');
+        const absorbed = known.filter(({ type }) => type !== 'mask');
         const track = convertedTrack(object.source, absorbed, labels);
         const { keyframes, made } = keyframesOf(track, object, found, done, span, true);
         const tracks = [withKeyframes(track, keyframes)];
-        return { shapes: [], tracks, oldShapes: [object.source, ...before], oldTracks: [], made };
+        return {
+            shapes: [],
+            tracks,
+            oldShapes: [...new Set([object.source, ...known, ...replaced])],
+            oldTracks: [],
+            made,
+        };
     }
     const made = shapesOf(object, found);
-    const replaced = before.filter(({ frame }) => found.has(frame));
     const regrouped = object.group === object.source.group ? [] : [object.source];
     return {
         shapes: [...made, ...regrouped.map((shape) => ({ ...withoutIds(shape), group: object.group }))],
