@@ -8,7 +8,7 @@ import pytest
 from maskbank.jobs.objects import Label, find_objects
 from maskbank.shapes.rotation import unrotated
 from maskbank.shapes.shape import Shape
-from maskbank.tracking.suggestions import suggest
+from maskbank.tracking.suggestions import suggest, sureness
 
 CASES = Path(__file__).parent / "cases"
 
@@ -43,6 +43,11 @@ def test_which_shapes_are_one_object(case: dict):
         objects = find_objects(annotations, labels, range(10))
         found = [sorted(part.points[0] for seed in each.seeds.values() for part in seed.shapes) for each in objects]
         assert sorted(found) == sorted(case["objects"])
+
+
+@pytest.mark.parametrize("case", cases("sureness"), ids=lambda case: case["name"])
+def test_what_a_confidence_counts_for(case: dict):
+    assert sureness(case["confidence"], case["visible"]) == case["expected"]
 
 
 @pytest.mark.parametrize("case", cases("suggestions"), ids=lambda case: case["name"])

@@ -21,7 +21,7 @@ from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
 from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
-from maskbank.tracking.suggestions import suggest
+from maskbank.tracking.suggestions import suggest, sureness
 from maskbank.tracking.tracker import Frame, Tracker
 
 COUNTS = (1, 2, 3, 5, 8)  # of outlined frames
@@ -36,7 +36,7 @@ class Outcome:
     """What is known of a clip once some of its frames are outlined and the others tracked.
 
     scores: by frame the mean over the objects, of all annotated frames; an outlined one is perfect.
-    confidence: by object and frame; None where it was outlined or before anybody knew of it.
+    confidence: by object and frame, as `suggest` counts it; None where it was outlined or not yet known of.
     """
 
     scores: dict[int, Score]
@@ -86,7 +86,10 @@ class EffortClip:
                 for frame in self.truths
             }
             confidence = {
-                i: [answers[t].confidence if t in answers else None for t in range(len(self.sequence.images))]
+                i: [
+                    sureness(answers[t].confidence, answers[t].visible) if t in answers else None
+                    for t in range(len(self.sequence.images))
+                ]
                 for i, answers in own.items()
             }
             self._outcomes[outlined] = Outcome(scores, confidence)

@@ -33,7 +33,7 @@ from maskbank.jobs.uploads import (
 )
 from maskbank.review.marks import UNSURE_BELOW
 from maskbank.review.page import write_page
-from maskbank.tracking.suggestions import next_step
+from maskbank.tracking.suggestions import next_step, sureness
 
 T = TypeVar("T")
 
@@ -306,11 +306,12 @@ def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> st
 def what_next(outlined: JobToTrack, upload: Upload) -> str:
     """Which frame to outline next, and which objects on it."""
     frames, objects = outlined.job.frames, outlined.objects
-    confidence = {
-        slot: [found[frame].confidence if frame in found else None for frame in frames]
-        for slot, found in enumerate(upload.results)
-    }
+    confidence = {slot: [_sureness(found.get(frame)) for frame in frames] for slot, found in enumerate(upload.results)}
     return next_step({slot: drawn.name for slot, drawn in enumerate(objects)}, confidence, frames)
+
+
+def _sureness(answer: SweepPrediction | None) -> float | None:
+    return None if answer is None else sureness(answer.confidence, answer.visible)
 
 
 def _counted(number: int, what: str) -> str:

@@ -9,7 +9,7 @@ from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.rle import decode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.store.store import ObjectRecord, Revision
-from maskbank.tracking.suggestions import suggest
+from maskbank.tracking.suggestions import suggest, sureness
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,12 @@ def suggestion_reply(
     """
     pairs = list(zip(frames, outlined, strict=True))
     confidence = {
-        slot: [None if shapes[slot] else frame["confidences"][slot] for frame, shapes in pairs]
+        slot: [
+            sureness(found, frame["shapes"][slot] is not None)
+            if (found := frame["confidences"][slot]) is not None and not shapes[slot]
+            else None
+            for frame, shapes in pairs
+        ]
         for slot in range(len(outlined[0]))
     }
     best = next(iter(suggest(confidence, 1)), None)

@@ -17,6 +17,7 @@ K = TypeVar("K", bound=Hashable)  # what names an object
 
 ERROR_WHEN_SURE = 0.04  # 1 - J of masks with confidence 1, as measured
 REACH = 0.1  # of the frames: how far from an outline a second one is worth all that it can be
+SURELY_GONE = 0.75  # confidence from which an object that is gone is believed to be: there is nothing to outline
 WORTH = 0.1  # expected 1 - J, next to an outline less; what is below it is not worth a person's time
 
 
@@ -34,6 +35,11 @@ class Suggestion(Generic[K]):
     error: float
 
 
+def sureness(confidence: float, visible: bool) -> float:
+    """The confidence as `suggest` counts it: nobody can outline an object that is gone, so there it soon is 1."""
+    return 1.0 if not visible and confidence >= SURELY_GONE else confidence
+
+
 def suggest(
     confidence: Mapping[K, Sequence[float | None]], count: int, candidates: Collection[int] | None = None
 ) -> list[Suggestion[K]]:
@@ -42,8 +48,8 @@ def suggest(
     Each one is chosen as if those before it were outlined already.
 
     Args:
-        confidence: of each object by position of the frame; None where a person said what is to be seen, or where the
-            object was not looked for.
+        confidence: of each object by position of the frame, see `sureness`; None where a person said what is to be
+            seen, or where the object was not looked for.
         count: how many frames at most.
         candidates: positions of the frames that may be outlined; None: all.
     """

@@ -11,7 +11,7 @@ test.each([
 });
 
 test('of many objects a few are named', () => {
-    const gone = new Map([[1, { outline: null, confidence: 0.8 }]]);
+    const gone = new Map([[1, { outline: null, confidence: 0.7 }]]);
     const names = ['a', 'b', 'c', 'd', 'e', 'f'];
     const found = names.map(() => gone);
     const { text } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, names, 0);
@@ -20,6 +20,13 @@ test('of many objects a few are named', () => {
     );
     expect(text).toMatch(/, c, d and others\.$/);
     expect(text).not.toContain('e:');
+});
+
+test('where an object is surely gone there is nothing to outline', () => {
+    const found = [new Map([[1, { outline: null, confidence: 0.8 }]])];
+    const { text, frame } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, ['a'], 0);
+    expect(text).toContain('a: gone on 1. No frame is worth another outline');
+    expect(frame).toBeNull();
 });
 
 test.each([

@@ -6,13 +6,19 @@ export interface Suggestion {
 
 const ERROR_WHEN_SURE = 0.04; // 1 - J of masks with confidence 1, as measured
 const REACH = 0.1; // of the frames: how far from an outline a second one is worth all that it can be
+const SURELY_GONE = 0.75; // confidence from which an object that is gone is believed to be: there is nothing to outline
 const WORTH = 0.1; // expected 1 - J, next to an outline less; what is below it is not worth a person's time
+
+/** The confidence as `suggest` counts it: nobody can outline an object that is gone, so there it soon is 1. */
+export function sureness(confidence: number, visible: boolean): number {
+    return !visible && confidence >= SURELY_GONE ? 1 : confidence;
+}
 
 /**
  * The frame that is most worth an outline; null where no outline is expected to gain much.
  *
- * @param confidence of each object by position of the frame; null where a person said what is to be seen, or where it
- *     is not known
+ * @param confidence of each object by position of the frame, see `sureness`; null where a person said what is to be
+ *     seen, or where it is not known
  */
 export function suggest(confidence: readonly (readonly (number | null)[])[]): Suggestion | null {
     const worth = confidence.map(worthOfOutlines);

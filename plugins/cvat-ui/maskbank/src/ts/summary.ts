@@ -1,6 +1,6 @@
 import type { Job } from './cvat-types';
 import type { FollowedObject } from './objects';
-import { suggest } from './suggestions';
+import { suggest, sureness } from './suggestions';
 import type { Prediction, Tracked } from './tracking';
 
 /** What an annotator is told at the end of a run. */
@@ -72,7 +72,9 @@ function nextStep(
     found: readonly ReadonlyMap<number, Prediction>[],
     names: readonly string[],
 ): Summary {
-    const confidence = found.map((own) => frames.map((frame) => own.get(frame)?.confidence ?? null));
+    const sure = (prediction: Prediction | undefined): number | null =>
+        typeof prediction?.confidence === 'number' ? sureness(prediction.confidence, !!prediction.outline) : null;
+    const confidence = found.map((own) => frames.map((frame) => sure(own.get(frame))));
     const best = suggest(confidence);
     if (!best) {
         const text = 'No frame is worth another outline: it is not expected to mend much anywhere.';
