@@ -34,7 +34,8 @@ def in_box(mask: np.ndarray, logits: np.ndarray | float) -> FoundObject:
 
 def divided(*found: FoundObject) -> list[np.ndarray]:
     """The masks in the order of the objects, which share no pixel and leave out none."""
-    masks = [mask for _, mask in sorted(disjoint(enumerate(found)))]
+    seeds = dict(disjoint(enumerate(found)))
+    masks = [seeds[number].mask for number in range(len(found))]
     assert (sum(mask.astype(int) for mask in masks) == np.any([each.mask for each in found], axis=0)).all()
     return masks
 
@@ -97,6 +98,19 @@ def test_what_was_drawn_keeps_its_pixels_from_what_was_found_beside_it() -> None
     assert (divided(FoundObject(SMALL, 0.0, undecided), in_box(LARGE, 20))[1] == LARGE).all()
 
 
+def test_a_box_around_everything_does_not_change_that() -> None:
+    person, bag, phone = block(0, 0, 60, 60), block(10, 10, 30, 30), block(25, 15, 35, 25)  # the phone half on the bag
+    _, bag_left, phone_left = divided(in_box(person, 20), by_hand(bag), in_box(phone, 20))
+    assert (bag_left == bag).all() and (phone_left == (phone & ~bag)).all()
+
+
+def test_what_loses_most_of_its_pixels_is_expected_to_be_wrong() -> None:
+    first, second = block(0, 0, 20, 20), block(2, 0, 22, 20)  # the same thing in two boxes
+    seeds = dict(disjoint([("kept", in_box(first, 9)), ("lost", in_box(second, 1)), ("drawn", by_hand(SMALL))]))
+    assert seeds["kept"].expected_j == 0.8 and seeds["drawn"].expected_j is None
+    assert seeds["lost"].expected_j == pytest.approx(0.1)
+
+
 def test_three_divide_a_place_among_them() -> None:
     third = block(20, 20, 45, 45)
     large, small, middle = divided(in_box(LARGE, 3), in_box(SMALL, 1), in_box(third, 9))
@@ -136,6 +150,7 @@ def test_boxes_of_the_clip_become_masks_that_share_nothing() -> None:
     outliner = load_outliner(BUNDLED_INTERACTORS["interactor"], torch.device("cpu"))
     ids = (RED_KOI, GOLDEN_KOI, TURTLE)
     shapes = {each: Shape("rectangle", tuple(box_of(true_mask(0, each)))) for each in ids}
-    masks = dict(disjoint((each, outliner.object_of(shape, rgb(0))) for each, shape in shapes.items()))
+    found = disjoint((each, outliner.object_of(shape, rgb(0))) for each, shape in shapes.items())
+    masks = {each: seed.mask for each, seed in found}
     assert np.sum([mask.astype(int) for mask in masks.values()], axis=0).max() == 1
     assert all(jaccard(masks[each], true_mask(0, each)) > 0.75 for each in ids)

@@ -50,7 +50,7 @@ def score_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> BoxScore:
             found[object_id] = outliner.object_of(shape, image)
             exact.append(jaccard(found[object_id].mask, truth))
             jittered.append(jaccard(outliner.mask(hasty, image), truth))
-        together += [jaccard(mask, truths[object_id]) for object_id, mask in disjoint(found.items())]
+        together += [jaccard(seed.mask, truths[object_id]) for object_id, seed in disjoint(found.items())]
     means = (float(np.mean(each or [np.nan])) for each in (exact, jittered, together))
     return BoxScore(sequence.name, len(exact), *means)
 

@@ -76,8 +76,8 @@ def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarr
         assert box is not None
         found[object_id] = outliner.object_of(box, image)
     ids = np.zeros_like(sequence.seed)
-    for object_id, mask in disjoint(found.items()):
-        ids[mask] = object_id
+    for object_id, seed in disjoint(found.items()):
+        ids[seed.mask] = object_id
     return ids
 
 

@@ -43,7 +43,7 @@ def write_outlined(folder: Path, objects: Sequence[JobObject], image_of: ImageOf
             for number, drawn in enumerate(objects, 1)
             if frame in drawn.seeds
         )
-        for number, mask in disjoint(found):
-            ids[mask] = number
+        for number, seed in disjoint(found):
+            ids[seed.mask] = number
         Image.fromarray(pixels).save(path, quality=JPEG_QUALITY)
         write_id_mask(path.with_suffix(".png"), ids)

@@ -125,18 +125,17 @@ def _request_frame(
         def found() -> Iterator[tuple[int, FoundObject]]:
             for slot, drawn in enumerate(objects):
                 if frame in drawn.seeds:
-                    outlined = outlined_object(drawn, frame, pixels, object_of)
-                    if outlined.expected_j is not None and outlined.expected_j < HARD_BELOW:
-                        on_hard_box(drawn, frame)
-                    yield slot, outlined
+                    yield slot, outlined_object(drawn, frame, pixels, object_of)
 
         shapes: list[dict[str, Any] | None] = [None] * len(objects)
-        for slot, mask in disjoint(found()):  # here, as the function will not know which of them come from boxes
-            if not mask.any():
+        for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
+            if seed.box is None:
                 hidden = "it lies wholly under other objects; track them one after the other."
                 raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
+            if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
+                on_hard_box(objects[slot], frame)
             # A mask, whatever was drawn: it says most, and the results may be of any type.
-            shapes[slot] = {"type": "mask", "points": encode_rle(mask)}
+            shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
         sent["shapes"] = shapes
     return sent
 

@@ -60,24 +60,21 @@ def outlined_seeds(
         LateError: there is no time for all of them.
     """
     shapes = {index: entry.shape for index, entry in enumerate(entries) if entry.shape is not None}
-    expected_j: dict[int, float | None] = {}
 
     def found() -> Iterator[tuple[int, FoundObject]]:
         for index, shape in shapes.items():
             deadline.check()
             try:
-                meant = outliner.object_of(shape, image)
-                expected_j[index] = meant.expected_j
-                yield index, meant
+                yield index, outliner.object_of(shape, image)
             except RequestError as error:
                 raise in_object(entries[index].number, error) from None
 
     seeds = {}
-    for index, mask in disjoint(found(), deadline):
-        if not mask.any():
+    for index, seed in disjoint(found(), deadline):
+        if seed.box is None:
             hidden = RequestError("It lies wholly under other objects; track them one after the other.")
             raise in_object(entries[index].number, hidden)
-        seeds[index] = Seed(mask, expected_j[index])
+        seeds[index] = seed
     return seeds
 
 
