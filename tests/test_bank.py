@@ -336,6 +336,15 @@ def test_the_paper_policy_keeps_no_frame_for_ever() -> None:
     assert bank.older.frame.tolist() == [3, 3, 3]
 
 
+def test_the_paper_policy_never_empties_a_bank() -> None:
+    """Where the budget is smaller than a frame and nothing changes, the authors' rule drops all that there is."""
+    policy = PaperPolicy(budget_per_class=2, merge_threshold=0.9)
+    still = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+    bank = policy.seed(FeatureBank(), entries_of(still))
+    bank = policy.memorize(bank.count_usage(torch.tensor([0.0, 2.0, 1.0])), entries_of(still, frame=[2, 2, 2]))
+    assert bank.older.keys.argmax(0).tolist() == [1, 2]
+
+
 @pytest.mark.parametrize(
     ("settings_", "sentence"),
     [

@@ -251,6 +251,17 @@ def test_a_frame_of_another_size_has_other_windows() -> None:
     assert memory.window == window and jaccard(found.mask, truth) > 0.5
 
 
+def test_a_frame_that_was_turned_has_its_window_where_the_object_was() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    mask = far_mask(0, TURTLE)
+    [(memory, _)] = tracker.track(Frame(far_away(0)), [BankRequest(Memory(), {0: Seed(mask)})])
+    [window] = tracker.windows(SIZE[::-1], [BankRequest(memory)])
+    rows, columns = np.nonzero(cv2.resize(mask.view(np.uint8), SIZE))  # stretched, as its place is all that is known
+    assert window is not None
+    assert window.top <= rows.min() and rows.max() < window.top + window.height
+    assert window.left <= columns.min() and columns.max() < window.left + window.width
+
+
 def two_ponds(index: int) -> np.ndarray:
     """The animals of the sample clip twice, 1100 pixels apart."""
     image = far_away(index, -600)

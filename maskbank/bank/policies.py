@@ -33,7 +33,8 @@ class PaperPolicy:
     """The authors' policy: every frame is merged into one pool at once; what is little used goes.
 
     Everything lives in the bank's `older` part. As in the authors' implementation the budget can be exceeded
-    in two cases: by the first frame, and where a single frame has more new entries than the budget.
+    in two cases: by the first frame, and where a single frame has more new entries than the budget. Unlike there, a
+    bank is never emptied.
 
     Attributes:
         budget_per_class: entries of one bank, see `paper_budget`.
@@ -62,7 +63,10 @@ class PaperPolicy:
         now = int(entries.frame[0])
         while len(older) and len(older) + len(fresh) > self.budget_per_class:
             scores = usage_per_age(older, now)
-            older = older.select(scores > int(scores.min()) + 1)
+            kept = scores > int(scores.min()) + 1
+            if not kept.any() and not len(fresh):  # which would leave nothing to read
+                kept = scores.argsort(descending=True, stable=True)[: self.budget_per_class].sort().values
+            older = older.select(kept)
         return replace(bank, older=older.concat(fresh))
 
 

@@ -41,6 +41,7 @@ def still_revisions(plans: Sequence[BankPlan], digest: str, image: str) -> list[
             number=each.revision.number + 1,
             digest=digest,
             memory=replace(each.revision.memory, frames=each.revision.memory.frames + 1),
+            objects=tuple(replace(record, expected_j=None) for record in each.revision.objects),
             shared=True,
         )
         for each in plans

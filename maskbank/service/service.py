@@ -94,7 +94,8 @@ class Service:
             for position, (encoded, shapes) in enumerate(zip(request.images, request.shapes, strict=True)):
                 slots = [slot for slot, given in enumerate(zip(shapes, states, strict=True)) if any(given)]
                 entries = tuple(Entry(slot + 1, shapes[slot], states[slot], legacy=False) for slot in slots)
-                tuning_s = self.tracker.tune_s if any(shapes) else 0.0
+                is_tuned_to = any(shape and shape.type != "rectangle" for shape in shapes)
+                tuning_s = self.tracker.tune_s if is_tuned_to else 0.0
                 if frames and reply_by.left_s < slowest_s + tuning_s:
                     break
                 started = time.monotonic()

@@ -30,7 +30,14 @@ from maskbank.tracking.search_area import (
     search_areas,
     whole_area,
 )
-from maskbank.tracking.zoom import choose_windows, coarser_windows, drifted_apart, memory_groups, moved_prev_mask
+from maskbank.tracking.zoom import (
+    choose_windows,
+    coarser_windows,
+    drifted_apart,
+    memory_groups,
+    moved_prev_mask,
+    stretched_prev_mask,
+)
 
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
@@ -182,12 +189,14 @@ class Tracker:
         return choose_windows(size, self._working_size(size), [self._of_size(size, request) for request in requests])
 
     def _of_size(self, size: tuple[int, int], request: BankRequest) -> BankRequest:
-        """A request about a frame of a size: after another size it knows of no window, but of the whole frame."""
+        """A request about a frame of a size: after another size it knows of no window, but of the whole frame, which
+        is stretched to the new one."""
         memory = request.memory
-        if memory.window is None or memory.size in (None, size):
+        if memory.size in (None, size):
             return request
         before = memory.size
         prev_mask = moved_prev_mask(memory.prev_mask, memory.window, None, before, self._working_size(before))
+        prev_mask = stretched_prev_mask(prev_mask, self._working_size(size))
         return replace(request, memory=replace(memory, prev_mask=prev_mask, window=None, size=size))
 
     def _seen_in(self, window: Window | None, request: BankRequest, size: tuple[int, int]) -> BankRequest:

@@ -216,6 +216,12 @@ def moved_prev_mask(
     return _sampled(prev_mask, *axes)
 
 
+def stretched_prev_mask(prev_mask: Tensor, working: tuple[int, int]) -> Tensor:
+    """A previous mask of a whole image, (n, 4h', 4w'), stretched to one that the network sees in the size `working`."""
+    whole, cells = whole_area(working), STRIDE // PREV_MASK_STRIDE
+    return F.adaptive_avg_pool2d(prev_mask, (whole.bottom * cells, whole.right * cells))
+
+
 def moved_logits(
     logits: Tensor, before: Window | None, now: Window | None, size: tuple[int, int], seen: Sequence[int]
 ) -> Tensor:
