@@ -38,7 +38,7 @@ def store_url(environment: Mapping[str, str]) -> str:
     if host:
         if not re.fullmatch(r"[\w.-]+", host):
             raise StoreUrlError(
-                f"CVAT_FUNCTIONS_REDIS_HOST is {host!r}, but must be a name or address, without its port."
+                f"CVAT_FUNCTIONS_REDIS_HOST is {host!r}, but must be a host without its port."
             )
         port = text("CVAT_FUNCTIONS_REDIS_PORT", "6379")
         if not port.isdigit():
