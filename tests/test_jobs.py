@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib import error, request
@@ -729,12 +730,26 @@ def test_a_finished_run_does_nothing_again(cvat, run, propagate):
     call, sizes = counting(propagate)
     said = run(call)
     assert said.startswith("Job 12: these outlines were tracked and the results uploaded before; nothing to do.")
-    assert "--replace" in said
+    assert "--replace" in said and "  Look at " in said and ("Outline next: " in said or "No frame is worth" in said)
     assert sizes == [] and json.dumps(cvat.jobs[JOB].annotations) == before
     assert not [each for each in cvat.requests if each.startswith("PATCH") or "/data?" in each]
 
 
 # Runs after runs
+
+
+def test_groups_that_are_given_later_are_those_of_the_results(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, RED_KOI)])
+    run()
+    for number, shape in enumerate(cvat.jobs[JOB].annotations["shapes"][:2], 1):
+        shape["group"] = number
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match="already has 20 automatic annotations"):
+        run(call)
+    assert run(call, replace=True).startswith("Job 12: 2 objects tracked")
+    assert sizes == [] and {shape["group"] for shape in results(cvat)} == {1, 2}
+    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    assert "koi 3, outlined on 5, has no group" in run(replace=True)
 
 
 def test_results_of_an_earlier_run_are_in_the_way(cvat, run, propagate):
@@ -958,6 +973,9 @@ def test_a_person_is_told_of_boxes_that_are_hard_to_make_out(cvat, propagate, ou
     shown = capsys.readouterr().err
     assert shown.count("Frame 4: turtle is hard to make out in its box; a mask or polygon there says more.") == 1
     assert shown.count("hard to make out") == 1
+    with connect(Login(cvat.url, f"{USER}:{PASSWORD}")) as client:  # what another run goes on with is still told of
+        annotate(client, [JOB], propagate, outliner.object_of, replace(options, replace=True))
+    assert "Hard to make out in its box: turtle on 4; a mask or polygon there says more." in capsys.readouterr().out
 
 
 def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):
@@ -1079,6 +1097,16 @@ def test_a_task(cvat, run, tmp_path, capsys):
         "Job 14: 1 object tracked on 2 frames, 2 shapes made, 2 uploaded.",
     ]
     assert frames_of(cvat.of_source(14, "auto")["shapes"]) == [8, 9]
+
+
+def test_of_a_task_one_job_that_cannot_be_tracked_does_not_keep_the_others_from_it(cvat, run, capsys):
+    cvat.jobs[13] = StoredJob({i: jpeg(i) for i in range(4)}, LABELS)
+    cvat.add(JOB, shapes=[outline(3, TURTLE, type="polygon", points=[700.0, 0.0, 800.0, 0.0, 700.0, 50.0])])
+    cvat.add(13, shapes=[outline(0, TURTLE)])
+    with pytest.raises(ValueError, match="^Not tracked: 1 job of 2, for the reasons above"):
+        run(jobs=(JOB, 13))
+    assert "Job 12: turtle on frame 3: The polygon covers no pixel" in capsys.readouterr().err
+    assert frames_of(cvat.of_source(13, "auto")["shapes"]) == [1, 2, 3]
 
 
 def test_outlines_of_which_it_cannot_be_told_what_they_belong_to(cvat, run, propagate):
@@ -1205,7 +1233,7 @@ def test_proposals_are_outlines_that_the_next_run_tracks(cvat, command):
     assert max(jaccard(decoded({"type": "mask", "points": shapes[0]["points"]}), truth) for truth in truths) > 0.6
     assert {(shape["type"], shape["label_id"]) for shape in shapes} == {("mask", KOI["id"])}
     code, _, complaint = command(*arguments, "--propose", "--labels", "koi")
-    assert code == 1 and "proposals are for jobs without any outline" in complaint
+    assert code == 1 and "--propose and --from-job are for jobs without any." in complaint
     code, said, _ = command(*arguments)
     assert code == 0 and f"{len(shapes)} object" in said and len(results(cvat)) > 0
 

@@ -537,9 +537,7 @@ def test_the_store_that_cvat_names_is_used_unless_another_is_set() -> None:
     assert store_url(cvat | {"CVAT_FUNCTIONS_REDIS_PASSWORD": "a/b@c"}) == "redis://:a%2Fb%40c@cvat_redis_ondisk:6666/0"
     assert store_url(cvat | {"MASKBANK_STORE": "memory://"}) == "memory://"
     assert store_url({"XDG_STATE_HOME": "/state"}) == "file:///state/maskbank"
-    with pytest.raises(
-        ValueError, match="CVAT_FUNCTIONS_REDIS_HOST is 'a:6666', but must be a host without"
-    ):
+    with pytest.raises(ValueError, match="CVAT_FUNCTIONS_REDIS_HOST is 'a:6666', but must be a host without"):
         store_url(cvat | {"CVAT_FUNCTIONS_REDIS_HOST": "a:6666"})
     with pytest.raises(ValueError, match="CVAT_FUNCTIONS_REDIS_PORT is 'x', but must be a number"):
         store_url(cvat | {"CVAT_FUNCTIONS_REDIS_PORT": "x"})

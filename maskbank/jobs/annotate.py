@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maskbank import __version__
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
-from maskbank.jobs.objects import JobObject, find_objects, seeds_digest
+from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, traits_digest, without_group
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
@@ -100,8 +100,8 @@ def annotate(
 
     object_of: what an outline means.
 
-    All jobs are checked before the first is tracked. A run that is stopped goes on from where it was when it is run
-    again.
+    All jobs are checked before the first is tracked; of several, one that cannot be tracked does not keep the others
+    from it. A run that is stopped goes on from where it was when it is run again.
 
     Raises ValueError where somebody has to do something about it, ConnectionError where a server does not answer;
     with one sentence.
@@ -111,6 +111,7 @@ def annotate(
         raise ValueError(
             "There is nothing to track: outline each object on a frame, as a mask, a polygon, a box or an ellipse."
         )
+    failed: list[int] = []
     for each in jobs:
         if not each.objects:
             print(f"Job {each.job.id}: nothing is outlined in it.")
@@ -123,6 +124,13 @@ def annotate(
         except ConnectionError as error:
             reason = str(error).rstrip(".")
             raise ConnectionError(f"{reason}; what was done is kept, so run this again later.") from error
+        except ValueError as error:
+            if len(jobs) == 1:
+                raise
+            failed.append(each.job.id)
+            print(f"Job {each.job.id}: {error}", file=sys.stderr)
+    if failed:
+        raise ValueError(f"Not tracked: {_counted(len(failed), 'job')} of {len(jobs)}, for the reasons above.")
 
 
 def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
@@ -148,12 +156,12 @@ def annotate_job(
     folder = RunFolder(outlined.folder(cvat.host, options))
     form = options.form or "as drawn"
     with folder.alone():
-        finished = f"{form}, frames {ranges(job.frames)}"
+        finished = f"{form}, frames {ranges(job.frames)}, {traits_digest(outlined.objects)}"
         if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
             return (
                 f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do. "
-                "(--replace uploads again what was deleted or changed since.)"
-            )
+                f"(--replace uploads again what was deleted or changed since.)\n{folder.noted('what next') or ''}"
+            ).rstrip()
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
         forward, backward = _track(cvat, outlined, propagate, object_of, options, folder)
@@ -163,6 +171,12 @@ def annotate_job(
 
         def upload() -> Upload:
             found = plan_upload(cvat, outlined, forward, backward, options)
+            if any(
+                found.results
+            ):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
+                record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
+                page = write_page(folder.path)
+                folder.note("what next", f"  {what_next(outlined, found)}\n  Look at {page}.")
             if not options.dry_run:
                 _refuse_outdated(job, found.outdated, options)
                 for portion in in_requests(found.outdated):
@@ -181,10 +195,9 @@ def annotate_job(
         found = retried(upload, options.retry_s, waiting.tell)
         if waiting.told:  # a request without an answer may have been carried out after the next one was made
             retried(delete_twins, options.retry_s, waiting.tell)
-        text = report(outlined, found, options)
-        if any(found.results):
-            record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
-            text += f"\n  Look at {write_page(folder.path)}."
+        text = "\n".join(
+            [report(outlined, found, hard_boxes(folder), options), folder.noted("what next") or ""]
+        ).rstrip()
         if not options.dry_run:
             folder.note("uploaded", finished)
     return text
@@ -221,11 +234,11 @@ def _track(
             bar.set_postfix_str("", refresh=False)
             return answer
 
-        told: set[tuple[str, int]] = set()  # both sweeps begin with the same boxes
-
         def tell_of_box(drawn: JobObject, frame: int) -> None:
-            if (drawn.name, frame) not in told:
-                told.add((drawn.name, frame))
+            hard = hard_boxes(folder)
+            box = (objects.index(drawn), frame)
+            if box not in hard:  # both sweeps begin with the same boxes
+                folder.note("hard boxes", json.dumps([*hard, box]))
                 text = f"Frame {frame}: {drawn.name} is hard to make out in its box; a mask or polygon there says more."
                 tqdm.write(text, file=sys.stderr)
 
@@ -241,6 +254,11 @@ def _track(
             image_of(frame)
     forward, backward = (dict(zip(log.order, log.answers, strict=False)) for log in logs)
     return forward, backward
+
+
+def hard_boxes(folder: RunFolder) -> list[tuple[int, int]]:
+    """The slots of objects, and the frames with a box each, in which it is hard to tell what is meant."""
+    return [(slot, frame) for slot, frame in json.loads(folder.noted("hard boxes") or "[]")]
 
 
 def _answered(logs: Iterable[SweepLog]) -> int:
@@ -279,8 +297,8 @@ def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptio
         )
 
 
-def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> str:
-    """What was done, and what an annotator should look at."""
+def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]], options: AnnotateOptions) -> str:
+    """What was done, and what an annotator should look at; `hard`: see `hard_boxes`."""
     made, there = count(upload.made), count(upload.made) - count(upload.missing)
     frames = len({frame for found in upload.results for frame in found})
     kind = "track" if options.form == "track" else "shape"
@@ -299,7 +317,15 @@ def report(outlined: JobToTrack, upload: Upload, options: AnnotateOptions) -> st
         each_kind = (("unsure", unsure), ("gone", gone), ("left to a person's track", by_track))
         remarks = [f"{what} on {ranges(which)}" for what, which in each_kind if which]
         lines.append(f"  {drawn.name}: {'; '.join(remarks) or 'sure on all frames'}")
-    lines.append(f"  {what_next(outlined, upload)}")
+    if boxes := ", ".join(f"{outlined.objects[slot].name} on {frame}" for slot, frame in sorted(hard)):
+        lines.append(f"  Hard to make out in its box: {boxes}; a mask or polygon there says more.")
+    for drawn in without_group(outlined.objects):
+        lines.append(
+            f"  {drawn.name}, outlined on {ranges(list(drawn.seeds))}, has no group: if it is one of those that have, "
+            "put it into that group, and run this again with --replace."
+        )
+    if options.form == "track" and made:
+        lines.append("  The tracks are off on the frames that people outlined, whose shapes stay as they are.")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
         outlined = True
     if outlined:
         raise AlreadyOutlined(
-            f"Job {job_id}: objects are outlined in it already; proposals are for jobs without any outline."
+            f"Job {job_id}: objects are outlined in it already; --propose and --from-job are for jobs without any."
         )
     return job
 

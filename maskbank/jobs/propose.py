@@ -33,7 +33,10 @@ def propose_in_job(
     frame = job.frames[found.frame]
     if not dry_run:
         kind = "mask" if label.type == "any" else label.type
-        shapes = [draft(found.ids == object_id, kind, label, frame) for object_id in range(1, found.count + 1)]
+        numbers = range(1, found.count + 1)
+        # In groups, or an outline on another frame would belong to any of them.
+        groups = numbers if found.count > 1 else [0]
+        shapes = [draft(found.ids == i, kind, label, frame, group) for i, group in zip(numbers, groups, strict=True)]
         cvat.create(job_id, {"shapes": shapes, "tracks": []})
     done = "would be uploaded" if dry_run else "uploaded"
     return (

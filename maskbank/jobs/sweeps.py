@@ -130,7 +130,7 @@ def _request_frame(
         shapes: list[dict[str, Any] | None] = [None] * len(objects)
         for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
             if seed.box is None:
-                hidden = "it lies wholly under other objects; track them one after the other."
+                hidden = "it lies wholly under other objects; outline what is seen of it, or leave some labels out (--labels)."
                 raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
             if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
                 on_hard_box(objects[slot], frame)
@@ -168,6 +168,8 @@ def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of:
 
 def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence[JobObject]) -> str:
     """The function counts the frames and objects of a request, from 1."""
+    if re.search(r"objects.* at most", sentence):
+        sentence = f"{sentence.rstrip('.')}; --labels tracks those of some labels at a time."
     sentence = re.sub(r"(?<=\bFrame )\d+", lambda found: str(frames[int(found[0]) - 1]), sentence)
     return re.sub(r"\bobject (\d+)", lambda found: objects[int(found[1]) - 1].name, sentence)
 

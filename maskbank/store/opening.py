@@ -37,9 +37,7 @@ def store_url(environment: Mapping[str, str]) -> str:
     host = text("CVAT_FUNCTIONS_REDIS_HOST")
     if host:
         if not re.fullmatch(r"[\w.-]+", host):
-            raise StoreUrlError(
-                f"CVAT_FUNCTIONS_REDIS_HOST is {host!r}, but must be a host without its port."
-            )
+            raise StoreUrlError(f"CVAT_FUNCTIONS_REDIS_HOST is {host!r}, but must be a host without its port.")
         port = text("CVAT_FUNCTIONS_REDIS_PORT", "6379")
         if not port.isdigit():
             raise StoreUrlError(f"CVAT_FUNCTIONS_REDIS_PORT is {port!r}, but must be a number.")

@@ -752,10 +752,21 @@ describe('the end of a run', () => {
         expect(summaries[0]?.text).toMatch(/ Outline next: frame 12, koi\.$/);
     });
 
+    test('the frame to outline next is shown, if that is asked for', async () => {
+        server.confidence = (_, frame) => (frame === 4 ? 0.6 : 0.97);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        expect(shownFrames).toEqual([]);
+        await run(0, 9, { 'Go to the frame to outline next': 'true' });
+        expect(summaries.map(({ frame }) => frame)).toEqual([4, 4]);
+        expect(shownFrames).toEqual([4]);
+    });
+
     test('where the tracker is sure, no frame is named', async () => {
         server.confidence = () => 0.97;
         job.draw({ frame: 0, type: 'mask', points: MASK });
-        await run(0, 9);
+        await run(0, 9, { 'Go to the frame to outline next': 'true' });
+        expect(shownFrames).toEqual([]);
         const text =
             'Tracked 9 frames, up to frame 9. ' +
             'No frame is worth another outline: it is not expected to mend much anywhere.';

@@ -26,7 +26,7 @@ test('it is said when there is none', () => {
 test('the tracker is asked for only where there are several', () => {
     expect(Object.keys(parameters([MASKBANK]))).toEqual([
         ...['Target frame', 'Use later annotated frames as seeds', 'Convert shapes to track'],
-        ...['Stop when unsure', 'On cancel'],
+        ...['Stop when unsure', 'On cancel', 'Go to the frame to outline next'],
     ]);
     expect(parameters([MASKBANK, SAM])['Tracker']).toMatchObject({
         ...{ type: 'select', values: ['AI tracker (maskbank)', 'SAM 2 (12)'], defaultValue: 'AI tracker (maskbank)' },
@@ -42,14 +42,16 @@ test('what CVAT offers is what it means by default', () => {
     });
     const settings = readSettings(Object.fromEntries(offered), JOB);
     expect(settings).toEqual({
-        ...{ target: 12, useSeeds: true, convert: false, stopBelow: 0, keepOnCancel: true, tracker: undefined },
+        ...{ target: 12, useSeeds: true, convert: false, stopBelow: 0, keepOnCancel: true, goToNext: false },
+        tracker: undefined,
     });
     expect(readSettings({}, JOB)).toEqual(settings);
 });
 
-test('a target frame of another job is moved into this one', () => {
+test('a target frame of another job means the end of this one', () => {
     expect(readSettings({ 'Target frame': 400 }, JOB).target).toBe(12);
-    expect(readSettings({ 'Target frame': 0 }, JOB).target).toBe(10);
+    expect(readSettings({ 'Target frame': 0 }, JOB).target).toBe(12);
+    expect(readSettings({ 'Target frame': 10 }, JOB).target).toBe(10);
     expect(readSettings({ 'Target frame': NaN }, JOB).target).toBe(12);
 });
 

@@ -128,6 +128,9 @@ export class AITracker extends BaseCollectionAction {
         const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
         made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
         this.#summary = tracked.done.length ? summaryOf(tracked, names, from) : null;
+        if (settings.goToNext) {
+            this.#frameToShow ??= this.#summary?.frame ?? null;
+        }
         return { created, deleted };
     }
 

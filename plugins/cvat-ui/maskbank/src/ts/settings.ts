@@ -6,6 +6,7 @@ export interface Settings {
     convert: boolean;
     stopBelow: number; // confidence; 0: never
     keepOnCancel: boolean;
+    goToNext: boolean; // to the frame to outline next, at the end
     tracker: string | undefined; // its title
 }
 
@@ -14,6 +15,7 @@ const SEEDS = 'Use later annotated frames as seeds';
 const CONVERT = 'Convert shapes to track';
 const UNSURE = 'Stop when unsure';
 const CANCEL = 'On cancel';
+const NEXT = 'Go to the frame to outline next';
 const TRACKER = 'Tracker';
 const [KEEP, DISCARD] = ['keep what was done', 'keep nothing'];
 
@@ -31,20 +33,23 @@ export function parameters(trackers: readonly Model[]): ActionParameters {
         [CONVERT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
         [UNSURE]: { type: 'number', values: ['0', '1', '0.05'], defaultValue: '0' },
         [CANCEL]: { type: 'select', values: [KEEP, DISCARD], defaultValue: KEEP },
+        [NEXT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
         ...(titles.length > 1 ? { [TRACKER]: { type: 'select', values: titles, defaultValue: titles[0]! } } : {}),
     };
 }
 
-/** The annotator's choices; CVAT offers the last ones again, even in a job with other frames. */
+/** The annotator's choices; CVAT offers the last ones again, even in a job with other frames: these mean its end. */
 export function readSettings(chosen: Record<string, unknown>, job: Job): Settings {
     const target = Number(chosen[TARGET] ?? job.stopFrame);
+    const isInJob = target >= job.startFrame && target <= job.stopFrame;
     const tracker = chosen[TRACKER];
     return {
-        target: Math.min(Math.max(Number.isFinite(target) ? target : job.stopFrame, job.startFrame), job.stopFrame),
+        target: isInJob ? target : job.stopFrame,
         useSeeds: String(chosen[SEEDS]) !== 'false',
         convert: String(chosen[CONVERT]) === 'true',
         stopBelow: Number(chosen[UNSURE]) || 0,
         keepOnCancel: chosen[CANCEL] !== DISCARD,
+        goToNext: String(chosen[NEXT]) === 'true',
         tracker: typeof tracker === 'string' ? tracker : undefined,
     };
 }
