@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from maskbank.jobs.objects import Label, find_objects
 from maskbank.shapes.rotation import unrotated
 from maskbank.shapes.shape import Shape
+from maskbank.tracking.fusion import fuse
 from maskbank.tracking.suggestions import suggest, sureness
 
 CASES = Path(__file__).parent / "cases"
@@ -48,6 +50,33 @@ def test_which_shapes_are_one_object(case: dict):
 @pytest.mark.parametrize("case", cases("sureness"), ids=lambda case: case["name"])
 def test_what_a_confidence_counts_for(case: dict):
     assert sureness(case["confidence"], case["visible"]) == case["expected"]
+
+
+class Answer(NamedTuple):
+    """What a sweep found on a frame; in the cases a negative confidence is that of an object that is gone."""
+
+    is_ahead: bool
+    position: int
+    confidence: float
+    visible: bool
+
+    def with_confidence(self, confidence: float) -> "Answer":
+        return self._replace(confidence=confidence)
+
+
+@pytest.mark.parametrize("case", cases("fusion"), ids=lambda case: case["name"])
+def test_which_sweep_counts_between_two_outlines(case: dict):
+    count = len(case["agreement"])
+    forward, backward = (
+        {i: Answer(way == "forward", i, abs(sure), sure > 0) for i, sure in enumerate(case[way], 1)}
+        for way in ("forward", "backward")
+    )
+    frames = range(count + 2)
+    found = fuse(
+        frames, [0, count + 1], frames[1:-1], forward, backward, lambda one, _: case["agreement"][one.position - 1]
+    )
+    assert [found[frame].is_ahead for frame in frames[1:-1]] == [i < case["ahead"] for i in range(count)]
+    assert [found[frame].confidence for frame in frames[1:-1]] == pytest.approx(case["confidence"], abs=0.001)
 
 
 @pytest.mark.parametrize("case", cases("suggestions"), ids=lambda case: case["name"])

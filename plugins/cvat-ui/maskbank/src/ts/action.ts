@@ -22,7 +22,7 @@ import { chooseTracker, maskTrackers, parameters, readSettings } from './setting
 import type { Summary } from './summary';
 import { namesOf, ranges, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
-import { trackObjects } from './tracking';
+import { framesBack, trackObjects } from './tracking';
 
 export const NAME = 'AI tracker';
 
@@ -94,6 +94,12 @@ export class AITracker extends BaseCollectionAction {
             this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
         let percent = 0;
         const pace = new Pace();
+        const steps = frames.length + (settings.useSeeds ? framesBack(objects, frames).length : 0);
+        let count = 0;
+        const tell = (what: string, how: string): void => {
+            percent = Math.round((100 * count) / steps);
+            input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
+        };
         input.onProgress(`Starting: the tracker learns what is outlined on frame ${from}…`, percent);
         let tracked: Tracked;
         try {
@@ -102,11 +108,12 @@ export class AITracker extends BaseCollectionAction {
                 isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
                 cancelled: input.cancelled,
                 onFrame: (frame, confidence) => {
-                    const count = frames.indexOf(frame) + 1;
-                    const how = confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`;
-                    const left = pace.left(count, frames.length);
-                    percent = Math.round((100 * count) / frames.length);
-                    input.onProgress(`Frame ${frame} (${count} of ${frames.length})${how}${left}`, percent);
+                    count = frames.indexOf(frame) + 1;
+                    tell(`Frame ${frame}`, confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`);
+                },
+                onFrameBack: (frame) => {
+                    count += 1;
+                    tell(`Back to frame ${frame}`, '');
                 },
                 onWait: () => input.onProgress('Waiting for the tracker…', percent),
                 onUnreadable: () => this.#tellUnreadable(objects),

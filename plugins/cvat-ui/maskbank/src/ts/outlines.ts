@@ -36,9 +36,38 @@ export function asType(outline: Outline, type: string): Outline {
     if (type === 'polygon') {
         return polygon;
     }
-    const xs = polygon.points.filter((_, index) => index % 2 === 0);
-    const ys = polygon.points.filter((_, index) => index % 2 === 1);
+    const [xs, ys] = [onAxis(polygon.points, 0), onAxis(polygon.points, 1)];
     return { type, points: type === 'rectangle' ? boundingBox(xs, ys) : ellipseLike(xs, ys) };
+}
+
+/** The upright box around outlines: left, top, right, bottom. */
+export function boundsOf(outlines: readonly Outline[]): [number, number, number, number] {
+    const corners = outlines.flatMap((outline) => {
+        const [left, top, right, bottom] = outline.points.slice(-4) as [number, number, number, number];
+        return outline.type === 'mask' ? [left, top, right + 1, bottom + 1] : polygonOf(outline, 0).points;
+    });
+    return boundingBox(onAxis(corners, 0), onAxis(corners, 1));
+}
+
+/** Tells whether a place, x and y, lies in an outline. */
+export function containsOf(outline: Outline): (x: number, y: number) => boolean {
+    if (outline.type === 'mask') {
+        const [left, top, right] = outline.points.slice(-4) as [number, number, number];
+        const width = right - left + 1;
+        const pixels = outline.points.slice(0, -4).flatMap((run, index) => Array<boolean>(run).fill(index % 2 === 1));
+        return (x, y) =>
+            x >= left && x < right + 1 && (pixels[Math.floor(y - top) * width + Math.floor(x - left)] ?? false);
+    }
+    const { points } = polygonOf(outline, 0);
+    const [xs, ys] = [onAxis(points, 0), onAxis(points, 1)];
+    return (x, y) => {
+        // A line to the left crosses the edges of what it lies in an odd number of times.
+        const crossed = xs.filter((from, index) => {
+            const [to, high, low] = [next(xs, index), ys[index]!, next(ys, index)];
+            return high > y !== low > y && x > from + ((y - high) / (low - high)) * (to - from);
+        });
+        return crossed.length % 2 === 1;
+    };
 }
 
 /** The polygon of a rectangle or an ellipse that is turned clockwise about its centre; other outlines as they are. */
@@ -71,6 +100,11 @@ function cornersOfEllipse(rx: number, ry: number): [number, number][] {
         const angle = (2 * Math.PI * index) / ELLIPSE_CORNERS;
         return [Math.cos(angle) * rx, Math.sin(angle) * ry];
     });
+}
+
+/** Of points x, y, …: the x for axis 0, the y for axis 1. */
+function onAxis(points: readonly number[], axis: 0 | 1): number[] {
+    return points.filter((_, index) => index % 2 === axis);
 }
 
 function boundingBox(xs: readonly number[], ys: readonly number[]): [number, number, number, number] {

@@ -1,6 +1,8 @@
 import type { Outline } from './outlines';
 import { sameOutline } from './outlines';
 import { Cancelled, patiently } from './patience';
+import type { Answer } from './fusion';
+import { agreementOf, joined } from './fusion';
 import type { Certainty } from './states';
 import { readState } from './states';
 
@@ -23,6 +25,7 @@ export interface Options {
     isDeleted(frame: number): Promise<boolean>;
     cancelled(): boolean;
     onFrame(frame: number, lowestConfidence: number | null): void;
+    onFrameBack(frame: number): void; // of the way back from the last later outline
     onWait(): void; // whenever the tracker is busy or away, and is asked again later
     onUnreadable(): void; // once, if a state hides its confidence
 }
@@ -53,22 +56,68 @@ export interface Tracked {
     end: End;
 }
 
-interface Answer {
+interface Reply {
     shapes: (Outline | null)[];
     states: unknown[];
 }
 
+type Call = (request: TrackerRequest) => Promise<unknown>;
+
 /**
- * Follows objects through frames, all of them with one call for each frame, which is repeated while the tracker is busy.
+ * Follows objects through frames, all of them with one call for each frame, which is repeated while the tracker is busy;
+ * where there are later outlines, back from them as well: between two outlines both sweeps count (`fusion.ts`).
  *
  * What fails before the first frame is done is thrown; what fails later ends the tracking, and what was done stays.
  */
-export async function trackObjects(
-    send: (request: TrackerRequest) => Promise<unknown>,
-    objects: readonly Target[],
-    options: Options,
-): Promise<Tracked> {
-    const call = (request: TrackerRequest): Promise<unknown> => patiently(() => send(request), options);
+export async function trackObjects(send: Call, objects: readonly Target[], options: Options): Promise<Tracked> {
+    const call: Call = (request) => patiently(() => send(request), options);
+    const tracked = await sweepForward(call, objects, options);
+    if (tracked.end.reason !== 'finished') {
+        return tracked;
+    }
+    const backward = objects.map(() => new Map<number, Prediction>());
+    const frames = options.useSeeds ? framesBack(objects, tracked.done) : [];
+    const end = await sweepBack(call, objects, backward, frames, options);
+    objects.forEach((object, index) => {
+        joinSweeps(tracked.found[index]!, backward[index]!, [options.from, ...tracked.done], object);
+    });
+    return { ...tracked, end };
+}
+
+/** The frames of the way back from the last later outline, in its order; none where there is no such outline. */
+export function framesBack(objects: readonly Target[], frames: readonly number[]): number[] {
+    const isSeeded = (frame: number): boolean => objects.some((each) => canGoBack(each) && each.annotated.get(frame));
+    return frames.slice(0, frames.findLastIndex(isSeeded) + 1).reverse();
+}
+
+/** Whether an object can be tracked back from later outlines: one of another type would be answered in that type. */
+function canGoBack({ start, annotated }: Target): boolean {
+    return [...annotated.values()].every((outline) => !outline || outline.type === start.type);
+}
+
+/** Puts what counts of both sweeps, between outlines of an object, in the place of what the forward sweep found. */
+function joinSweeps(
+    forward: Map<number, Prediction>,
+    backward: ReadonlyMap<number, Prediction>,
+    frames: readonly number[],
+    { annotated }: Target,
+): void {
+    const outlined = frames.flatMap((frame, position) => (!position || annotated.get(frame) ? [position] : []));
+    outlined.slice(1).forEach((stop, index) => {
+        const between = frames.slice(outlined[index]! + 1, stop).filter((frame) => forward.has(frame));
+        const sweeps = [forward, backward].map((found) => between.flatMap((frame) => answerOf(found.get(frame))));
+        if (sweeps.every(({ length }) => length === between.length)) {
+            joined(sweeps[0]!, sweeps[1]!, agreementOf).forEach((answer, i) => forward.set(between[i]!, answer));
+        }
+    });
+}
+
+/** None where a sweep has not come so far, or CVAT hides how sure it is. */
+function answerOf(found: Prediction | undefined): Answer[] {
+    return found && found.confidence !== null ? [{ outline: found.outline, confidence: found.confidence }] : [];
+}
+
+async function sweepForward(call: Call, objects: readonly Target[], options: Options): Promise<Tracked> {
     const done: number[] = [];
     const found = objects.map(() => new Map<number, Prediction>());
     const hardBoxes: HardBox[] = [];
@@ -147,13 +196,58 @@ export async function trackObjects(
     return ended({ reason: options.cancelled() ? 'cancelled' : 'finished' });
 }
 
+/** Tracks objects back, each from its last outline on; what is found is added to `found`, by object. */
+async function sweepBack(
+    call: Call,
+    objects: readonly Target[],
+    found: readonly Map<number, Prediction>[],
+    frames: readonly number[],
+    options: Options,
+): Promise<End> {
+    const states = new Map<number, unknown>(); // by object
+    for (const frame of frames) {
+        if (options.cancelled()) {
+            return { reason: 'cancelled' };
+        }
+        try {
+            const known = [...states.keys()];
+            const outlined = (index: number): Outline | null => objects[index]!.annotated.get(frame) || null;
+            if (known.length) {
+                const answer = await nextFrame(call, frame, [...states.values()], known.map(outlined));
+                const certainties = await Promise.all(answer.states.map((state) => readState(state)));
+                known.forEach((index, slot) => {
+                    states.set(index, answer.states[slot]);
+                    const { visible, confidence } = certainties[slot] ?? { visible: true, confidence: null };
+                    found[index]!.set(frame, { outline: visible ? (answer.shapes[slot] ?? null) : null, confidence });
+                });
+            }
+            const starting = [...objects.keys()].filter(
+                (index) => !states.has(index) && outlined(index) && canGoBack(objects[index]!),
+            );
+            if (starting.length) {
+                const request = {
+                    type: 'init_tracking',
+                    frame,
+                    shapes: starting.map((each) => outlined(each)!),
+                } as const;
+                const started = statesOf(starting.length, await call(request));
+                starting.forEach((index, slot) => states.set(index, started[slot]));
+            }
+        } catch (error) {
+            return error instanceof Cancelled ? { reason: 'cancelled' } : { reason: 'failed', frame, error };
+        }
+        options.onFrameBack(frame);
+    }
+    return { reason: options.cancelled() ? 'cancelled' : 'finished' };
+}
+
 /** The answer on the next frame, where some objects may be outlined by a person: these outlines join what is known. */
 async function nextFrame(
     call: (request: TrackerRequest) => Promise<unknown>,
     frame: number,
     states: unknown[],
     seeds: (Outline | null)[],
-): Promise<Answer> {
+): Promise<Reply> {
     if (!seeds.some(Boolean)) {
         return answerFor(states.length, await call({ type: 'track', frame, states }));
     }
@@ -184,7 +278,7 @@ function isDropped(seed: Outline, answer: Outline | null, certainty: Certainty |
 }
 
 /** The reply to `track`, checked: an outline or null, and a state, for each object in the order of the request. */
-function answerFor(objects: number, reply: unknown): Answer {
+function answerFor(objects: number, reply: unknown): Reply {
     const states = statesOf(objects, reply);
     const { shapes } = reply as { shapes?: unknown };
     if (!Array.isArray(shapes) || shapes.length !== objects || !shapes.every(isOutlineOrNull)) {
