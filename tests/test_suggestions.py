@@ -1,10 +1,7 @@
-"""Which frame to outline next; which one first."""
+"""Which frame to outline next."""
 
-import cv2
-import numpy as np
 import pytest
 
-from maskbank.evaluation.first_frame import sharpness
 from maskbank.tracking.suggestions import next_step, suggest
 
 
@@ -56,10 +53,3 @@ def test_the_next_step_in_words():
 def test_only_candidates_are_suggested():
     assert [each.position for each in suggest({1: sure_but_for({20: 0.3, 30: 0.6})}, 1, {10, 30})] == [30]
     assert suggest({1: sure_but_for({20: 0.3})}, 1, {10}) == []
-
-
-def test_a_blurred_frame_is_less_sharp_and_its_size_counts_little():
-    frame = cv2.resize(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8), (640, 480))
-    assert sharpness(cv2.GaussianBlur(frame, (0, 0), 5)) < 0.7 * sharpness(frame)
-    larger = cv2.resize(frame, (1280, 960), interpolation=cv2.INTER_CUBIC)
-    assert sharpness(larger) == pytest.approx(sharpness(frame), rel=0.2)

@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from maskbank.evaluation.clip_sweeps import Answers, ClipSweeps
-from maskbank.evaluation.first_frame import sharpness
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
@@ -152,8 +151,8 @@ def at_random(clip: EffortClip) -> Iterator[Outlined]:
 
 
 def suggested(clip: EffortClip) -> Iterator[Outlined]:
-    """The sharpest frame that shows most objects, then always the one that is suggested, until none is."""
-    outlined = _sharpest(clip)
+    """The first frame that shows most objects, then always the one that is suggested, until none is."""
+    outlined = _first_with_most(clip)
     while True:
         yield outlined
         ranking = [each.position for each in suggest(clip.outcome(outlined).confidence, 1, clip.candidates)]
@@ -164,7 +163,7 @@ def suggested(clip: EffortClip) -> Iterator[Outlined]:
 
 def oracle(clip: EffortClip) -> Iterator[Outlined]:
     """The same frame, then always the one with the lowest true J&F."""
-    outlined = _sharpest(clip)
+    outlined = _first_with_most(clip)
     while True:
         yield outlined
         scores = clip.outcome(outlined).scores
@@ -174,9 +173,10 @@ def oracle(clip: EffortClip) -> Iterator[Outlined]:
         outlined = tuple(sorted((*outlined, min(others, key=lambda frame: scores[frame].j_and_f))))
 
 
-def _sharpest(clip: EffortClip) -> Outlined:
-    """Of the frames that show most objects: nobody would begin on one where some are hidden."""
-    return (max(clip.candidates, key=lambda frame: (len(np.unique(clip.truths[frame])), sharpness(clip.image(frame)))),)
+def _first_with_most(clip: EffortClip) -> Outlined:
+    """Nobody would begin on a frame where some objects are hidden. Of those that show most, no rule that was tried finds
+    a better one than the first (docs/developers.md)."""
+    return (max(clip.candidates, key=lambda frame: len(np.unique(clip.truths[frame]))),)
 
 
 POLICIES: dict[str, Policy] = {
