@@ -174,8 +174,8 @@ def oracle(clip: EffortClip) -> Iterator[Outlined]:
 
 
 def _first_with_most(clip: EffortClip) -> Outlined:
-    """Nobody would begin on a frame where some objects are hidden. Of those that show most, no rule that was tried finds
-    a better one than the first (docs/developers.md)."""
+    """Nobody would begin where some objects are hidden. Of the frames that show most, no rule that was tried finds a
+    better one than the first (docs/developers.md)."""
     return (max(clip.candidates, key=lambda frame: len(np.unique(clip.truths[frame]))),)
 
 

@@ -130,7 +130,7 @@ def _request_frame(
         shapes: list[dict[str, Any] | None] = [None] * len(objects)
         for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
             if seed.box is None:
-                hidden = "it lies wholly under other objects; outline what is seen of it, or leave some labels out (--labels)."
+                hidden = "it lies wholly under other objects; outline what is seen, or leave labels out (--labels)."
                 raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
             if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
                 on_hard_box(objects[slot], frame)
