@@ -829,6 +829,63 @@ def test_a_store_that_goes_away_and_comes_back(
         server.stop()
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, store: SharedStore, name: str, seconds: float = 0.0) -> list[int]:
+    """Grows by an item at each call of this method of the store's backend, which takes so much longer."""
+    calls: list[int] = []
+    method = getattr(store.backend, name)
+
+    def call(*arguments: object) -> object:
+        calls.append(1)
+        time.sleep(seconds)
+        return method(*arguments)
+
+    monkeypatch.setattr(store.backend, name, call)
+    return calls
+
+
+def test_after_it_was_away_a_store_is_tried_once_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskbank.store.shared.RETRY_S", 0.5)
+    monkeypatch.setattr("maskbank.store.shared.REST_S", 0.0)
+    server = RedisServer(tmp_path)
+    try:
+        store = opened(server.url)
+        tries = counted(monkeypatch, store, "get")
+
+        def tried_to_load() -> int:
+            tries.clear()
+            with pytest.raises(UnavailableError):
+                store.load("a" * 22, 1, "unknown")
+            return len(tries)
+
+        server.stop()
+        assert tried_to_load() > 1
+        assert tried_to_load() == tried_to_load() == 1
+        server.start()
+        assert store.load("a" * 22, 1, "unknown") is None
+        server.stop()
+        assert tried_to_load() > 1
+    finally:
+        server.stop()
+
+
+def test_what_all_banks_take_is_looked_at_more_rarely_where_that_takes_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maskbank.store.shared.QUOTA_EVERY_S", 0.0)
+    store = opened(f"file://{tmp_path}")
+    looks = counted(monkeypatch, store, "usage", seconds=0.3)
+    store.save(revision("a" * 22, 1))
+    store.save(revision("a" * 22, 2))  # 30 seconds would have to pass
+    assert len(looks) == 1
+    monkeypatch.setattr("maskbank.store.shared.QUOTA_SHARE", 1e9)
+    store._quota_due = 0.0
+    store.save(revision("a" * 22, 3))
+    store.save(revision("a" * 22, 4))
+    assert len(looks) == 3
+
+
 # ---------------------------------------------------------------- the command
 
 

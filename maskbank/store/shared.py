@@ -31,9 +31,10 @@ from maskbank.store.store import HISTORY, Revision
 
 GROWING = ("seeds", "older")  # parts of a bank that mostly stay when something is memorized; others are frames
 CLEAN_UP_EVERY = 10  # revisions
-QUOTA_EVERY_S = 30.0  # after so long a worker that writes looks at what all banks take
+QUOTA_EVERY_S = 30.0  # after so long a worker that writes looks at what all banks take; later where that takes long:
+QUOTA_SHARE = 0.01  # of its time
 QUOTA_LEFT = 0.9  # of the quota, when banks had to go: not one more at every frame
-RETRY_S = 5.0  # for so long a backend is tried again that may be restarting
+RETRY_S = 5.0  # for so long a backend is tried again that may be restarting; once, after that was in vain
 REST_S = 5.0  # after that was in vain, for so long requests do not wait for the backend
 
 T = TypeVar("T")
@@ -67,6 +68,7 @@ class SharedStore:
         self.failures = 0  # of the backend, after all tries
         self.written_bytes = 0
         self._rests_until = -math.inf
+        self._is_away = False  # it did not answer at the last try
         self._parts = StoredParts()
 
     def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
@@ -222,7 +224,7 @@ class SharedStore:
 
     def _keep_quota(self, written: str) -> None:
         """Drops the banks that were not used for longest, but for the one that was just written."""
-        self._quota_due = time.monotonic() + QUOTA_EVERY_S
+        started = time.monotonic()
         try:
             usages = sorted(self.backend.usage(), key=lambda usage: -usage.idle_s)
             self.stored_banks, self.stored_bytes = len(usages), sum(usage.bytes for usage in usages)
@@ -239,6 +241,8 @@ class SharedStore:
             log.warning("The store was over its quota: %d banks are left.", self.stored_banks)
         except BackendError as error:  # next time, then
             log.warning("What the store holds could not be looked at: %s", error)
+        now = time.monotonic()
+        self._quota_due = now + max(QUOTA_EVERY_S, (now - started) / QUOTA_SHARE)
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
         """What it returns; tried again for a while when the backend may be restarting.
@@ -250,13 +254,16 @@ class SharedStore:
                 raise BackendError("It did not answer a moment ago.", transient=False)
             retrying = Retrying(
                 retry=retry_if_exception(lambda error: isinstance(error, BackendError) and error.transient),
-                stop=stop_after_delay(RETRY_S),
+                stop=stop_after_delay(0 if self._is_away else RETRY_S),
                 wait=wait_fixed(0.1),
                 reraise=True,
             )
-            return retrying(use_backend)
+            answer = retrying(use_backend)
+            self._is_away = False
+            return answer
         except BackendError as error:
             if error.transient:
+                self._is_away = True
                 self._rests_until = time.monotonic() + REST_S
             self.failures += 1
             log.error("The store cannot be used: %s", error)
