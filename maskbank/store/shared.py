@@ -241,8 +241,9 @@ class SharedStore:
             log.warning("The store was over its quota: %d banks are left.", self.stored_banks)
         except BackendError as error:  # next time, then
             log.warning("What the store holds could not be looked at: %s", error)
-        now = time.monotonic()
-        self._quota_due = now + max(QUOTA_EVERY_S, (now - started) / QUOTA_SHARE)
+        finally:
+            now = time.monotonic()
+            self._quota_due = now + max(QUOTA_EVERY_S, (now - started) / QUOTA_SHARE)
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
         """What it returns; tried again for a while when the backend may be restarting.
