@@ -24,7 +24,7 @@ from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, 
 from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
-from maskbank.shapes.rle import encode_rle
+from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.shapes.window import Window
 
@@ -321,6 +321,25 @@ def test_each_object_has_its_own_seeds():
     one, other = fuse(range(5), [first, second], ahead, back)
     assert list(one) == [1, 3, 4] and list(other) == [0, 1, 2, 4]
     assert [int(other[frame].mask[-4]) for frame in other] == [1, 1, 1, 0]
+
+
+def test_masks_of_different_sweeps_share_no_pixel():
+    """The first object is the backward sweep's on frame 1, where the forward one has lost it; the other one is not."""
+    ahead = {0: (0, 20), 1: (40, 20), 2: (40, 20), 3: (0, 20)}
+    back = {0: (0, 20), 1: (15, 20), 2: (15, 20), 3: (0, 20)}
+
+    def sweep(lefts: dict, confidences: tuple[float, float]) -> dict:
+        return {
+            frame: [SweepPrediction(mask(x), sure) for x, sure in zip(both, confidences, strict=True)]
+            for frame, both in lefts.items()
+        }
+
+    objects = [drawn_on(0, 3), drawn_on(0)]
+    for sure, left in ((0.9, {15: 5, 20: 10}), (0.2, {15: 10, 25: 5})):
+        first, second = fuse(range(4), objects, sweep(ahead, (0.1, sure)), sweep(back, (0.8, 0.8)))
+        pixels = [decode_rle(each[1].mask, 20, 60) for each in (first, second)]
+        assert not (pixels[0] & pixels[1]).any()
+        assert {int(np.nonzero(each)[1].min()): int(each[10].sum()) for each in pixels} == left, sure
 
 
 def test_the_order_of_the_sweeps():

@@ -181,7 +181,7 @@ def fuse(
     backward: Mapping[int, Sequence[SweepPrediction | None]],
 ) -> list[dict[int, SweepPrediction]]:
     """For each object the answers that count, by frame (`maskbank.tracking.fusion`); none where a person said what is
-    to be seen.
+    to be seen. The masks of a frame share no pixel.
 
     Args:
         frames: of the job, in order.
@@ -193,7 +193,24 @@ def fuse(
         ahead = {frame: own for frame, answers in forward.items() if (own := answers[slot]) is not None}
         back = {frame: own for frame, answers in backward.items() if (own := answers[slot]) is not None}
         results.append(fusion.fuse(frames, drawn.seeds, set(drawn.to_find(frames)), ahead, back, _agreement))
+    for frame in frames:
+        found = {slot: own[frame] for slot, own in enumerate(results) if frame in own and own[frame].mask is not None}
+        ahead_there = [each.mask for each in forward.get(frame, ()) if each]
+        if len({any(answer.mask is mask for mask in ahead_there) for answer in found.values()}) > 1:
+            for slot, answer in _apart(found):
+                results[slot][frame] = answer
     return results
+
+
+def _apart(found: Mapping[int, SweepPrediction]) -> Iterator[tuple[int, SweepPrediction]]:
+    """Answers of both sweeps on one frame, which may overlap: the surer one keeps the pixels, as in `track_clip`."""
+    width, height = np.max([answer.mask[-2:] for answer in found.values() if answer.mask is not None], axis=0) + 1
+    taken = np.zeros((height, width), bool)
+    for slot, answer in sorted(found.items(), key=lambda each: -each[1].confidence):
+        assert answer.mask is not None
+        mask = decode_rle(answer.mask, height, width) & ~taken
+        taken |= mask
+        yield slot, answer._replace(mask=np.array(encode_rle(mask), np.int32) if mask.any() else None)
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:
