@@ -363,6 +363,18 @@ describe('later annotated frames', () => {
         });
     });
 
+    test('where masks of both ways overlap, the surer one keeps the pixels', async () => {
+        const beside = [0, 2, 1, 3, 135, 90, 137, 91]; // one pixel further to the right than the first one then
+        job.draw({ frame: 0, type: 'mask', points: MASK, group: 1 });
+        job.draw({ frame: 6, type: 'mask', points: SEED, group: 1 });
+        job.draw({ frame: 0, type: 'mask', points: beside, group: 2 });
+        await run(0, 7);
+        expect(pointsOf('mask')[5]).toEqual([
+            [0, 2, 139, 90, 139, 91],
+            [0, 2, 1, 3, 140, 90, 142, 91],
+        ]);
+    });
+
     test.each([
         ['the annotator cancels', true],
         ['the tracker fails', false],

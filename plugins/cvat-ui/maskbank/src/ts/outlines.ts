@@ -52,11 +52,11 @@ export function boundsOf(outlines: readonly Outline[]): [number, number, number,
 /** Tells whether a place, x and y, lies in an outline. */
 export function containsOf(outline: Outline): (x: number, y: number) => boolean {
     if (outline.type === 'mask') {
-        const [left, top, right] = outline.points.slice(-4) as [number, number, number];
-        const width = right - left + 1;
-        const pixels = outline.points.slice(0, -4).flatMap((run, index) => Array<boolean>(run).fill(index % 2 === 1));
-        return (x, y) =>
-            x >= left && x < right + 1 && (pixels[Math.floor(y - top) * width + Math.floor(x - left)] ?? false);
+        const { left, top, width, pixels } = bitmapOf(outline);
+        return (x, y) => {
+            const column = Math.floor(x) - left;
+            return column >= 0 && column < width && pixels[(Math.floor(y) - top) * width + column] === 1;
+        };
     }
     const { points } = polygonOf(outline, 0);
     const [xs, ys] = [onAxis(points, 0), onAxis(points, 1)];
@@ -68,6 +68,55 @@ export function containsOf(outline: Outline): (x: number, y: number) => boolean 
         });
         return crossed.length % 2 === 1;
     };
+}
+
+/** A mask without the pixels of others; null where nothing is left. */
+export function maskWithout(mask: Outline, others: readonly Outline[]): Outline | null {
+    const { left, top, width, pixels } = bitmapOf(mask);
+    const taken = others.map(containsOf);
+    const kept = pixels.map((pixel, index) => {
+        const [x, y] = [left + (index % width), top + Math.floor(index / width)];
+        return pixel && !taken.some((contains) => contains(x + 0.5, y + 0.5)) ? 1 : 0;
+    });
+    let [x1, y1, x2, y2] = [Infinity, Infinity, -1, -1];
+    kept.forEach((pixel, index) => {
+        if (pixel) {
+            const [x, y] = [index % width, Math.floor(index / width)];
+            [x1, y1, x2, y2] = [Math.min(x1, x), Math.min(y1, y), Math.max(x2, x), Math.max(y2, y)];
+        }
+    });
+    if (y2 < 0) {
+        return null;
+    }
+    const runs = [0]; // of background and object in turn
+    for (let y = y1; y <= y2; y++) {
+        for (let x = x1; x <= x2; x++) {
+            if (kept[y * width + x] !== (runs.length - 1) % 2) {
+                runs.push(0);
+            }
+            runs[runs.length - 1]! += 1;
+        }
+    }
+    return { type: 'mask', points: [...runs, left + x1, top + y1, left + x2, top + y2] };
+}
+
+interface Bitmap {
+    left: number;
+    top: number;
+    width: number;
+    pixels: Uint8Array; // row by row, 0 or 1
+}
+
+function bitmapOf({ points }: Outline): Bitmap {
+    const [left, top, right, bottom] = points.slice(-4) as [number, number, number, number];
+    const width = right - left + 1;
+    const pixels = new Uint8Array(width * (bottom - top + 1));
+    let end = 0;
+    points.slice(0, -4).forEach((run, index) => {
+        pixels.fill(index % 2, end, end + run);
+        end += run;
+    });
+    return { left, top, width, pixels };
 }
 
 /** The polygon of a rectangle or an ellipse that is turned clockwise about its centre; other outlines as they are. */

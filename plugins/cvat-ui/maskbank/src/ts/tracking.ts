@@ -1,5 +1,5 @@
 import type { Outline } from './outlines';
-import { sameOutline } from './outlines';
+import { maskWithout, sameOutline } from './outlines';
 import { Cancelled, patiently } from './patience';
 import type { Answer } from './fusion';
 import { agreementOf, joined } from './fusion';
@@ -81,6 +81,7 @@ export async function trackObjects(send: Call, objects: readonly Target[], optio
     objects.forEach((object, index) => {
         joinSweeps(tracked.found[index]!, backward[index]!, [options.from, ...tracked.done], object);
     });
+    frames.forEach((frame) => keepApart(frame, tracked.found, backward));
     return { ...tracked, end };
 }
 
@@ -109,6 +110,27 @@ function joinSweeps(
         if (sweeps.every(({ length }) => length === between.length)) {
             joined(sweeps[0]!, sweeps[1]!, agreementOf).forEach((answer, i) => forward.set(between[i]!, answer));
         }
+    });
+}
+
+/** Masks of both sweeps on one frame may overlap: the surer one keeps the pixels, as in `maskbank job`. */
+function keepApart(
+    frame: number,
+    found: readonly Map<number, Prediction>[],
+    backward: readonly ReadonlyMap<number, Prediction>[],
+): void {
+    const masks = [...found.entries()].flatMap(([index, own]) => {
+        const { outline, confidence } = own.get(frame) ?? { outline: null, confidence: null };
+        const isBack = outline === backward[index]!.get(frame)?.outline;
+        return outline?.type === 'mask' ? [{ own, outline, confidence, isBack }] : [];
+    });
+    if (new Set(masks.map(({ isBack }) => isBack)).size < 2) {
+        return; // those of one sweep share no pixel
+    }
+    masks.sort((one, other) => (other.confidence ?? 0) - (one.confidence ?? 0));
+    masks.forEach(({ own, outline, confidence }, rank) => {
+        const surer = masks.slice(0, rank).map((each) => each.outline);
+        own.set(frame, { outline: maskWithout(outline, surer), confidence });
     });
 }
 
