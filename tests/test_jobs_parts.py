@@ -342,6 +342,28 @@ def test_masks_of_different_sweeps_share_no_pixel():
         assert {int(np.nonzero(each)[1].min()): int(each[10].sum()) for each in pixels} == left, sure
 
 
+def test_what_only_one_sweep_has_found_is_not_lost_to_what_covers_it():
+    """Where the forward sweep has lost a small object, a larger one has its place; the backward sweep still has it."""
+    small, large = mask(12, 4), mask(0, 30)
+    phone = {0: SweepPrediction(small, 1.0), 1: SweepPrediction(None, 0.6), 2: SweepPrediction(None, 0.6)}
+    ahead = {frame: [SweepPrediction(large, 0.9), phone[frame]] for frame in phone} | {3: [None, None]}
+    back = {frame: [SweepPrediction(large, 0.1), SweepPrediction(small, 0.9)] for frame in range(4)}
+    first, second = fuse(range(4), [drawn_on(0), drawn_on(0, 3)], ahead | {3: ahead[2]}, back)
+    for frame in (1, 2):
+        assert second[frame].mask.tolist() == small.tolist()
+        pixels = decode_rle(first[frame].mask, 20, 60)
+        assert pixels.sum() == 260 and not pixels[:, 12:16].any()
+
+
+def test_what_is_left_of_a_mask_that_others_have_is_an_object_that_is_gone():
+    same, twin = drawn_on(0), drawn_on(0, 3)
+    ahead = {frame: [SweepPrediction(mask(0), 0.9), SweepPrediction(mask(30), 0.1)] for frame in range(4)}
+    back = {frame: [SweepPrediction(mask(0), 0.1), SweepPrediction(mask(0), 0.8)] for frame in range(4)}
+    first, second = fuse(range(4), [same, twin], ahead, back)
+    assert first[1].mask.tolist() == mask(0).tolist()
+    assert second[1].mask is None and second[1].confidence == pytest.approx(1 - 0.8 / 2)  # as the sweeps do not agree
+
+
 def test_the_order_of_the_sweeps():
     frames, objects = [0, 1, 3, 4, 6], [drawn_on(1, 4), drawn_on(3)]
     assert forward_order(frames, objects) == [1, 3, 4, 6]

@@ -104,6 +104,12 @@ def test_a_box_around_everything_does_not_change_that() -> None:
     assert (bag_left == bag).all() and (phone_left == (phone & ~bag)).all()
 
 
+def test_what_lies_within_a_drawing_keeps_its_pixels_beside_others_that_do() -> None:
+    person, bag, phone = block(0, 0, 60, 60), block(10, 10, 40, 30), block(35, 15, 45, 25)  # the phone half on the bag
+    seeds = dict(disjoint(enumerate([by_hand(person), in_box(bag, 5), in_box(phone, 5)])))
+    assert (seeds[2].mask == phone).all() and seeds[2].expected_j == 0.8
+
+
 def test_what_loses_most_of_its_pixels_is_expected_to_be_wrong() -> None:
     first, second = block(0, 0, 20, 20), block(2, 0, 22, 20)  # the same thing in two boxes
     seeds = dict(disjoint([("kept", in_box(first, 9)), ("lost", in_box(second, 1)), ("drawn", by_hand(SMALL))]))

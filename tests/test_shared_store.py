@@ -365,6 +365,7 @@ def test_a_clock_that_is_wrong_loses_nothing(tmp_path: Path, monkeypatch: pytest
 
 def test_the_banks_that_were_not_used_for_longest_make_room(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskbank.store.shared.QUOTA_EVERY_S", 0)
+    monkeypatch.setattr("maskbank.store.shared.QUOTA_SHARE", math.inf)
     banks = [letter * 22 for letter in "abcdef"]
     plain = opened(url)
     plain.save(revision(banks[0], 1, entries(900, 0)))

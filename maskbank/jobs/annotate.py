@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maskbank import __version__
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
-from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, traits_digest, without_group
+from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, without_group
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
@@ -156,7 +156,7 @@ def annotate_job(
     folder = RunFolder(outlined.folder(cvat.host, options))
     form = options.form or "as drawn"
     with folder.alone():
-        finished = f"{form}, frames {ranges(job.frames)}, {traits_digest(outlined.objects)}"
+        finished = f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in outlined.objects]}"
         if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
             return (
                 f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do. "
@@ -169,14 +169,16 @@ def annotate_job(
             folder.note("uploaded", "")
             folder.note("uploading", form)
 
+        plan = partial(plan_upload, cvat, outlined, forward, backward, options)
+        found = retried(plan, options.retry_s, Waiting("CVAT").tell)
+        next_steps = f"  {what_next(outlined, found)}"
+        if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
+            record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
+            next_steps += f"\n  Look at {write_page(folder.path)}."
+        folder.note("what next", next_steps)
+
         def upload() -> Upload:
-            found = plan_upload(cvat, outlined, forward, backward, options)
-            if any(
-                found.results
-            ):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-                record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
-                page = write_page(folder.path)
-                folder.note("what next", f"  {what_next(outlined, found)}\n  Look at {page}.")
+            found = plan()  # for the job as it is now
             if not options.dry_run:
                 _refuse_outdated(job, found.outdated, options)
                 for portion in in_requests(found.outdated):
@@ -186,7 +188,7 @@ def annotate_job(
             return found
 
         def delete_twins() -> None:
-            surplus = plan_upload(cvat, outlined, forward, backward, options).outdated
+            surplus = plan().outdated
             twins = without(surplus, without(surplus, found.made))
             for portion in in_requests(twins):
                 cvat.delete(job.id, portion)
@@ -195,9 +197,7 @@ def annotate_job(
         found = retried(upload, options.retry_s, waiting.tell)
         if waiting.told:  # a request without an answer may have been carried out after the next one was made
             retried(delete_twins, options.retry_s, waiting.tell)
-        text = "\n".join(
-            [report(outlined, found, hard_boxes(folder), options), folder.noted("what next") or ""]
-        ).rstrip()
+        text = f"{report(outlined, found, hard_boxes(folder), options)}\n{next_steps}"
         if not options.dry_run:
             folder.note("uploaded", finished)
     return text

@@ -98,15 +98,6 @@ def seeds_digest(objects: Iterable[JobObject]) -> str:
     return hashlib.sha256(json.dumps([[each.label.id, _outlines(each)] for each in objects]).encode()).hexdigest()
 
 
-def traits_digest(objects: Iterable[JobObject]) -> str:
-    """Names what results take over from the outlines beside what these show: groups, attributes and z-order."""
-    traits = [
-        [each.group, [[frame, seed.z_order, sorted(seed.attributes.items())] for frame, seed in each.seeds.items()]]
-        for each in objects
-    ]
-    return hashlib.sha256(json.dumps(traits).encode()).hexdigest()
-
-
 def without_group(objects: Sequence[JobObject]) -> list[JobObject]:
     """Those that a person may have forgotten to put into a group: shapes of a label whose other objects have one."""
     grouped = {each.label.id for each in objects if each.group}

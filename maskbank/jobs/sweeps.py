@@ -203,14 +203,15 @@ def fuse(
 
 
 def _apart(found: Mapping[int, SweepPrediction]) -> Iterator[tuple[int, SweepPrediction]]:
-    """Answers of both sweeps on one frame, which may overlap: the surer one keeps the pixels, as in `track_clip`."""
-    width, height = np.max([answer.mask[-2:] for answer in found.values() if answer.mask is not None], axis=0) + 1
-    taken = np.zeros((height, width), bool)
-    for slot, answer in sorted(found.items(), key=lambda each: -each[1].confidence):
-        assert answer.mask is not None
-        mask = decode_rle(answer.mask, height, width) & ~taken
-        taken |= mask
-        yield slot, answer._replace(mask=np.array(encode_rle(mask), np.int32) if mask.any() else None)
+    """Answers on one frame, by slot, that have masks, see `fusion.apart`."""
+    points = {slot: answer.mask for slot, answer in found.items() if answer.mask is not None}
+    width, height = np.max([each[-2:] for each in points.values()], axis=0) + 1
+    masks = {slot: decode_rle(each, height, width) for slot, each in points.items()}
+    for slot, mask in fusion.apart(masks, {slot: found[slot].confidence for slot in points}).items():
+        if mask.any():
+            yield slot, found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
+        else:
+            yield slot, SweepPrediction(None, round(1 - found[slot].confidence, 3))
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:

@@ -78,16 +78,15 @@ def disjoint(
         pixels = int(np.count_nonzero(mask))
         claims.append(_Claim(name, pixels, window, PackedMask(mask), each.expected_j, each.logits_in))
     claims.sort(key=lambda claim: claim.pixels)
-    drawn = np.array([False, *(claim.drawn for claim in claims)])
     owner = np.zeros(size, np.min_scalar_type(len(claims)))  # of each pixel the number of the claim, from 1; 0: nobody
+    drawn = np.zeros(size, bool)  # by a person, whosever it is now
     for number in range(len(claims), 0, -1):  # the largest first, so that others take from it
         if deadline:
             deadline.check()
         claim = claims[number - 1]
         mask, owner_here = claim.packed.mask, claim.window.cut(owner)
-        owners = owner_here[mask]
-        within_any = np.count_nonzero(owners) > NESTED * claim.pixels
-        within_drawn = np.count_nonzero(drawn[owners]) > NESTED * claim.pixels
+        within_any = np.count_nonzero(owner_here[mask]) > NESTED * claim.pixels
+        within_drawn = np.count_nonzero(claim.window.cut(drawn)[mask]) > NESTED * claim.pixels
         for other_number in range(number + 1, len(claims) + 1):
             other = claims[other_number - 1]
             if not claim.window.overlaps(other.window):
@@ -102,6 +101,7 @@ def disjoint(
                 part.cut(contested)[:] &= claim.is_surer_than(other, here)
             owner_here[contested] = number
         owner_here[mask & (owner_here == 0)] = number
+        claim.window.cut(drawn)[mask] |= claim.drawn
     for number, claim in enumerate(claims, 1):
         mask, expected_j = owner == number, claim.expected_j
         kept = np.count_nonzero(mask) / claim.pixels

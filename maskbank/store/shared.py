@@ -31,8 +31,9 @@ from maskbank.store.store import HISTORY, Revision
 
 GROWING = ("seeds", "older")  # parts of a bank that mostly stay when something is memorized; others are frames
 CLEAN_UP_EVERY = 10  # revisions
-QUOTA_EVERY_S = 30.0  # after so long a worker that writes looks at what all banks take; later where that takes long:
-QUOTA_SHARE = 0.01  # of its time
+# After so long a worker that writes looks at what all banks take; later where that takes more than a share of its time.
+QUOTA_EVERY_S, QUOTA_AT_LAST_S = 30.0, 600.0
+QUOTA_SHARE = 0.01
 QUOTA_LEFT = 0.9  # of the quota, when banks had to go: not one more at every frame
 RETRY_S = 5.0  # for so long a backend is tried again that may be restarting; once, after that was in vain
 REST_S = 5.0  # after that was in vain, for so long requests do not wait for the backend
@@ -225,8 +226,11 @@ class SharedStore:
     def _keep_quota(self, written: str) -> None:
         """Drops the banks that were not used for longest, but for the one that was just written."""
         started = time.monotonic()
+        self._quota_due = started + QUOTA_EVERY_S
         try:
             usages = sorted(self.backend.usage(), key=lambda usage: -usage.idle_s)
+            now = time.monotonic()
+            self._quota_due = now + min(max(QUOTA_EVERY_S, (now - started) / QUOTA_SHARE), QUOTA_AT_LAST_S)
             self.stored_banks, self.stored_bytes = len(usages), sum(usage.bytes for usage in usages)
             if self.stored_bytes <= self.quota_bytes:
                 return
@@ -241,9 +245,6 @@ class SharedStore:
             log.warning("The store was over its quota: %d banks are left.", self.stored_banks)
         except BackendError as error:  # next time, then
             log.warning("What the store holds could not be looked at: %s", error)
-        finally:
-            now = time.monotonic()
-            self._quota_due = now + max(QUOTA_EVERY_S, (now - started) / QUOTA_SHARE)
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
         """What it returns; tried again for a while when the backend may be restarting.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from maskbank.files.frames import FrameSource
-from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
+from maskbank.tracking.fusion import MaskAnswer, apart, fuse, mask_agreement
 from maskbank.tracking.tracker import Tracker
 from maskbank.tracking.video import TrackedFrame, track_video
 
@@ -72,7 +72,9 @@ def _fused(
     for index, image in zip(indices, frames, strict=False):
         answers = {object_id: own[index] for object_id, own in found.items()}
         ids = np.zeros(image.shape[:2], np.uint8)
-        # Those of different sweeps may overlap: the surer one has the pixels.
-        for object_id, answer in sorted(answers.items(), key=lambda each: each[1].confidence):
-            ids[answer.mask] = object_id
-        yield TrackedFrame(image, ids, {object_id: answer.confidence for object_id, answer in answers.items()})
+        confidence = {object_id: answer.confidence for object_id, answer in answers.items()}
+        for object_id, mask in apart({i: answer.mask for i, answer in answers.items()}, confidence).items():
+            ids[mask] = object_id
+            if answers[object_id].visible and not mask.any():
+                confidence[object_id] = round(1 - confidence[object_id], 3)  # that it is gone
+        yield TrackedFrame(image, ids, confidence)

@@ -10,7 +10,7 @@ better, 0.73 instead of 0.72, on the frames between outlines).
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from maskbank.shapes.packed_mask import PackedMask
 
 GONE = 0.5  # what the confidence that an object is gone counts for, beside that in a mask: to miss it costs all of it
 WORN = 0.1  # what an answer is expected to lose in J on the way from one outline to the next
+NESTED = 0.85  # of a mask; one that is at most half as large as another, and so far within it, is in front of it
 AGREEMENT = 2.0  # frames' worth of J for which sweeps that agree are handed over: without a jump
 
 
@@ -38,6 +39,7 @@ class Answer(Protocol):
 
 
 A = TypeVar("A", bound=Answer)
+K = TypeVar("K", bound=Hashable)
 
 
 class MaskAnswer(PackedMask):
@@ -135,3 +137,23 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
     """How much two masks (H, W) bool agree: intersection over union, and 1 where both say that the object is gone."""
     union = np.count_nonzero(one | other)
     return float(np.count_nonzero(one & other) / union) if union else 1.0
+
+
+def apart(masks: Mapping[K, np.ndarray], confidence: Mapping[K, float]) -> dict[K, np.ndarray]:
+    """Masks (H, W) bool on one frame, some of each sweep, which may overlap → the same without a shared pixel.
+
+    The surer one keeps what two claim, unless the other one lies within it: a sweep that has lost a phone gives its
+    place to whoever holds it.
+    """
+    names = sorted(masks, key=lambda name: -confidence[name])
+    size = {name: np.count_nonzero(masks[name]) for name in names}
+    owner = np.full(next(iter(masks.values())).shape, -1, np.int16)
+    for number, name in enumerate(names):
+        mask = masks[name]
+        own = mask & (owner == -1)
+        for other_number, other in enumerate(names[:number]):
+            shared = mask & (owner == other_number)
+            if 2 * size[name] <= size[other] and np.count_nonzero(shared) > NESTED * size[name]:
+                own |= shared
+        owner[own] = number
+    return {name: owner == number for number, name in enumerate(names)}
