@@ -437,25 +437,50 @@ describe('later annotated frames', () => {
     });
 
     test('drawn beside what a program made replace it', async () => {
+        const better = moved({ type: 'mask', points: MASK }, 4); // over what was found on frame 3
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await run(0, 5);
-        job.draw({ frame: 3, type: 'mask', points: SEED });
+        job.draw({ frame: 3, ...better });
         await run(0, 5);
         expect(server.requests.filter(({ shapes, type }) => type === 'track' && shapes?.[0])).toHaveLength(1);
-        expect(pointsOf('mask')[3]).toEqual([SEED]);
-        expect(pointsOf('mask')[5]).toEqual([moved({ type: 'mask', points: SEED }, 2).points]);
+        expect(pointsOf('mask')[3]).toEqual([better.points]);
+        expect(pointsOf('mask')[5]).toEqual([moved(better, 2).points]);
         expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
         expect(notices).toEqual([]);
     });
 
     test('drawn beside what a program made are where a run from there starts', async () => {
+        const better = moved({ type: 'mask', points: MASK }, 4);
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 5);
+        job.draw({ frame: 3, ...better });
+        await run(3, 5);
+        expect(pointsOf('mask')[3]).toEqual([better.points]);
+        expect(pointsOf('mask')[4]).toEqual([moved(better, 1).points]);
+        expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
+    });
+
+    test('elsewhere than what a program made may be of another object: both go on, and it is said', async () => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await run(0, 5);
         job.draw({ frame: 3, type: 'mask', points: SEED });
         await run(3, 5);
-        expect(pointsOf('mask')[3]).toEqual([SEED]);
-        expect(pointsOf('mask')[4]).toEqual([moved({ type: 'mask', points: SEED }, 1).points]);
-        expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
+        expect(pointsOf('mask')[3]).toHaveLength(2);
+        expect(pointsOf('mask')[4]).toEqual([
+            moved({ type: 'mask', points: MASK }, 4).points, // of the first run
+            moved({ type: 'mask', points: MASK }, 4).points,
+            moved({ type: 'mask', points: SEED }, 1).points,
+        ]);
+        expect(notices).toEqual([['warning', expect.stringContaining('On frame 3 there are several shapes')]]);
+        expect(job.shapes.filter(({ frame }) => frame === 3).map(({ group }) => group)).toEqual([1, 2]);
+    });
+
+    test('of several that a program made none is lost to one that is drawn beside them', async () => {
+        job.draw({ frame: 3, type: 'mask', points: MASK, source: 'auto' });
+        job.draw({ frame: 3, type: 'mask', points: SEED, source: 'auto' });
+        job.draw({ frame: 3, ...moved({ type: 'mask', points: MASK }, 1) });
+        await run(3, 4);
+        expect(server.requests[0]?.shapes).toHaveLength(3);
     });
 
     test('without a group, where the objects have groups, are named', async () => {
@@ -465,6 +490,15 @@ describe('later annotated frames', () => {
         job.draw({ frame: 3, type: 'mask', points: SEED });
         await run(0, 5);
         expect(pointsOf('mask')[3]).toHaveLength(3);
+        expect(notices).toEqual([['warning', expect.stringContaining('on frame 3 has no group')]]);
+    });
+
+    test('without a group, on a shape of one: that is said where a run starts there, too', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 0, type: 'mask', points: SEED });
+        await run(0, 5);
+        job.draw({ frame: 3, ...moved({ type: 'mask', points: MASK }, 4) });
+        await run(3, 5);
         expect(notices).toEqual([['warning', expect.stringContaining('on frame 3 has no group')]]);
     });
 

@@ -26,8 +26,7 @@ test.each(sharedCases<Case>('fusion'))('$name', ({ forward, backward, agreement,
             return answer(each > 0 ? outline : null, Math.abs(each));
         }),
     );
-    let count = 0;
-    const found = joined(sweeps[0]!, sweeps[1]!, () => agreement[count++]!);
+    const found = joined(sweeps[0]!, sweeps[1]!, agreement);
     const counting = found.map((_, index) => sweeps[index < ahead ? 0 : 1]![index]!.outline);
     expect(found.map(({ outline }) => outline)).toEqual(counting);
     found.forEach((each, index) => expect(each.confidence).toBeCloseTo(confidence[index]!, 3));

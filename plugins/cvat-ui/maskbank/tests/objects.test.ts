@@ -2,7 +2,7 @@ import { expect, test } from 'vitest';
 import type { Shape } from '../src/ts/cvat-types';
 import type { Followed } from '../src/ts/objects';
 import { followedObjects } from '../src/ts/objects';
-import { OUTLINE_TYPES } from '../src/ts/outlines';
+import { asType, OUTLINE_TYPES } from '../src/ts/outlines';
 import { sharedCases } from './cases';
 
 interface Case {
@@ -33,7 +33,11 @@ function followed(shapes: readonly Shape[], from: number): Followed {
 
 test.each(sharedCases<Case>('same_object'))('$name', ({ shapes, objects }) => {
     const rest = { rotation: 0, occluded: false, outside: false, z_order: 0, attributes: [], elements: [] };
-    const drawn = shapes.map((shape, id): Shape => ({ ...rest, id, points: [0, 0, 9, 9], source: 'manual', ...shape }));
+    const box = { type: 'rectangle', points: [0, 0, 9, 9] };
+    const drawn = shapes.map((shape, id): Shape => {
+        const points = shape.type === 'mask' ? [0, 100, 0, 0, 9, 9] : asType(box, shape.type).points;
+        return { ...rest, id, clientID: id, points, source: 'manual', ...shape };
+    });
     const byPersons = drawn.filter(({ source }) => source !== 'auto');
     const runs = [...new Set(byPersons.map(({ frame }) => frame))].map((from) => followed(drawn, from));
     const found = runs.flatMap((run) =>

@@ -19,15 +19,14 @@ function expectClose(outline: Outline, type: string, points: readonly number[], 
     expect(Math.max(...differences)).toBeLessThan(tolerance);
 }
 
-test.each<[string, Outline[], number[] | null]>([
-    ['nothing', [], MASK.points],
-    ['what lies elsewhere', [{ type: 'mask', points: [0, 4, 200, 50, 201, 51] }], MASK.points],
-    ['its left column', [{ type: 'rectangle', points: [90, 0, 101, 99] }], [0, 1, 1, 2, 101, 50, 102, 51]],
-    ['its lower row', [{ type: 'mask', points: [0, 3, 100, 51, 102, 51] }], [0, 2, 100, 50, 101, 50]],
-    ['all but two pixels', [{ type: 'mask', points: [1, 3, 1, 1, 100, 50, 102, 51] }], [0, 1, 2, 1, 100, 50, 101, 51]],
-    ['all of it, in two parts', [MASK, BOX], null],
-])('a mask without %s', (_, others, points) => {
-    expect(maskWithout(MASK, others)).toEqual(points && { type: 'mask', points });
+test.each<[string, Outline, number[] | null]>([
+    ['what lies elsewhere', { type: 'mask', points: [0, 4, 200, 50, 201, 51] }, MASK.points],
+    ['its left column', { type: 'rectangle', points: [90, 0, 101, 99] }, [0, 1, 1, 2, 101, 50, 102, 51]],
+    ['its lower row', { type: 'mask', points: [0, 3, 100, 51, 102, 51] }, [0, 2, 100, 50, 101, 50]],
+    ['all but two pixels', { type: 'mask', points: [1, 3, 1, 1, 100, 50, 102, 51] }, [0, 1, 2, 1, 100, 50, 101, 51]],
+    ['all of it', MASK, null],
+])('a mask without %s', (_, other, points) => {
+    expect(maskWithout(MASK, other)).toEqual(points && { type: 'mask', points });
 });
 
 test('outlines are the same if type and all points are', () => {

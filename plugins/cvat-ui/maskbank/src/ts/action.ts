@@ -177,7 +177,7 @@ export class AITracker extends BaseCollectionAction {
                 'warning',
                 `On frame ${ranges(crowded)} there are several shapes with the same label and group. It is unclear which ` +
                     'object each of them is, so shapes on other frames were left as they are. Give every object a group of ' +
-                    'its own.',
+                    'its own, or delete what is wrong.',
             );
         }
         if (ungrouped.length) {

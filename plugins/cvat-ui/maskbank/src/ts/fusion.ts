@@ -1,5 +1,5 @@
 /** What of a forward and of a backward sweep counts: the rule and the numbers of `maskbank/tracking/fusion.py`. */
-import { boundsOf, containsOf } from './outlines';
+import { overlap } from './outlines';
 import type { Prediction } from './tracking';
 
 /** What a sweep found of an object on a frame, with how sure it is. */
@@ -8,7 +8,6 @@ export type Answer = Prediction & { confidence: number };
 const GONE = 0.5; // what the confidence that an object is gone counts for, beside that in a mask: to miss it costs all of it
 const WORN = 0.1; // what an answer is expected to lose in J on the way from one outline to the next
 const AGREEMENT = 2.0; // frames' worth of J for which sweeps that agree are handed over: without a jump
-const GRID = 64; // places on each side of two outlines at which they are compared
 
 /**
  * The answers that count between two outlines, frame by frame in order: on one frame the forward sweep hands over to the
@@ -18,9 +17,8 @@ const GRID = 64; // places on each side of two outlines at which they are compar
 export function joined(
     forward: readonly Answer[],
     backward: readonly Answer[],
-    agreement: (one: Answer, other: Answer) => number,
+    agreements: readonly number[],
 ): Answer[] {
-    const agreements = forward.map((answer, index) => agreement(answer, backward[index]!));
     const ahead = handover(forward, backward, agreements);
     return [...forward.slice(0, ahead), ...backward.slice(ahead)].map((answer, index) => ({
         ...answer,
@@ -53,19 +51,5 @@ function sumsOfExpected(answers: readonly Answer[]): number[] {
 
 /** How much two answers agree: intersection over union, and 1 where both say that the object is gone. */
 export function agreementOf({ outline: one }: Answer, { outline: other }: Answer): number {
-    if (!one || !other) {
-        return one || other ? 0 : 1;
-    }
-    const [isInOne, isInOther] = [containsOf(one), containsOf(other)];
-    const [left, top, right, bottom] = boundsOf([one, other]);
-    let [both, either] = [0, 0];
-    for (let row = 0.5; row < GRID; row++) {
-        for (let column = 0.5; column < GRID; column++) {
-            const place = [left + (column / GRID) * (right - left), top + (row / GRID) * (bottom - top)] as const;
-            const inside = [isInOne(...place), isInOther(...place)];
-            both += Number(inside[0] && inside[1]);
-            either += Number(inside[0] || inside[1]);
-        }
-    }
-    return either ? both / either : 1;
+    return one && other ? overlap(one, other) : Number(one === other);
 }

@@ -1,5 +1,5 @@
 import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { OUTLINE_TYPES, outlineOf } from './outlines';
+import { OUTLINE_TYPES, outlineOf, overlap } from './outlines';
 import type { Target } from './tracking';
 
 /** One object that the annotator wants to be tracked, as CVAT has it. */
@@ -59,18 +59,32 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
     const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
-    const drawnBeside = (made: Shape): Shape | undefined => {
-        const beside = (shape: Shape): boolean =>
-            !isByPerson(made) && isByPerson(shape) && isAlike(shape, made) && shape.frame === from;
-        return outlines.filter(beside).length === 1 ? [...collection.shapes, ...outlines].find(beside) : undefined;
+    /** The outline that a person drew beside a shape of a program's to take its place, if it is clear that it is one. */
+    const drawnBeside = (shape: Shape): Shape | undefined => {
+        const there = outlines.filter((other) => other.frame === shape.frame && isAlike(other, shape));
+        const [drawn, made] = [there.filter(isByPerson), there.filter((other) => !isByPerson(other))];
+        const isClear = drawn.length === 1 && made.length === 1 && liesOn(drawn[0]!, made[0]!);
+        return isClear && !isByPerson(shape) ? drawn[0] : undefined;
     };
+    const drawnOnFrame = new Map(collection.shapes.map((shape) => [shape.clientID, shape]));
+    const sourceOf = (shape: Shape): Shape => {
+        const drawn = drawnBeside(shape);
+        return drawn ? (drawnOnFrame.get(drawn.clientID) ?? drawn) : shape;
+    };
+    const isChosen = ({ clientID }: Shape): boolean => drawnOnFrame.has(clientID);
     const crowded = new Set<number>();
-    const sources = [...new Set(collection.shapes.map((shape) => drawnBeside(shape) ?? shape))];
+    const sources = [...new Set(collection.shapes.map(sourceOf))];
     const shapes = sources.map((source): FollowedObject => {
         const becomesTrack = around.convert && source.type !== 'mask';
         const alike = outlines.filter((shape) => isAlike(shape, source));
         const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
-        const several = [...framesWithSeveral(drawn), ...framesWithSeveral(made)];
+        const several = [
+            ...framesWithSeveral(drawn),
+            ...framesWithSeveral(made),
+            ...made
+                .filter((each) => drawn.some(({ frame }) => frame === each.frame) && !drawnBeside(each))
+                .map(({ frame }) => frame),
+        ];
         const clear = !several.length;
         if (alike.some(({ frame }) => frame !== from)) {
             several.forEach((frame) => crowded.add(frame));
@@ -90,13 +104,16 @@ export function followedObjects(collection: Collection, around: Surroundings): F
             absent: new Set(),
         };
     });
-    const ungrouped = outlines.filter(
-        (shape) =>
-            !shape.group &&
-            isByPerson(shape) &&
-            sources.some(({ label_id, group }) => group && label_id === shape.label_id) &&
-            !sources.some((source) => isAlike(shape, source)),
-    );
+    // An ungrouped outline on another frame, or one that lies on a program's shape of a group.
+    const grouped = outlines.filter(({ group }) => group);
+    const ungrouped = outlines
+        .filter((shape) => !shape.group && isByPerson(shape))
+        .filter((shape) =>
+            shape.frame === from
+                ? isChosen(shape) && grouped.some((other) => !isByPerson(other) && liesOn(shape, other))
+                : sources.some(({ label_id, group }) => group && label_id === shape.label_id) &&
+                  !sources.some((source) => isAlike(shape, source)),
+        );
     const tracks = collection.tracks.flatMap((source): FollowedObject[] => {
         const state = around.states.find(({ clientID }) => clientID === source.clientID);
         if (!state || state.outside) {
@@ -105,11 +122,21 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         const start = outlineOf({ type: state.shapeType, points: state.points, rotation: state.rotation });
         return [{ kind: 'track', source, start, ...annotatedKeyframes(source, around) }];
     });
-    return { objects: [...shapes, ...tracks], crowded: [...crowded], ungrouped: ungrouped.map(({ frame }) => frame) };
+    return {
+        objects: [...shapes, ...tracks],
+        crowded: [...crowded],
+        ungrouped: [...new Set(ungrouped.map(({ frame }) => frame))],
+    };
 }
 
 function isAlike(one: Shape, other: Shape): boolean {
     return one.label_id === other.label_id && one.group === other.group;
+}
+
+/** Whether two shapes of a label on one frame cover something in common. */
+function liesOn(one: Shape, other: Shape): boolean {
+    const isComparable = one.frame === other.frame && one.label_id === other.label_id;
+    return isComparable && overlap(outlineOf(one), outlineOf(other)) > 0;
 }
 
 function byFrame(shapes: readonly Shape[]): Map<number, Shape> {

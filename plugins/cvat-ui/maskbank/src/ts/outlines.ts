@@ -11,6 +11,7 @@ export interface Outline {
 export const OUTLINE_TYPES = ['mask', 'polygon', 'ellipse', 'rectangle'];
 
 const ELLIPSE_CORNERS = 64; // of the polygon that stands for an ellipse
+const GRID = 40; // places on each side of two outlines at which they are compared
 
 /**
  * The outline of a drawn object; of a rectangle or an ellipse that is rotated, which the protocol does not know, the
@@ -70,34 +71,45 @@ export function containsOf(outline: Outline): (x: number, y: number) => boolean 
     };
 }
 
-/** A mask without the pixels of others; null where nothing is left. */
-export function maskWithout(mask: Outline, others: readonly Outline[]): Outline | null {
+/** Intersection over union of two outlines, as seen at the places of a grid. */
+export function overlap(one: Outline, other: Outline): number {
+    const [isInOne, isInOther] = [containsOf(one), containsOf(other)];
+    const [left, top, right, bottom] = boundsOf([one, other]);
+    let [both, either] = [0, 0];
+    for (let row = 0.5; row < GRID; row++) {
+        for (let column = 0.5; column < GRID; column++) {
+            const place = [left + (column / GRID) * (right - left), top + (row / GRID) * (bottom - top)] as const;
+            const inside = [isInOne(...place), isInOther(...place)];
+            both += Number(inside[0] && inside[1]);
+            either += Number(inside[0] || inside[1]);
+        }
+    }
+    return either ? both / either : 1;
+}
+
+/** How many pixels a mask has. */
+export function sizeOf(mask: Outline): number {
+    return bitmapOf(mask).pixels.reduce((sum, pixel) => sum + pixel, 0);
+}
+
+/** A mask without the pixels of another outline; null where nothing is left. */
+export function maskWithout(mask: Outline, other: Outline): Outline | null {
     const { left, top, width, pixels } = bitmapOf(mask);
-    const taken = others.map(containsOf);
-    const kept = pixels.map((pixel, index) => {
-        const [x, y] = [left + (index % width), top + Math.floor(index / width)];
-        return pixel && !taken.some((contains) => contains(x + 0.5, y + 0.5)) ? 1 : 0;
-    });
-    let [x1, y1, x2, y2] = [Infinity, Infinity, -1, -1];
-    kept.forEach((pixel, index) => {
-        if (pixel) {
-            const [x, y] = [index % width, Math.floor(index / width)];
-            [x1, y1, x2, y2] = [Math.min(x1, x), Math.min(y1, y), Math.max(x2, x), Math.max(y2, y)];
-        }
-    });
-    if (y2 < 0) {
-        return null;
+    const bounds = boundsOf([other]);
+    const [x1, y1] = [Math.max(left, Math.floor(bounds[0])), Math.max(top, Math.floor(bounds[1]))];
+    const x2 = Math.min(left + width, Math.ceil(bounds[2]));
+    const y2 = Math.min(top + pixels.length / width, Math.ceil(bounds[3]));
+    if (x1 >= x2 || y1 >= y2) {
+        return mask;
     }
-    const runs = [0]; // of background and object in turn
-    for (let y = y1; y <= y2; y++) {
-        for (let x = x1; x <= x2; x++) {
-            if (kept[y * width + x] !== (runs.length - 1) % 2) {
-                runs.push(0);
-            }
-            runs[runs.length - 1]! += 1;
+    const isInOther = containsOf(other);
+    for (let y = y1; y < y2; y++) {
+        for (let x = x1; x < x2; x++) {
+            const index = (y - top) * width + x - left;
+            pixels[index] &&= Number(!isInOther(x + 0.5, y + 0.5));
         }
     }
-    return { type: 'mask', points: [...runs, left + x1, top + y1, left + x2, top + y2] };
+    return maskOf({ left, top, width, pixels });
 }
 
 interface Bitmap {
@@ -105,6 +117,28 @@ interface Bitmap {
     top: number;
     width: number;
     pixels: Uint8Array; // row by row, 0 or 1
+}
+
+/** The mask of what is set; null where nothing is. */
+function maskOf({ left, top, width, pixels }: Bitmap): Outline | null {
+    let [x1, y1, x2, y2] = [Infinity, Infinity, -1, -1];
+    for (let index = pixels.indexOf(1); index >= 0; index = pixels.indexOf(1, index + 1)) {
+        const [x, y] = [index % width, Math.floor(index / width)];
+        [x1, y1, x2, y2] = [Math.min(x1, x), Math.min(y1, y), Math.max(x2, x), y];
+    }
+    if (y2 < 0) {
+        return null;
+    }
+    const runs = [0]; // of background and object in turn
+    for (let y = y1; y <= y2; y++) {
+        for (let x = x1; x <= x2; x++) {
+            if (pixels[y * width + x] !== (runs.length - 1) % 2) {
+                runs.push(0);
+            }
+            runs[runs.length - 1]! += 1;
+        }
+    }
+    return { type: 'mask', points: [...runs, left + x1, top + y1, left + x2, top + y2] };
 }
 
 function bitmapOf({ points }: Outline): Bitmap {

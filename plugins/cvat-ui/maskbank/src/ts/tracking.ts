@@ -1,8 +1,8 @@
+import type { Found } from './joining';
+import { joinSweeps } from './joining';
 import type { Outline } from './outlines';
-import { maskWithout, sameOutline } from './outlines';
+import { sameOutline } from './outlines';
 import { Cancelled, patiently } from './patience';
-import type { Answer } from './fusion';
-import { agreementOf, joined } from './fusion';
 import type { Certainty } from './states';
 import { readState } from './states';
 
@@ -75,68 +75,27 @@ export async function trackObjects(send: Call, objects: readonly Target[], optio
     if (tracked.end.reason !== 'finished') {
         return tracked;
     }
-    const backward = objects.map(() => new Map<number, Prediction>());
-    const frames = options.useSeeds ? framesBack(objects, tracked.done) : [];
+    const isReadable = tracked.found.some((own) => [...own.values()].some(({ confidence }) => confidence !== null));
+    const frames = options.useSeeds && isReadable ? framesBack(objects, tracked.done) : [];
+    const backward = objects.map((): Found => new Map());
     const end = await sweepBack(call, objects, backward, frames, options);
-    objects.forEach((object, index) => {
-        joinSweeps(tracked.found[index]!, backward[index]!, [options.from, ...tracked.done], object);
-    });
-    frames.forEach((frame) => keepApart(frame, tracked.found, backward));
+    await joinSweeps(objects, tracked.found, backward, [options.from, ...tracked.done]);
     return { ...tracked, end };
 }
 
-/** The frames of the way back from the last later outline, in its order; none where there is no such outline. */
+/** The frames of the way back from the last later outline, in its order; none where nothing lies before one. */
 export function framesBack(objects: readonly Target[], frames: readonly number[]): number[] {
-    const isSeeded = (frame: number): boolean => objects.some((each) => canGoBack(each) && each.annotated.get(frame));
-    return frames.slice(0, frames.findLastIndex(isSeeded) + 1).reverse();
+    const helps = (object: Target, position: number): boolean =>
+        !!object.annotated.get(frames[position]!) &&
+        canGoBack(object) &&
+        frames.slice(0, position).some((frame) => !object.annotated.has(frame) && !object.absent.has(frame));
+    const last = [...frames.keys()].findLast((position) => objects.some((object) => helps(object, position))) ?? -1;
+    return frames.slice(0, last + 1).reverse();
 }
 
 /** Whether an object can be tracked back from later outlines: one of another type would be answered in that type. */
 function canGoBack({ start, annotated }: Target): boolean {
     return [...annotated.values()].every((outline) => !outline || outline.type === start.type);
-}
-
-/** Puts what counts of both sweeps, between outlines of an object, in the place of what the forward sweep found. */
-function joinSweeps(
-    forward: Map<number, Prediction>,
-    backward: ReadonlyMap<number, Prediction>,
-    frames: readonly number[],
-    { annotated }: Target,
-): void {
-    const outlined = frames.flatMap((frame, position) => (!position || annotated.get(frame) ? [position] : []));
-    outlined.slice(1).forEach((stop, index) => {
-        const between = frames.slice(outlined[index]! + 1, stop).filter((frame) => forward.has(frame));
-        const sweeps = [forward, backward].map((found) => between.flatMap((frame) => answerOf(found.get(frame))));
-        if (sweeps.every(({ length }) => length === between.length)) {
-            joined(sweeps[0]!, sweeps[1]!, agreementOf).forEach((answer, i) => forward.set(between[i]!, answer));
-        }
-    });
-}
-
-/** Masks of both sweeps on one frame may overlap: the surer one keeps the pixels, as in `maskbank job`. */
-function keepApart(
-    frame: number,
-    found: readonly Map<number, Prediction>[],
-    backward: readonly ReadonlyMap<number, Prediction>[],
-): void {
-    const masks = [...found.entries()].flatMap(([index, own]) => {
-        const { outline, confidence } = own.get(frame) ?? { outline: null, confidence: null };
-        const isBack = outline === backward[index]!.get(frame)?.outline;
-        return outline?.type === 'mask' ? [{ own, outline, confidence, isBack }] : [];
-    });
-    if (new Set(masks.map(({ isBack }) => isBack)).size < 2) {
-        return; // those of one sweep share no pixel
-    }
-    masks.sort((one, other) => (other.confidence ?? 0) - (one.confidence ?? 0));
-    masks.forEach(({ own, outline, confidence }, rank) => {
-        const surer = masks.slice(0, rank).map((each) => each.outline);
-        own.set(frame, { outline: maskWithout(outline, surer), confidence });
-    });
-}
-
-/** None where a sweep has not come so far, or CVAT hides how sure it is. */
-function answerOf(found: Prediction | undefined): Answer[] {
-    return found && found.confidence !== null ? [{ outline: found.outline, confidence: found.confidence }] : [];
 }
 
 async function sweepForward(call: Call, objects: readonly Target[], options: Options): Promise<Tracked> {
@@ -222,7 +181,7 @@ async function sweepForward(call: Call, objects: readonly Target[], options: Opt
 async function sweepBack(
     call: Call,
     objects: readonly Target[],
-    found: readonly Map<number, Prediction>[],
+    found: readonly Found[],
     frames: readonly number[],
     options: Options,
 ): Promise<End> {
