@@ -422,7 +422,7 @@ describe('later annotated frames', () => {
         job.draw({ frame: 9, type: 'mask', points: MASK, group: 12 });
         await run(0, 4);
         expect(pointsOf('mask')[3]).toHaveLength(3);
-        expect(notices).toEqual([['warning', expect.stringContaining('a group of its own.')]]);
+        expect(notices).toEqual([['warning', expect.stringContaining('a group of its own, or delete what is wrong.')]]);
         const groups = job.shapes.filter(({ frame }) => frame === 0).map(({ group, points }) => [group, points]);
         expect(groups).toEqual([
             [13, MASK],
