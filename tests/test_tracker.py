@@ -107,6 +107,13 @@ def test_the_paper_s_networks_take_any_size(any_tracker: Tracker) -> None:
         assert all(answer.mask.shape == size and 0 <= answer.confidence <= 1 for answer in tracked)
 
 
+def test_the_size_may_change_midway(any_tracker: Tracker) -> None:
+    memory, _ = track(any_tracker, noise(0, 60, 90), Memory(), halves(60, 90))
+    for size in ((90, 60), (40, 40), (60, 90)):
+        memory, tracked = track(any_tracker, noise(1, *size), memory)
+        assert [answer.mask.shape for answer in tracked] == [size, size]
+
+
 def test_a_portrait_is_tracked_like_a_landscape(tracker: Tracker) -> None:
     """Turned frames of the sample clip: the animal is found in both."""
     for turn in (lambda image: image, lambda image: np.ascontiguousarray(np.rot90(image))):
