@@ -19,7 +19,7 @@ from maskbank.networks.lite import Lite, disputed_window, full_size, similarity,
 from maskbank.networks.lite_segmenter import LiteSegmenter, fold_batch_norm, total_weight
 from maskbank.networks.novelty import familiar, found_places, key_novelty, object_novelty
 from maskbank.networks.search_area import SearchArea
-from maskbank.networks.seed_recall import seed_recall
+from maskbank.networks.seed_recall import expected_jaccard, seed_precision, seed_recall
 
 CPU = torch.device("cpu")
 
@@ -256,6 +256,23 @@ def test_seed_recall() -> None:
     labels = torch.stack([whole, whole, half, look_alike, whole, torch.zeros(20, 30)])
     recall = seed_recall(found, labels)
     assert recall.tolist() == pytest.approx([1, 0.5, 1, 1, 0, 0], abs=0.01)
+
+
+def test_seed_precision() -> None:
+    left, right = torch.zeros(2, 20, 30)
+    left[4:10, 4:10] = right[4:10, 10:16] = 1
+    slipped = torch.zeros(20, 30)
+    slipped[4:10, 7:13] = 1
+    labels = torch.stack([left, right])
+    for found, precision in (([left, right], [1, 1]), ([slipped, right], [0.5, 1]), ([right, 0 * right], [0, 1])):
+        assert seed_precision(torch.stack(found), labels).tolist() == pytest.approx(precision, abs=0.01)
+    assert seed_precision(slipped[None], left[None]).tolist() == [1]  # a single object has nobody to be taken for
+    quality = torch.tensor([0.8, 0.8])
+    # The slipped mask has half of its labels, which are half of its own: 0.6 times 0.8 and 0.4 times 0.5, by √0.5.
+    expected = expected_jaccard(quality, torch.stack([slipped, right]), labels)
+    share = 36 / (36 + 8) / 2
+    assert expected[0].item() == pytest.approx(((1 - share) * 0.8 + share * 0.5) * 0.5**0.5, abs=0.01)
+    assert expected[1].item() == pytest.approx((1 - share) * 0.8 + share, abs=0.01)
 
 
 def test_places_that_read_in_turns_read_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""Seed recall: how much of what the outlined frames alone would call the object is in its mask.
+"""Seed recall and precision: how well masks agree with what the outlined frames alone would call the objects.
 
-A decoder is sure of a mask that lacks a part, as it never took that part for the object. The outlines may know better:
-each place of a frame takes the labels of those outlined places that its key resembles (label propagation, as in Jabri
-et al., NeurIPS 2020, arXiv 2006.14613). Frames in between have no say, so what went wrong on the way does not count.
+A decoder is sure of a mask that lacks a part, as it never took that part for the object, and of one that has slipped to
+a neighbour. The outlines may know better: each place of a frame takes the labels of those outlined places that its key
+resembles (label propagation, as in Jabri et al., NeurIPS 2020, arXiv 2006.14613). Frames in between have no say, so
+what went wrong on the way does not count.
 """
 
 import torch
@@ -13,7 +14,8 @@ REACH = 0.5  # of the longer side of a mask's box: how far around it labels coun
 
 
 def expected_jaccard(quality: Tensor, found: Tensor, seed_labels: Tensor) -> Tensor:
-    """The Jaccard index to expect of masks, (n,): the mean of what the network expects and of the seed recall.
+    """The Jaccard index to expect of masks, (n,): the mean of what the network expects and of the seed recall,
+    multiplied by the root of the seed precision.
 
     The smaller a mask, the less the recall counts.
 
@@ -21,7 +23,8 @@ def expected_jaccard(quality: Tensor, found: Tensor, seed_labels: Tensor) -> Ten
     """
     places = found.sum((1, 2))
     share = places / (places + HALF_TRUSTED) / 2
-    return (1 - share) * quality + share * seed_recall(found, seed_labels)
+    mean = (1 - share) * quality + share * seed_recall(found, seed_labels)
+    return mean * seed_precision(found, seed_labels).sqrt()
 
 
 def seed_recall(found: Tensor, seed_labels: Tensor) -> Tensor:
@@ -32,6 +35,16 @@ def seed_recall(found: Tensor, seed_labels: Tensor) -> Tensor:
     near = _around(found > found.amax((1, 2), keepdim=True) / 2)  # a small mask covers no place even half
     labels = seed_labels * near
     return torch.minimum(labels, found).sum((1, 2)) / (labels.sum((1, 2)) + 1e-2)
+
+
+def seed_precision(found: Tensor, seed_labels: Tensor) -> Tensor:
+    """How much of what each mask has of the objects' labels is its own: its own label over the highest of all, (n,); 1
+    where there is a single object, or no mask.
+
+    found, seed_labels: see `seed_recall`.
+    """
+    own, highest = ((found * labels).sum((1, 2)) for labels in (seed_labels, seed_labels.amax(0)))
+    return (own + 1e-2) / (highest + 1e-2)
 
 
 def _around(masks: Tensor) -> Tensor:
