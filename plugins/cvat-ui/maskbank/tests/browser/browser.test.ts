@@ -81,7 +81,9 @@ test('a box as a track, and a mask that is corrected later', async () => {
     expect(outcome).toMatchObject({ error: null, commits: 1 });
     expect(setup.exchanges.map(({ type, frame }) => `${type} ${frame}`)).toEqual([
         ...['init_tracking 0', 'track 1', 'track 2', 'track 3', 'track 4', 'track 5'],
+        ...['init_tracking 3', 'track 2', 'track 1'], // back from the correction
     ]);
+    expect(outcome.messages.at(-1)).toMatch(/^Back to frame 1 \(8 of 8\)/);
 
     const [track] = outcome.tracks;
     expect(track?.shapes.map(({ frame, outside }) => [frame, outside])).toEqual([
@@ -98,7 +100,9 @@ test('a box as a track, and a mask that is corrected later', async () => {
     }
     const masks = outcome.shapes.filter(({ type }) => type === 'mask');
     expect(masks.map(({ frame }) => frame).sort()).toEqual([0, 1, 2, 3, 4, 5]);
-    expect(fits(masks.find(({ frame }) => frame === 2)!.points!, 2)[RED_KOI]).toBeGreaterThan(0.5);
+    // Halfway between the outlines the way there hands over to the way back.
+    expect(fits(masks.find(({ frame }) => frame === 1)!.points!, 1)[RED_KOI]).toBeGreaterThan(0.5);
+    expect(fits(masks.find(({ frame }) => frame === 2)!.points!, 2)[GOLDEN_KOI]).toBeGreaterThan(0.5);
     expect(fits(masks.find(({ frame }) => frame === 5)!.points!, 5)[GOLDEN_KOI]).toBeGreaterThan(0.3);
 });
 
