@@ -192,7 +192,7 @@ class Tracker:
         """A request about a frame of a size: after another size it knows of no window, but of the whole frame, which
         is stretched to the new one."""
         memory = request.memory
-        if memory.size in (None, size) or not memory.prev_mask.numel():  # which not all networks have
+        if memory.window is None or memory.size in (None, size):
             return request
         before = memory.size
         prev_mask = moved_prev_mask(memory.prev_mask, memory.window, None, before, self._working_size(before))
