@@ -226,6 +226,15 @@ def data_of(run: Path) -> dict[str, Any]:
     return page_data(facts, frames, open_frames(run / facts.frames))
 
 
+def test_a_page_of_more_objects_than_there_are_colours(tmp_path):
+    (tmp_path / "frames").mkdir()
+    cv2.imwrite(str(tmp_path / "frames" / "0.jpg"), rgb(0)[..., ::-1])
+    with RunRecord(tmp_path, RunFacts("crowd", "frames", {i: f"object {i}" for i in range(1, 301)})) as record:
+        record.add(0, "0.jpg", rgb(0).shape[:2], [None] * 300)
+    colours = [each["colour"] for each in data_of(tmp_path)["objects"]]
+    assert len(set(colours[:255])) > 200 and colours[255] == colours[0] != "#000000"
+
+
 def test_what_the_page_knows(run):
     data = data_of(run)
     assert data["numbers"] == list(range(FIRST, LAST + 1)) and data["names"][0] == f"{FIRST:05d}.jpg"

@@ -332,12 +332,11 @@ def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]]
 def what_next(outlined: JobToTrack, upload: Upload) -> str:
     """Which frame to outline next, and which objects on it."""
     frames, objects = outlined.job.frames, outlined.objects
-    confidence = {slot: [_sureness(found.get(frame)) for frame in frames] for slot, found in enumerate(upload.results)}
+    confidence = {
+        slot: [sureness(found[frame].confidence, found[frame].visible) if frame in found else None for frame in frames]
+        for slot, found in enumerate(upload.results)
+    }
     return next_step({slot: drawn.name for slot, drawn in enumerate(objects)}, confidence, frames)
-
-
-def _sureness(answer: SweepPrediction | None) -> float | None:
-    return None if answer is None else sureness(answer.confidence, answer.visible)
 
 
 def _counted(number: int, what: str) -> str:

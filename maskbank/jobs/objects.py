@@ -76,7 +76,7 @@ def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], fr
     a label that has at most one on each frame, whatever their types. Ungrouped shapes of a label that are all on one
     frame are an object each. The plugin for CVAT's user interface has the same rule (`followedObjects`;
     tests/cases/same_object.json holds both to it), but several shapes of a group on one frame, which are the parts of
-    one object here, are an object each there, as the plugin cannot join them: it does not turn shapes into pixels.
+    one object here, are an object each there, as the plugin does not join shapes.
 
     Args:
         annotations: what CVAT answers for the job.

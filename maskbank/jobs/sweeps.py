@@ -195,7 +195,7 @@ def fuse(
         results.append(fusion.fuse(frames, drawn.seeds, set(drawn.to_find(frames)), ahead, back, _agreement))
     for frame in frames:
         found = {slot: own[frame] for slot, own in enumerate(results) if frame in own and own[frame].mask is not None}
-        ahead_there = [each.mask for each in forward.get(frame, ()) if each]
+        ahead_there = [each.mask for each in forward.get(frame, ()) if each]  # which share no pixel with each other
         if len({any(answer.mask is mask for mask in ahead_there) for answer in found.values()}) > 1:
             for slot, answer in _apart(found):
                 results[slot][frame] = answer

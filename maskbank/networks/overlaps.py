@@ -21,7 +21,7 @@ IN_FRONT_OF_DRAWN = 0.8
 # Added to the logits of the smaller of two objects for each time that the other is e times as large: without it small
 # ones would be lost.
 SIZE_BONUS = 2.0
-HALF = 0.5  # of its pixels; what keeps less of what was found in its box is hardly what was meant
+MOSTLY_KEPT = 0.5  # of its pixels; what keeps less of what was found in its box is hardly what was meant
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -105,4 +105,4 @@ def disjoint(
     for number, claim in enumerate(claims, 1):
         mask, expected_j = owner == number, claim.expected_j
         kept = np.count_nonzero(mask) / claim.pixels
-        yield claim.name, Seed(mask, expected_j if expected_j is None or kept >= HALF else min(expected_j, kept))
+        yield claim.name, Seed(mask, expected_j if expected_j is None or kept >= MOSTLY_KEPT else min(expected_j, kept))

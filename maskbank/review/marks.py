@@ -33,23 +33,21 @@ def least_sure(frames: Sequence[RecordedFrame], count: int) -> list[int]:
 def what_to_outline_next(facts: RunFacts, frames: Sequence[RecordedFrame]) -> str:
     """The frame that is most worth an outline, and the objects there, in a sentence."""
     slots = dict(enumerate(facts.objects.values()))
-    return next_step(slots, _surenesses(frames, len(slots)), [frame.number for frame in frames])
+    return next_step(slots, _confidences(frames, len(slots)), [frame.number for frame in frames])
 
 
 def worth_an_outline(frames: Sequence[RecordedFrame], objects: int, count: int) -> list[Suggestion[int]]:
     """The frames most worth an outline, and which of the objects there, by their slots; the best one first."""
-    return suggest(_surenesses(frames, objects), count)
+    return suggest(_confidences(frames, objects), count)
 
 
-def _surenesses(frames: Sequence[RecordedFrame], objects: int) -> dict[int, list[float | None]]:
-    return {slot: [_sureness(frame.findings[slot]) for frame in frames] for slot in range(objects)}
+def _confidences(frames: Sequence[RecordedFrame], objects: int) -> dict[int, list[float | None]]:
+    return {slot: [_confidence(frame.findings[slot]) for frame in frames] for slot in range(objects)}
 
 
-def _sureness(finding: Finding | None) -> float | None:
+def _confidence(finding: Finding | None) -> float | None:
     """None where a person outlined the object, or nobody knows."""
-    if finding is None or finding.seed or finding.confidence is None:
-        return None
-    return sureness(finding.confidence, finding.mask is not None)
+    return None if finding is None or finding.seed else sureness(finding.confidence, finding.mask is not None)
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:

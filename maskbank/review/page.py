@@ -120,7 +120,8 @@ def _written(picture: Picture) -> dict[str, Any]:
 
 
 def _css_colour(object_id: int) -> str:
-    return "#" + bytes(bright_colours()[object_id].tolist()).hex()
+    colours = bright_colours()[1:]  # the first is the background's; where there are more objects, they begin again
+    return "#" + bytes(colours[(object_id - 1) % len(colours)].tolist()).hex()
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -51,7 +51,7 @@ class RunFacts:
 
     title: what was tracked.
     frames: where its images are, a folder or a video file; a relative path is one in the run's folder.
-    objects: names by id, which chooses an object's colour (1 to 254).
+    objects: names by id, from 1, which chooses an object's colour.
     job_url: the page of its CVAT job, if it is one.
     """
 

@@ -78,9 +78,7 @@ def suggestion_reply(
     pairs = list(zip(frames, outlined, strict=True))
     confidence = {
         slot: [
-            sureness(found, frame["shapes"][slot] is not None)
-            if (found := frame["confidences"][slot]) is not None and not shapes[slot]
-            else None
+            None if shapes[slot] else sureness(frame["confidences"][slot], frame["shapes"][slot] is not None)
             for frame, shapes in pairs
         ]
         for slot in range(len(outlined[0]))

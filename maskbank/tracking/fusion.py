@@ -15,11 +15,11 @@ from typing import Protocol, Self, TypeVar
 
 import numpy as np
 
+from maskbank.networks.overlaps import NESTED
 from maskbank.shapes.packed_mask import PackedMask
 
 GONE = 0.5  # what the confidence that an object is gone counts for, beside that in a mask: to miss it costs all of it
 WORN = 0.1  # what an answer is expected to lose in J on the way from one outline to the next
-NESTED = 0.85  # of a mask; one that is at most half as large as another, and so far within it, is in front of it
 AGREEMENT = 2.0  # frames' worth of J for which sweeps that agree are handed over: without a jump
 
 
@@ -142,8 +142,8 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 def apart(masks: Mapping[K, np.ndarray], confidence: Mapping[K, float]) -> dict[K, np.ndarray]:
     """Masks (H, W) bool on one frame, some of each sweep, which may overlap → the same without a shared pixel.
 
-    The surer one keeps what two claim, unless the other one lies within it: a sweep that has lost a phone gives its
-    place to whoever holds it.
+    The surer one keeps what two claim, unless the other one lies within it (`NESTED`) and is at most half as large: a
+    sweep that has lost a phone gives its place to whoever holds it.
     """
     names = sorted(masks, key=lambda name: -confidence[name])
     size = {name: np.count_nonzero(masks[name]) for name in names}
@@ -151,7 +151,8 @@ def apart(masks: Mapping[K, np.ndarray], confidence: Mapping[K, float]) -> dict[
     for number, name in enumerate(names):
         mask = masks[name]
         own = mask & (owner == -1)
-        for other_number, other in enumerate(names[:number]):
+        claimed = np.count_nonzero(own) < size[name]  # mostly nothing is
+        for other_number, other in enumerate(names[:number] if claimed else ()):
             shared = mask & (owner == other_number)
             if 2 * size[name] <= size[other] and np.count_nonzero(shared) > NESTED * size[name]:
                 own |= shared

@@ -35,9 +35,9 @@ class Suggestion(Generic[K]):
     error: float
 
 
-def sureness(confidence: float, visible: bool) -> float:
+def sureness(confidence: float | None, visible: bool) -> float | None:
     """The confidence as `suggest` counts it: nobody can outline an object that is gone, so there it soon is 1."""
-    return 1.0 if not visible and confidence >= SURELY_GONE else confidence
+    return 1.0 if confidence is not None and not visible and confidence >= SURELY_GONE else confidence
 
 
 def suggest(

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import type { Outline } from '../src/ts/outlines';
-import { asType, maskWithout, outlineOf, sameOutline } from '../src/ts/outlines';
+import { asType, outlineOf, sameOutline } from '../src/ts/outlines';
 import { sharedCases } from './cases';
 
 interface Rotated extends Outline {
@@ -18,16 +18,6 @@ function expectClose(outline: Outline, type: string, points: readonly number[], 
     const differences = outline.points.map((number, index) => Math.abs(number - points[index]!));
     expect(Math.max(...differences)).toBeLessThan(tolerance);
 }
-
-test.each<[string, Outline, number[] | null]>([
-    ['what lies elsewhere', { type: 'mask', points: [0, 4, 200, 50, 201, 51] }, MASK.points],
-    ['its left column', { type: 'rectangle', points: [90, 0, 101, 99] }, [0, 1, 1, 2, 101, 50, 102, 51]],
-    ['its lower row', { type: 'mask', points: [0, 3, 100, 51, 102, 51] }, [0, 2, 100, 50, 101, 50]],
-    ['all but two pixels', { type: 'mask', points: [1, 3, 1, 1, 100, 50, 102, 51] }, [0, 1, 2, 1, 100, 50, 101, 51]],
-    ['all of it', MASK, null],
-])('a mask without %s', (_, other, points) => {
-    expect(maskWithout(MASK, other)).toEqual(points && { type: 'mask', points });
-});
 
 test('outlines are the same if type and all points are', () => {
     const box = { type: 'rectangle', points: [1, 2, 3, 4] };

@@ -183,8 +183,8 @@ export class AITracker extends BaseCollectionAction {
         if (ungrouped.length) {
             this.#screen.notify(
                 'warning',
-                `What you outlined on frame ${ranges(ungrouped)} has no group, but the objects that are tracked have one, so ` +
-                    'it is unclear which of them it is. It was left as it is: put it into the group of its object.',
+                `What you outlined on frame ${ranges(ungrouped)} has no group, but other objects of its label have, so it is ` +
+                    'unclear whether it is one of them. If it is, put it into the group of that object.',
             );
         }
         if (convert && collection.shapes.some(({ type }) => type === 'mask')) {

@@ -1,5 +1,5 @@
 /** What of a forward and of a backward sweep counts: the rule and the numbers of `maskbank/tracking/fusion.py`. */
-import { overlap } from './outlines';
+import { overlap } from './pixels';
 import type { Prediction } from './tracking';
 
 /** What a sweep found of an object on a frame, with how sure it is. */

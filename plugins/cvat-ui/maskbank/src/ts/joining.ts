@@ -1,7 +1,6 @@
 import type { Answer } from './fusion';
 import { agreementOf, joined } from './fusion';
-import type { Outline } from './outlines';
-import { maskWithout, sizeOf } from './outlines';
+import { maskWithout, sizeOf } from './pixels';
 import type { Prediction, Target } from './tracking';
 
 export type Found = Map<number, Prediction>; // by frame
@@ -52,27 +51,25 @@ async function keepApart(
     backward: readonly Found[],
 ): Promise<void> {
     const masks = forward.flatMap((own, index) => {
-        const { outline, confidence } = own.get(frame) ?? { outline: null, confidence: null };
-        const isBack = outline !== null && outline === backward[index]!.get(frame)?.outline;
-        return outline?.type === 'mask'
-            ? [{ own, outline: outline as Outline | null, confidence: confidence ?? 0, isBack }]
-            : [];
+        const found = own.get(frame);
+        const isBack = !!found?.outline && found.outline === backward[index]!.get(frame)?.outline;
+        return found?.outline?.type === 'mask' ? [{ ...found, own, isBack }] : [];
     });
     if (!masks.some(({ isBack }) => isBack)) {
         return; // those of one sweep share no pixel with each other, nor with what was drawn
     }
     await pause();
-    const drawn = objects.flatMap(({ annotated }) => annotated.get(frame) ?? []);
-    masks.sort((one, other) => other.confidence - one.confidence);
+    const drawn = objects.flatMap(({ annotated }) => annotated.get(frame) ?? []).map((outline) => ({ outline }));
+    masks.sort((one, other) => (other.confidence ?? 0) - (one.confidence ?? 0));
     masks.forEach((mask, rank) => {
         const size = sizeOf(mask.outline!);
-        for (const other of [...drawn.map((outline) => ({ outline })), ...masks.slice(0, rank)]) {
-            if (!mask.outline || !other.outline) {
-                continue;
+        for (const other of [...drawn, ...masks.slice(0, rank)]) {
+            const rest = mask.outline && other.outline && maskWithout(mask.outline, other.outline);
+            if (!mask.outline || !other.outline || rest === mask.outline) {
+                continue; // they are nowhere near each other
             }
-            const rest = maskWithout(mask.outline, other.outline);
-            const isWithin = size - (rest ? sizeOf(rest) : 0) > NESTED * size;
-            if ('own' in other && isWithin && 2 * size <= sizeOf(other.outline)) {
+            const shared = sizeOf(mask.outline) - (rest ? sizeOf(rest) : 0);
+            if ('own' in other && shared > NESTED * size && 2 * size <= sizeOf(other.outline)) {
                 other.outline = maskWithout(other.outline, mask.outline);
             } else {
                 mask.outline = rest;
@@ -80,7 +77,7 @@ async function keepApart(
         }
     });
     masks.forEach(({ own, outline, confidence }) => {
-        own.set(frame, { outline, confidence: outline ? confidence : 1 - confidence });
+        own.set(frame, { outline, confidence: outline || confidence === null ? confidence : 1 - confidence });
     });
 }
 

@@ -1,5 +1,6 @@
 import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { OUTLINE_TYPES, outlineOf, overlap } from './outlines';
+import { OUTLINE_TYPES, outlineOf } from './outlines';
+import { overlap } from './pixels';
 import type { Target } from './tracking';
 
 /** One object that the annotator wants to be tracked, as CVAT has it. */
@@ -44,9 +45,10 @@ export interface Followed {
  * a label whose objects are not grouped has one object, then. Otherwise it is unclear which is which, and each shape is
  * an object for itself; without a group it gets one of its own, so that it will be clear the next time. `maskbank job`
  * has the same rule (tests/cases/same_object.json), but takes several shapes of a group on one frame as the parts of
- * one object, which cannot be joined here, as nothing here turns shapes into pixels.
+ * one object, which are not joined here.
  *
- * What a program made counts by itself: where a person drew beside it, it is what the person's outline replaces.
+ * What a program made counts by itself: where a person drew over it, it is what the person's outline replaces. What
+ * lies elsewhere on the frame may be another object: that is unclear, too.
  *
  * A shape that becomes a track leaves the masks that persons made of its object alone: CVAT has no tracks of masks.
  */
@@ -59,19 +61,18 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
     const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
-    /** The outline that a person drew beside a shape of a program's to take its place, if it is clear that it is one. */
-    const drawnBeside = (shape: Shape): Shape | undefined => {
+    /** The outline that a person drew over a shape of a program's to take its place, if it is clear that it is one. */
+    const drawnOver = (shape: Shape): Shape | undefined => {
         const there = outlines.filter((other) => other.frame === shape.frame && isAlike(other, shape));
         const [drawn, made] = [there.filter(isByPerson), there.filter((other) => !isByPerson(other))];
         const isClear = drawn.length === 1 && made.length === 1 && liesOn(drawn[0]!, made[0]!);
         return isClear && !isByPerson(shape) ? drawn[0] : undefined;
     };
-    const drawnOnFrame = new Map(collection.shapes.map((shape) => [shape.clientID, shape]));
+    const chosen = new Map(collection.shapes.map((shape) => [shape.clientID, shape]));
     const sourceOf = (shape: Shape): Shape => {
-        const drawn = drawnBeside(shape);
-        return drawn ? (drawnOnFrame.get(drawn.clientID) ?? drawn) : shape;
+        const drawn = drawnOver(shape);
+        return drawn ? (chosen.get(drawn.clientID) ?? drawn) : shape;
     };
-    const isChosen = ({ clientID }: Shape): boolean => drawnOnFrame.has(clientID);
     const crowded = new Set<number>();
     const sources = [...new Set(collection.shapes.map(sourceOf))];
     const shapes = sources.map((source): FollowedObject => {
@@ -82,7 +83,7 @@ export function followedObjects(collection: Collection, around: Surroundings): F
             ...framesWithSeveral(drawn),
             ...framesWithSeveral(made),
             ...made
-                .filter((each) => drawn.some(({ frame }) => frame === each.frame) && !drawnBeside(each))
+                .filter((each) => drawn.some(({ frame }) => frame === each.frame) && !drawnOver(each))
                 .map(({ frame }) => frame),
         ];
         const clear = !several.length;
@@ -110,7 +111,7 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         .filter((shape) => !shape.group && isByPerson(shape))
         .filter((shape) =>
             shape.frame === from
-                ? isChosen(shape) && grouped.some((other) => !isByPerson(other) && liesOn(shape, other))
+                ? chosen.has(shape.clientID) && grouped.some((other) => !isByPerson(other) && liesOn(shape, other))
                 : sources.some(({ label_id, group }) => group && label_id === shape.label_id) &&
                   !sources.some((source) => isAlike(shape, source)),
         );
