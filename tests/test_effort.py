@@ -11,14 +11,12 @@ import torch
 from support import CLIP
 
 from maskbank import cli
-from maskbank.evaluation.clip_sweeps import ClipSweeps
 from maskbank.evaluation.effort import COUNTS, POLICIES, EffortClip, curve, effort_report
 from maskbank.evaluation.sequences import read_sequences
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import read_id_mask, write_id_mask
 from maskbank.networks.models import MODELS, load_segmenter
-from maskbank.tracking.tracker import Frame, Tracker
-from maskbank.tracking.video import track_video
+from maskbank.tracking.tracker import Tracker
 
 FRAMES = 6
 
@@ -47,33 +45,6 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def clip(tracker, data) -> EffortClip:
     return EffortClip(tracker, read_sequences(data)[0])
-
-
-def test_sweeps_answer_as_the_tracker_does_whatever_was_outlined_before(tracker, clip):
-    """A clip of which parts are kept, against whole runs of `track_video`."""
-    images = [clip.image(frame) for frame in range(FRAMES)]
-    outlines = clip.truths
-    encoded: list[int] = []
-
-    def encode(frame: int):
-        encoded.append(frame)
-        return Frame(images[frame])
-
-    sweeps = ClipSweeps(tracker, encode, FRAMES, outlines)
-    for outlined in ((2,), (1, 2), (2,), (2, 4), (1, 2, 4), (1, 4), (4,), (1, 4)):
-        for sweep, order in ((sweeps.forward, range(FRAMES)), (sweeps.backward, range(FRAMES)[::-1])):
-            answers = sweep(outlined)
-            seeds = {order.index(frame): outlines[frame] for frame in outlined}
-            expected = track_video(tracker, (images[frame] for frame in order), seeds)
-            for frame, step in zip(order, expected, strict=True):
-                assert {i: each.confidence for i, each in answers.get(frame, {}).items()} == step.confidence
-                for i, each in answers.get(frame, {}).items():
-                    np.testing.assert_array_equal(each.mask, step.ids == i)
-    encoded.clear()
-    sweeps.forward((1, 4, 5))
-    assert encoded == [5]  # all before is known
-    sweeps.forward((1, 5))
-    assert encoded == [5, 4, 5]
 
 
 def test_an_outcome_counts_outlined_frames_as_perfect_and_the_others_as_tracked(clip):

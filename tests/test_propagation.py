@@ -1,5 +1,6 @@
 """A whole video through the tracker, without files."""
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,8 @@ from maskbank.files.masks import read_id_mask
 from maskbank.files.video import VideoWriter
 from maskbank.networks.models import MODELS, load_segmenter
 from maskbank.tracking.clip import frames_to_track, track_clip
-from maskbank.tracking.tracker import Tracker
+from maskbank.tracking.clip_objects import ClipObjects, track_objects
+from maskbank.tracking.tracker import Frame, Tracker
 from maskbank.tracking.video import TrackedFrame, track_video
 
 FRAMES = 6
@@ -39,8 +41,10 @@ def truth(index: int, **new_ids: int) -> np.ndarray:
     return renumber[ids]
 
 
-def run(tracker: Tracker, images: list[np.ndarray], seeds: dict[int, np.ndarray]) -> list[TrackedFrame]:
-    steps = list(track_video(tracker, images, seeds))
+def run(
+    tracker: Tracker, images: list[np.ndarray], seeds: dict[int, np.ndarray], ahead: bool = False
+) -> list[TrackedFrame]:
+    steps = list(track_video(tracker, images, seeds, {index: images[index] for index in seeds} if ahead else None))
     assert len(steps) == len(images)
     for step, image in zip(steps, images, strict=True):
         assert step.image is image
@@ -107,6 +111,38 @@ def test_bad_seeds_give_one_sentence(tracker, images):
 # In both directions.
 
 
+def test_what_is_outlined_later_counts_from_the_start(tracker, images):
+    """An object is known by all its outlines when it joins, and begins where it joins."""
+    seeds = {0: truth(0, turtle=3), 2: truth(2, gold=2), 5: truth(5, turtle=3, gold=2)}
+    steps = run(tracker, images, seeds, ahead=True)
+    turtle, gold = (np.where(seeds[5] == i, i, 0).astype(np.uint8) for i in (3, 2))
+    objects = ClipObjects()
+    for index, ids in ((0, seeds[0]), (5, turtle), (0, seeds[0])):
+        objects, _ = track_objects(tracker, Frame(images[index]), objects, ids)
+    objects, expected = track_objects(tracker, Frame(images[1]), objects, None)
+    assert steps[1].confidence == {3: expected[3].confidence}
+    np.testing.assert_array_equal(steps[1].ids == 3, expected[3].mask)
+    others = ClipObjects()
+    for index, ids in ((2, seeds[2]), (5, gold)):
+        others, _ = track_objects(tracker, Frame(images[index]), others, ids)
+    objects, _ = track_objects(tracker, Frame(images[2]), objects.joined(others), seeds[2])
+    _, expected = track_objects(tracker, Frame(images[3]), objects, None)
+    assert steps[3].confidence == {i: each.confidence for i, each in expected.items()}
+    assert steps[1].confidence != run(tracker, images, seeds)[1].confidence
+
+
+def test_outlines_beyond_what_a_bank_holds_come_on_their_way(images):
+    segmenter, _ = load_segmenter("lite", None, torch.device("cpu"))
+    small = Tracker(MODELS["lite"], segmenter, torch.device("cpu"), short_side=128, budget=300)  # two frames of 112
+    seeds = {0: truth(0, turtle=3), 3: truth(3, turtle=3)}
+    for step, index in zip(run(small, images, seeds, ahead=True), range(FRAMES), strict=True):
+        assert jaccard(step.ids == 3, truth(index, turtle=3) == 3) > 0.3
+    tiny = Tracker(MODELS["lite"], segmenter, torch.device("cpu"), short_side=128, budget=150)
+    assert run(tiny, images[:3], seeds, ahead=False)[2].ids.any()
+    known = list(itertools.islice(track_video(tiny, images, seeds, {3: images[3]}), 3))
+    assert (known[2].ids == 3).any()
+
+
 class Clip(FrameSource):
     """Frames in memory."""
 
@@ -154,8 +190,8 @@ def test_what_is_outlined_in_the_middle_is_found_before_and_after(tracker, image
 def test_between_two_outlines_each_object_is_found_from_one_of_them(tracker, images):
     seeds = {0: truth(0, turtle=3), 4: truth(4, turtle=3, gold=2)}
     steps, _ = run_both_ways(tracker, images, seeds)
-    ahead = run(tracker, images, seeds)
-    back = run(tracker, images[4::-1], {0: seeds[4], 4: seeds[0]})[::-1]
+    ahead = run(tracker, images, seeds, ahead=True)
+    back = run(tracker, images[4::-1], {0: seeds[4], 4: seeds[0]}, ahead=True)[::-1]
     for index in (0, 4):
         np.testing.assert_array_equal(steps[index].ids == 3, seeds[index] == 3)
     sides = [

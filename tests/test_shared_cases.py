@@ -9,6 +9,7 @@ import pytest
 from maskbank.jobs.objects import Label, find_objects
 from maskbank.shapes.rotation import unrotated
 from maskbank.shapes.shape import Shape
+from maskbank.tracking.clip_objects import ahead
 from maskbank.tracking.fusion import fuse
 from maskbank.tracking.suggestions import suggest, sureness
 
@@ -50,6 +51,11 @@ def test_which_shapes_are_one_object(case: dict):
 @pytest.mark.parametrize("case", cases("sureness"), ids=lambda case: case["name"])
 def test_what_a_confidence_counts_for(case: dict):
     assert sureness(case["confidence"], case["visible"]) == case["expected"]
+
+
+@pytest.mark.parametrize("case", cases("ahead"), ids=lambda case: case["name"])
+def test_which_outlined_frames_are_memorized_ahead(case: dict):
+    assert ahead(case["frame"], case["outlined"]) == case["ahead"]
 
 
 class Answer(NamedTuple):

@@ -101,16 +101,19 @@ class AdaptivePolicy:
     def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
         """A bank that has memorized an outlined frame for ever: `entries` of that frame only, at least one.
 
+        Where the same objects were outlined on the same frame before, the new outlines take the place of the old ones.
+
         Raises:
             BankFullError: the outlined frames together would exceed the budget.
         """
+        entries = entries.quantized()
+        bank = replace(bank, seeds=bank.seeds and _without_frame(bank.seeds, entries))
         outlined = 0 if bank.seeds is None else len(bank.seeds)
         if outlined + len(entries) > self.budget:
             raise BankFullError(
                 f"The feature bank has a budget of {self.budget} entries, of which outlined frames hold "
                 f"{outlined} for ever: one more outlined frame of {len(entries)} does not fit."
             )
-        entries = entries.quantized()
         seeds = entries if bank.seeds is None else bank.seeds.concat(entries)
         return self._fitted(replace(bank, seeds=seeds), int(entries.frame[0]))
 
@@ -151,6 +154,20 @@ class AdaptivePolicy:
                 for name, part in fitted.items()
             }
         )
+
+
+def _without_frame(seeds: Entries, again: Entries) -> Entries | None:
+    """Seeds without those of the frame that is outlined `again`, unless other objects are outlined there, too.
+
+    A frame is known by its keys, which come first where it was memorized at several scales.
+    """
+    for number in seeds.frame.unique():
+        of_frame = seeds.frame == number
+        old = seeds.select(of_frame)
+        same = len(old.valid) == len(again.valid) and torch.equal(old.keys[:, : len(again)], again.keys)
+        if same and not (old.valid.any(1) & ~again.valid.any(1)).any():
+            return None if of_frame.all() else seeds.select(~of_frame)
+    return seeds
 
 
 def check_limits(budget: int, threshold: float) -> None:

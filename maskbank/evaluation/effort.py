@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from maskbank.evaluation.clip_sweeps import Answers, ClipSweeps
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
 from maskbank.files.images import decode_image
+from maskbank.tracking.clip_objects import track_clip_objects
 from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
 from maskbank.tracking.suggestions import suggest, sureness
 from maskbank.tracking.tracker import Frame, Tracker
@@ -28,6 +28,7 @@ MAX_PIXELS = 64_000_000
 ENCODED_FRAMES = 100  # that are kept; at the usual size a gigabyte
 
 Outlined = tuple[int, ...]  # frames, in order
+Answers = dict[int, MaskAnswer]  # on a frame, by object id
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,8 @@ class EffortClip:
         }
         outlines = {i: ids for i, ids in shown.items() if ids.any()}
         self.candidates = sorted(outlines)
-        self._outlines = outlines
-
-        @lru_cache(ENCODED_FRAMES)
-        def encoded(frame: int) -> Frame:
-            return Frame(self.image(frame))
-
-        self._sweeps = ClipSweeps(tracker, encoded, len(sequence.images), outlines)
+        self._tracker, self._outlines = tracker, outlines
+        self._frame = lru_cache(ENCODED_FRAMES)(lambda frame: Frame(self.image(frame)))
         self._outcomes: dict[Outlined, Outcome] = {}
 
     def image(self, frame: int) -> np.ndarray:
@@ -78,7 +74,8 @@ class EffortClip:
     def outcome(self, outlined: Outlined) -> Outcome:
         """Tracks as `maskbank job` does: in both directions, joined by the same rule."""
         if outlined not in self._outcomes:
-            forward, backward = self._sweeps.forward(outlined), self._sweeps.backward(outlined)
+            forward = self._sweep(range(outlined[0], len(self.sequence.images)), outlined)
+            backward = self._sweep(range(outlined[-1], -1, -1), outlined)
             own = {i: self._answers_of(i, outlined, forward, backward) for i in self.sequence.objects}
             scores = {
                 frame: mean_score(self._score(i, frame, outlined, own[i].get(frame)) for i in own)
@@ -93,6 +90,16 @@ class EffortClip:
             }
             self._outcomes[outlined] = Outcome(scores, confidence)
         return self._outcomes[outlined]
+
+    def _sweep(self, order: range, outlined: Outlined) -> dict[int, Answers]:
+        """The answers by frame."""
+        frames = ((frame, self._frame(frame)) for frame in order)
+        outlines = {frame: self._outlines[frame] for frame in outlined}
+        found = track_clip_objects(self._tracker, frames, outlines, self._frame)
+        return {
+            frame: {i: MaskAnswer(each.mask, each.confidence) for i, each in predictions.items()}
+            for frame, (_, predictions) in zip(order, found, strict=True)
+        }
 
     def _answers_of(
         self, object_id: int, outlined: Outlined, forward: Mapping[int, Answers], backward: Mapping[int, Answers]

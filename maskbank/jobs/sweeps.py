@@ -4,8 +4,8 @@ import base64
 import itertools
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.shapes.window import Window
 from maskbank.tracking import fusion
+from maskbank.tracking.clip_objects import ahead
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
 BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
@@ -53,25 +54,31 @@ def sweep(
 ) -> Iterator[int]:
     """Tracks all objects, which compete for pixels, through the frames of a log that have no answers yet.
 
-    A seed on the way starts its object or corrects it. Where the function has lost the states, all objects start again
-    from their last seeds; where it refuses a seed as a correction, because it remembers as many as it can, the object
-    starts again with it. After each request the number of frames that have answers is given.
+    A seed on the way starts its object or corrects it. All seeds of an object are known when it starts, see
+    `track_clip_objects`. Where the function has lost the states, all objects start again from their last seeds; where
+    it refuses a seed as a correction, because it remembers as many as it can, the object starts again with it. After
+    each request the number of frames that have answers is given.
 
     on_hard_box: told of an object, and of the frame, when it is hard to tell what its box there means.
 
     Raises what `propagate` raises, but StateExpired; ValueError for a seed that cannot be used.
     """
     fetch = lru_cache(FRAMES_PER_REQUEST)(image_of)  # what one reply leaves out is in the next request
+    request_frame = partial(
+        _request_frame, objects=objects, image_of=fetch, object_of=object_of, on_hard_box=on_hard_box
+    )
     losses = 0
+    alone: set[int] = set()  # frames on which objects start with what is outlined there only
     while len(log.answers) < len(log.order):
         if log.states is None:
             log.drop_from(last_seeds(log.order[: len(log.answers)], objects))
         frames = _next_request(log.order[len(log.answers) :], objects, fetch)
-        body = {"frames": [_request_frame(frame, objects, fetch(frame), object_of, on_hard_box) for frame in frames]}
-        if log.states is not None:
-            body["states"] = log.states
+        states = log.states or [None] * len(objects)
+        starting = [slot for slot, each in enumerate(objects) if frames[0] in each.seeds and states[slot] is None]
         try:
-            reply = propagate(body)
+            if starting and frames[0] not in alone:
+                states = _with_all_seeds(states, starting, frames[0], objects, propagate, request_frame)
+            reply = propagate({"frames": [request_frame(frame) for frame in frames], "states": states})
         except StateExpired as error:
             losses += 1
             if losses > MAX_LOSSES:
@@ -80,6 +87,9 @@ def sweep(
             log.states = None
             continue
         except ValueError as error:
+            if isinstance(error, BadRequest) and states != (log.states or [None] * len(objects)):
+                alone.add(frames[0])
+                continue
             anew = _without_states_of_seeds(log.states, objects, frames[0])
             if isinstance(error, BadRequest) and anew != log.states:
                 log.states = anew
@@ -87,6 +97,29 @@ def sweep(
             raise ValueError(_in_terms_of_the_job(str(error), frames, objects)) from error
         log.append(frames[: len(reply["frames"])], reply)
         yield len(log.answers)
+
+
+def _with_all_seeds(
+    states: list[Any],
+    starting: Sequence[int],
+    frame: int,
+    objects: Sequence[JobObject],
+    propagate: Propagate,
+    request_frame: Callable[..., dict[str, Any]],
+) -> list[Any]:
+    """The states with those of objects that start on a frame, once the function knows their seeds on other frames.
+
+    starting: the slots of these objects.
+    """
+    others = ahead(frame, {each for slot in starting for each in objects[slot].seeds})
+    known: list[Any] = [None] * len(objects)
+    for each in [frame, *others] if others else ():  # first where all of them are, as they share a bank then
+        try:
+            reply = propagate({"frames": [request_frame(each, slots=starting)], "states": known})
+        except BadRequest:  # no room for more; what is wrong with the frame itself, it says again
+            break
+        known = reply["states"]
+    return [known[slot] if slot in starting else state for slot, state in enumerate(states)]
 
 
 def last_seeds(answered: Sequence[int], objects: Sequence[JobObject]) -> int:
@@ -111,10 +144,13 @@ def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObje
 def _request_frame(
     frame: int,
     objects: Sequence[JobObject],
-    image: bytes,
+    image_of: ImageOf,
     object_of: ObjectOf,
     on_hard_box: Callable[[JobObject, int], None],
+    slots: Collection[int] | None = None,
 ) -> dict[str, Any]:
+    """A frame of a request, with the seeds there; `slots`: of which objects, None: of all."""
+    image = image_of(frame)
     sent: dict[str, Any] = {"image": base64.b64encode(image).decode()}
     if any(frame in each.seeds for each in objects):
         try:
@@ -134,8 +170,9 @@ def _request_frame(
                 raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
             if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
                 on_hard_box(objects[slot], frame)
-            # A mask, whatever was drawn: it says most, and the results may be of any type.
-            shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
+            if slots is None or slot in slots:
+                # A mask, whatever was drawn: it says most, and the results may be of any type.
+                shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
         sent["shapes"] = shapes
     return sent
 

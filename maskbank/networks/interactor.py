@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from maskbank.networks.efficientnet_lite import Encoder, InvertedResidual, same_padding
 from maskbank.networks.lite import Residual, upsample2
 
-CROP_SIZE = 256  # pixels of the square crop that training and use see
+CROP_SIZE = 256  # pixels of the square crop that training sees; use may show it larger ones
 PROMPTS = 4  # channels: box, clicks on the object, clicks beside it, the mask before
 
 

@@ -1,7 +1,7 @@
 """What the interactor's network is shown: a crop around the object, and its prompts drawn into that crop."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -20,12 +20,14 @@ NOTHING = -9.0  # the logit where a crop shows nothing
 
 @dataclass(frozen=True)
 class CropWindow:
-    """A part of an image in whole pixels; it may reach beyond the image."""
+    """A part of an image in whole pixels, which may reach beyond it, and the square of `side` pixels, S, in which the
+    network sees it."""
 
     left: int
     top: int
     width: int
     height: int
+    side: int = CROP_SIZE
 
     def crop(self, image: np.ndarray, outside: int) -> np.ndarray:
         """The part of an image (H, W) or (H, W, 3), resized to the network's square; `outside` fills what is not there.
@@ -34,8 +36,8 @@ class CropWindow:
         """
         rows, columns, border = self._inside(*image.shape[:2])
         part = cv2.copyMakeBorder(image[rows, columns], *border, cv2.BORDER_CONSTANT, value=(outside,) * 3)
-        shrinks = self.width * self.height > CROP_SIZE**2
-        return cv2.resize(part, (CROP_SIZE, CROP_SIZE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        shrinks = self.width * self.height > self.side**2
+        return cv2.resize(part, (self.side, self.side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
     def paste(self, logits: np.ndarray, height: int, width: int) -> np.ndarray:
         """Logits (S/2, S/2) float32 of the crop → (height, width) in the image; beyond the crop there is nothing."""
@@ -47,11 +49,11 @@ class CropWindow:
 
     def shifted(self, x: int, y: int) -> "CropWindow":
         """The same part of an image that begins x pixels farther to the left, and y above."""
-        return CropWindow(self.left + x, self.top + y, self.width, self.height)
+        return replace(self, left=self.left + x, top=self.top + y)
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Points (n, 2), x and y in the image → where they are in the crop."""
-        scale = np.array([CROP_SIZE / self.width, CROP_SIZE / self.height])
+        scale = np.array([self.side / self.width, self.side / self.height])
         places: np.ndarray = (points - (self.left, self.top)) * scale
         return places
 
@@ -64,14 +66,18 @@ class CropWindow:
         return rows, columns, border
 
 
-def window_around(box: Box, context: float = CONTEXT) -> CropWindow:
+def window_around(box: Box, context: float = CONTEXT, side: int = CROP_SIZE) -> CropWindow:
     """The window that shows a box and what is around it: `context` times as wide and high, not too narrow."""
     left, top, right, bottom = box
     width, height = right - left, bottom - top
     window_width = max(round(context * max(width, NARROWEST * height)), 2)
     window_height = max(round(context * max(height, NARROWEST * width)), 2)
     return CropWindow(
-        round((left + right - window_width) / 2), round((top + bottom - window_height) / 2), window_width, window_height
+        left=round((left + right - window_width) / 2),
+        top=round((top + bottom - window_height) / 2),
+        width=window_width,
+        height=window_height,
+        side=side,
     )
 
 
@@ -92,10 +98,11 @@ class Prompts:
 
     def draw(self, window: CropWindow) -> np.ndarray:
         """The network's input: (4, S, S) uint8, from 0 to 255."""
-        channels = np.zeros((PROMPTS, CROP_SIZE, CROP_SIZE), np.uint8)
+        side = window.side
+        channels = np.zeros((PROMPTS, side, side), np.uint8)
         if self.box is not None:
             corners = window.to_crop(np.array(self.box).reshape(2, 2)).round().astype(int)
-            left, top, right, bottom = corners.clip(0, CROP_SIZE).ravel().tolist()
+            left, top, right, bottom = corners.clip(0, side).ravel().tolist()
             channels[0, top : max(bottom, top + 1), left : max(right, left + 1)] = 255
         for channel, clicks in zip(channels[1:3], (self.positive, self.negative), strict=True):
             for x, y in window.to_crop(np.array(clicks, np.float64).reshape(-1, 2)).round().astype(int).tolist():

@@ -24,6 +24,7 @@ def track_clip(
     """Tracks the objects of `seeds` through all frames; yields one result per frame, in order.
 
     Each object is found from its outlines on both sides, see `fuse`: before its first one by a sweep back from there.
+    Both sweeps know all outlines from the start, see `track_clip_objects`.
     So the frames up to the last seed come when two sweeps are done, unless that is the first frame.
 
     Args:
@@ -35,11 +36,13 @@ def track_clip(
     Raises what `track_video` raises.
     """
     last = max(seeds)
-    ahead = _counted(track_video(tracker, frames, seeds), on_tracked)
+    seed_frames = {i: frame for i, frame in zip(range(last + 1), frames, strict=False) if i in seeds} if last else {}
+    ahead = _counted(track_video(tracker, frames, seeds, seed_frames), on_tracked)
     if last:
         forward = _answers(ahead, range(last + 1))
         mirrored = {last - index: seed for index, seed in seeds.items()}
-        back = _counted(track_video(tracker, frames.backwards(last + 1), mirrored), on_tracked)
+        mirrored_frames = {last - index: frame for index, frame in seed_frames.items()}
+        back = _counted(track_video(tracker, frames.backwards(last + 1), mirrored, mirrored_frames), on_tracked)
         backward = _answers(back, range(last, -1, -1))
         yield from _fused(frames, last, seeds, forward, backward)
     yield from ahead

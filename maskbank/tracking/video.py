@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maskbank.tracking.clip_objects import ClipObjects, track_objects
+from maskbank.tracking.clip_objects import track_clip_objects
 from maskbank.tracking.tracker import Frame, Tracker
 
 
@@ -19,7 +19,10 @@ class TrackedFrame:
 
 
 def track_video(
-    tracker: Tracker, frames: Iterable[np.ndarray], seeds: Mapping[int, np.ndarray]
+    tracker: Tracker,
+    frames: Iterable[np.ndarray],
+    seeds: Mapping[int, np.ndarray],
+    seed_frames: Mapping[int, np.ndarray] | None = None,
 ) -> Iterator[TrackedFrame]:
     """Tracks the objects of `seeds` through `frames`; yields one result per frame.
 
@@ -28,6 +31,8 @@ def track_video(
         frames: (H, W, 3) uint8 RGB each.
         seeds: by frame index an id map (H, W) uint8. An id that was seeded before is corrected at that frame, a new one
             joins. Frames before the first seed stay empty.
+        seed_frames: the frames of seeds, where they are at hand ahead; these seeds then count from the start, see
+            `track_clip_objects`.
 
     Raises:
         ValueError: a seed's size is not its frame's, or it shows no object.
@@ -35,17 +40,23 @@ def track_video(
     for index, seed in sorted(seeds.items()):
         if not seed.any():
             raise ValueError(f"The seed mask of frame {index} shows no object.")
-    objects = ClipObjects()
-    for index, image in enumerate(frames):
-        outlined, size = seeds.get(index), image.shape[:2]
-        if outlined is not None and outlined.shape != size:
-            got, expected = (f"{shape[1]} x {shape[0]}" for shape in (outlined.shape, size))
-            raise ValueError(f"The seed mask of frame {index} is {got} pixels, but the frame is {expected}.")
-        ids = np.zeros(size, np.uint8)
-        if outlined is None and not objects.places:
-            yield TrackedFrame(image, ids, {})
-            continue
-        objects, predictions = track_objects(tracker, Frame(image), objects, outlined)
+    known = {index: _checked(index, image, seeds) for index, image in (seed_frames or {}).items()}
+    numbered = ((index, Frame(_checked(index, image, seeds))) for index, image in enumerate(frames))
+
+    def seed_frame(index: int) -> Frame | None:
+        return Frame(known[index]) if index in known else None
+
+    for frame, predictions in track_clip_objects(tracker, numbered, seeds, seed_frame):
+        ids = np.zeros(frame.image.shape[:2], np.uint8)
         for object_id, prediction in predictions.items():
             ids[prediction.mask] = object_id
-        yield TrackedFrame(image, ids, {i: each.confidence for i, each in predictions.items()})
+        yield TrackedFrame(frame.image, ids, {i: each.confidence for i, each in predictions.items()})
+
+
+def _checked(index: int, image: np.ndarray, seeds: Mapping[int, np.ndarray]) -> np.ndarray:
+    """The image; raises ValueError where its seed has another size."""
+    outlined, size = seeds.get(index), image.shape[:2]
+    if outlined is not None and outlined.shape != size:
+        got, expected = (f"{shape[1]} x {shape[0]}" for shape in (outlined.shape, size))
+        raise ValueError(f"The seed mask of frame {index} is {got} pixels, but the frame is {expected}.")
+    return image

@@ -220,7 +220,7 @@ describe('which objects', () => {
         expect(tracked).toEqual([16, 15, 26, 35]);
         expect(after).toEqual([11, 20, 31, 40]);
         expect(gone).toBe('outside');
-        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 2, 4] : [0]);
+        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 0, 2, 4] : [0]);
     });
 
     test('label, attributes, group and z-order stay', async () => {
@@ -330,14 +330,66 @@ describe('later annotated frames', () => {
             ...shifted('mask', MASK, range(0, 1), 0),
             ...shifted('mask', SEED, range(2, 6), 3), // on 2 the way back is surer, as it is nearer to its outline
         });
-        const atSeed = server.requests.filter(({ frame }) => frame === 3);
-        expect(atSeed[0]).toMatchObject({ type: 'track', shapes: [null, { type: 'mask', points: SEED }] });
-        const started = ['init_tracking', [{ type: 'mask', points: SEED }]]; // on the way back, too
-        expect(atSeed.slice(1).map(({ type, shapes }) => [type, shapes])).toEqual(
-            dropsSeeds ? [started, started] : [started],
+        const seed = { type: 'mask', points: SEED };
+        const corrected = ['track', [null, seed]];
+        const started = ['init_tracking', [seed]]; // on the way back, too
+        const atSeed = server.requests.filter(({ frame }) => frame === 3).map(({ type, shapes }) => [type, shapes]);
+        expect(atSeed).toEqual(
+            dropsSeeds
+                ? [corrected, corrected, started, started, started] // first ahead
+                : [corrected, corrected, started, ['track', [seed]]],
         );
-        expect(server.frames('track').slice(6)).toEqual([2, 1]);
+        expect(server.frames('track').slice(-2)).toEqual([2, 1]);
         expect(job.shapes.find(({ frame, type }) => frame === 3 && type === 'mask')?.source).toBe('semi-auto');
+    });
+
+    test('are learnt ahead, so that the tracker knows them all when it begins', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        [3, 6, 9, 12].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
+        job.deleted.add(6);
+        const messages = await run(0, 10);
+        const seen = server.requests.map(({ type, frame, shapes }) => [type, frame, shapes?.[0]?.points]);
+        expect(seen.slice(0, 5)).toEqual([
+            ['init_tracking', 0, MASK],
+            ['track', 3, SEED],
+            ['track', 9, SEED],
+            ['track', 0, MASK],
+            ['track', 1, undefined],
+        ]);
+        const back = server.requests.findIndex(({ type, frame }) => type === 'init_tracking' && frame === 9);
+        expect(seen.slice(back, back + 4)).toEqual([
+            ['init_tracking', 9, SEED],
+            ['track', 0, MASK],
+            ['track', 3, SEED],
+            ['track', 9, SEED],
+        ]);
+        expect(messages[0]).toBe('Starting: the tracker learns all that is outlined…');
+    });
+
+    test('that it cannot remember ahead count from their frames on', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        server.before = ({ type, frame, shapes }) => {
+            if (type === 'track' && shapes?.[0] && (frame !== 3 || server.requests.length < 3)) {
+                throw new ServerError('It remembers as many outlines as it can.', 400);
+            }
+        };
+        await run(0, 5);
+        expect(server.frames('init_tracking')).toEqual([0, 0, 3, 3]);
+        expect(pointsOf('mask')).toEqual({
+            ...shifted('mask', MASK, range(0, 1), 0),
+            ...shifted('mask', SEED, range(2, 5), 3),
+        });
+        expect(notices).toEqual([]);
+    });
+
+    test('it can be cancelled while they are learnt', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        [3, 6].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
+        await run(0, 9, {}, () => server.requests.length > 1);
+        expect(server.requests.map(({ frame }) => frame)).toEqual([0, 3]);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '3', '6']);
+        expect(notices).toEqual([]);
     });
 
     test('are tracked back from, each object from its last one', async () => {
@@ -346,10 +398,12 @@ describe('later annotated frames', () => {
         job.draw({ frame: 7, type: 'polygon', points: POLYGON, label_id: 2 });
         job.draw({ frame: 4, type: 'mask', points: SEED });
         const messages = await run(0, 9);
-        expect(server.requests.slice(10).map(({ type, frame, states }) => [type, frame, states?.length])).toEqual([
+        const back = server.requests.findLastIndex(({ frame }) => frame === 9) + 1;
+        expect(server.requests.slice(back).map(({ type, frame, states }) => [type, frame, states?.length])).toEqual([
             ['init_tracking', 7, undefined],
-            ...[6, 5, 4].map((frame) => ['track', frame, 1]),
+            ...[0, 7, 6, 5, 4].map((frame) => ['track', frame, 1]),
             ['init_tracking', 4, undefined],
+            ...[0, 4].map((frame) => ['track', frame, 1]),
             ...[3, 2, 1].map((frame) => ['track', frame, 2]),
         ]);
         expect(messages.slice(-2)).toEqual(['Back to frame 2 (15 of 16)', 'Back to frame 1 (16 of 16)']);
@@ -381,12 +435,13 @@ describe('later annotated frames', () => {
     ])('on the way back %s: what was found on the way there is kept', async (_, cancels) => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
         job.draw({ frame: 6, type: 'mask', points: SEED });
+        const onTheWayBack = (): boolean => server.frames('track').filter((frame) => frame === 5).length > 1;
         server.before = () => {
-            if (!cancels && server.requests.length > 9) {
+            if (!cancels && onTheWayBack()) {
                 throw new ServerError('It cannot be.', 400);
             }
         };
-        await run(0, 7, {}, () => cancels && server.requests.length > 9);
+        await run(0, 7, {}, () => cancels && onTheWayBack());
         expect(pointsOf('mask')).toEqual({
             ...shifted('mask', MASK, range(0, 5), 0),
             ...shifted('mask', SEED, [6, 7], 6),
@@ -442,7 +497,8 @@ describe('later annotated frames', () => {
         await run(0, 5);
         job.draw({ frame: 3, ...better });
         await run(0, 5);
-        expect(server.requests.filter(({ shapes, type }) => type === 'track' && shapes?.[0])).toHaveLength(1);
+        const corrected = server.requests.filter(({ shapes, type }) => type === 'track' && shapes?.[0]);
+        expect(corrected.map(({ frame }) => frame)).toEqual([3, 0, 3, 0, 3]); // ahead, on the way, and back
         expect(pointsOf('mask')[3]).toEqual([better.points]);
         expect(pointsOf('mask')[5]).toEqual([moved(better, 2).points]);
         expect(Object.values(pointsOf('mask')).every((drawn) => drawn.length === 1)).toBe(true);
@@ -521,7 +577,7 @@ describe('later annotated frames', () => {
         job.draw({ frame: 3, type: 'rectangle', points: BOX });
         job.draw({ frame: 5, type: 'mask', points: MASK, source: 'auto' }); // replaced
         await run(0, 5);
-        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 3] : [0]);
+        expect(server.frames('init_tracking')).toEqual(dropsSeeds ? [0, 0, 3] : [0]);
         expect(pointsOf('rectangle')).toEqual({ 3: [BOX] });
         expect(pointsOf('mask')).toEqual({});
         expect(pointsOf('polygon')).toEqual({
@@ -959,7 +1015,7 @@ describe('stop when unsure', () => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
         job.draw({ frame: 3, type: 'mask', points: MASK });
         await run(0, 5, unsure);
-        expect(server.frames('track')).toEqual([...range(1, 5), 2, 1]);
+        expect(server.frames('track')).toEqual([3, 0, ...range(1, 5), 0, 3, 2, 1]);
     });
 
     test('says once that it cannot, where CVAT hides the states', async () => {
@@ -982,8 +1038,8 @@ describe('cancelled', () => {
             { frame: 0, points: BOX },
             { frame: 4, points: BOX },
         ]);
-        await run(0, 9, {}, after(2));
-        expect(server.frames('track')).toEqual([1, 2]);
+        await run(0, 9, {}, after(4));
+        expect(server.frames('track')).toEqual([4, 0, 1, 2]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
         expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '4']);
         expect(shownFrames).toEqual([0]);

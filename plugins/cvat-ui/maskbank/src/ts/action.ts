@@ -22,7 +22,7 @@ import { chooseTracker, maskTrackers, parameters, readSettings } from './setting
 import type { Summary } from './summary';
 import { namesOf, ranges, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
-import { framesBack, trackObjects } from './tracking';
+import { framesBack, outlinedAhead, trackObjects } from './tracking';
 
 export const NAME = 'AI tracker';
 
@@ -100,7 +100,9 @@ export class AITracker extends BaseCollectionAction {
             percent = Math.round((100 * count) / steps);
             input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
         };
-        input.onProgress(`Starting: the tracker learns what is outlined on frame ${from}…`, percent);
+        const others = outlinedAhead(from, objects, { from, frames, useSeeds: settings.useSeeds });
+        const what = others.length ? 'all that is outlined' : `what is outlined on frame ${from}`;
+        input.onProgress(`Starting: the tracker learns ${what}…`, percent);
         let tracked: Tracked;
         try {
             tracked = await trackObjects(call, objects, {

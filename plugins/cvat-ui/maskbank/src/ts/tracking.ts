@@ -1,3 +1,4 @@
+import { ahead } from './ahead';
 import type { Found } from './joining';
 import { joinSweeps } from './joining';
 import type { Outline } from './outlines';
@@ -112,21 +113,17 @@ async function sweepForward(call: Call, objects: readonly Target[], options: Opt
         });
     };
 
-    const start = {
-        type: 'init_tracking',
-        frame: options.from,
-        shapes: objects.map((object) => object.start),
-    } as const;
     let states: unknown[];
     try {
-        states = statesOf(objects.length, await call(start));
+        const started = await start(call, options.from, objects, options);
+        noteHardBoxes(options.from, await Promise.all(started.first.map((state) => readState(state))));
+        states = started.states;
     } catch (error) {
         if (error instanceof Cancelled) {
             return ended({ reason: 'cancelled' });
         }
         throw error;
     }
-    noteHardBoxes(options.from, await Promise.all(states.map((state) => readState(state))));
     for (const frame of options.frames) {
         if (options.cancelled()) {
             return ended({ reason: 'cancelled' });
@@ -206,13 +203,13 @@ async function sweepBack(
                 (index) => !states.has(index) && outlined(index) && canGoBack(objects[index]!),
             );
             if (starting.length) {
-                const request = {
-                    type: 'init_tracking',
+                const started = await start(
+                    call,
                     frame,
-                    shapes: starting.map((each) => outlined(each)!),
-                } as const;
-                const started = statesOf(starting.length, await call(request));
-                starting.forEach((index, slot) => states.set(index, started[slot]));
+                    starting.map((index) => objects[index]!),
+                    options,
+                );
+                starting.forEach((index, slot) => states.set(index, started.states[slot]));
             }
         } catch (error) {
             return error instanceof Cancelled ? { reason: 'cancelled' } : { reason: 'failed', frame, error };
@@ -220,6 +217,77 @@ async function sweepBack(
         options.onFrameBack(frame);
     }
     return { reason: options.cancelled() ? 'cancelled' : 'finished' };
+}
+
+/**
+ * Starts to track objects from a frame on which all are outlined; what is outlined of them on other frames of the run
+ * counts from the start.
+ *
+ * `first`: the states on that frame, as they tell of boxes; `states`: those to go on with.
+ */
+async function start(
+    call: Call,
+    frame: number,
+    objects: readonly Target[],
+    options: Options,
+): Promise<{ first: unknown[]; states: unknown[] }> {
+    const outlinesOn = (other: number): (Outline | null)[] =>
+        objects.map((object) => (other === options.from ? object.start : object.annotated.get(other)) || null);
+    const startAlone = async (): Promise<unknown[]> => {
+        const shapes = outlinesOn(frame).map((outline) => outline!);
+        return statesOf(objects.length, await call({ type: 'init_tracking', frame, shapes }));
+    };
+    const first = await startAlone();
+    const others = outlinedAhead(frame, objects, options);
+    if (!others.length) {
+        return { first, states: first };
+    }
+    // Tracking begins on the frame that the tracker saw last, so it sees that one once more.
+    const learnt = await learn(call, [...others, frame], outlinesOn, first, options);
+    return { first, states: learnt ?? (await startAlone()) };
+}
+
+/**
+ * Lets the tracker learn what is outlined on frames. Returns the states to go on with; null if it cannot, as it
+ * remembers only so many outlines, or the server drops them on the way: then they count from their frames on.
+ */
+async function learn(
+    call: Call,
+    frames: readonly number[],
+    outlinesOn: (frame: number) => (Outline | null)[],
+    states: unknown[],
+    options: Options,
+): Promise<unknown[] | null> {
+    try {
+        for (const frame of frames) {
+            if (options.cancelled()) {
+                throw new Cancelled();
+            }
+            if (!(await options.isDeleted(frame))) {
+                const { answer, dropped } = await withSeeds(call, frame, states, outlinesOn(frame));
+                if (dropped.length) {
+                    return null;
+                }
+                states = answer.states;
+            }
+        }
+    } catch (error) {
+        if (error instanceof Cancelled) {
+            throw error;
+        }
+        return null;
+    }
+    return states;
+}
+
+/** The frames whose outlines the tracker learns ahead when objects start on a frame. */
+export function outlinedAhead(
+    frame: number,
+    objects: readonly Pick<Target, 'annotated'>[],
+    { from, frames, useSeeds }: Pick<Options, 'from' | 'frames' | 'useSeeds'>,
+): number[] {
+    const outlined = frames.filter((each) => objects.some((object) => object.annotated.get(each)));
+    return useSeeds ? ahead(frame, [from, ...outlined]) : [];
 }
 
 /** The answer on the next frame, where some objects may be outlined by a person: these outlines join what is known. */
@@ -232,11 +300,7 @@ async function nextFrame(
     if (!seeds.some(Boolean)) {
         return answerFor(states.length, await call({ type: 'track', frame, states }));
     }
-    const answer = answerFor(states.length, await call({ type: 'track', frame, states, shapes: seeds }));
-    const certainties = await Promise.all(answer.states.map((state) => readState(state)));
-    const dropped = seeds.flatMap((seed, index) =>
-        seed && isDropped(seed, answer.shapes[index] ?? null, certainties[index] ?? null) ? [{ seed, index }] : [],
-    );
+    const { answer, dropped } = await withSeeds(call, frame, states, seeds);
     if (dropped.length) {
         const request = { type: 'init_tracking', frame, shapes: dropped.map(({ seed }) => seed) } as const;
         const states = statesOf(dropped.length, await call(request));
@@ -245,6 +309,21 @@ async function nextFrame(
         });
     }
     return answer;
+}
+
+/** The answer on a frame with outlines, and which of these the server has dropped. */
+async function withSeeds(
+    call: Call,
+    frame: number,
+    states: unknown[],
+    seeds: (Outline | null)[],
+): Promise<{ answer: Reply; dropped: { seed: Outline; index: number }[] }> {
+    const answer = answerFor(states.length, await call({ type: 'track', frame, states, shapes: seeds }));
+    const certainties = await Promise.all(answer.states.map((state) => readState(state)));
+    const dropped = seeds.flatMap((seed, index) =>
+        seed && isDropped(seed, answer.shapes[index] ?? null, certainties[index] ?? null) ? [{ seed, index }] : [],
+    );
+    return { answer, dropped };
 }
 
 /**
