@@ -146,32 +146,25 @@ def test_a_seed_takes_the_room_of_recent_frames_but_never_of_other_seeds() -> No
     )
 
 
-def test_a_frame_that_is_outlined_again_is_in_the_bank_once() -> None:
-    policy = AdaptivePolicy(budget=12)
-    first, other = (frame_entries(5, t, seed=t) for t in (1, 2))
-    of_first, of_other = ([[True] * 5, [valid] * 5] for valid in (True, False))
-    first, other = (replace(e, valid=torch.tensor(v)) for e, v in ((first, of_first), (other, of_other)))
-    bank = policy.seed(policy.seed(FeatureBank(), first), other)
-    better = replace(first, values=-first.values, frame=first.frame + 8)
-    again = policy.seed(bank, better)
-    assert again.seeds.frame.tolist() == [2] * 5 + [9] * 5
-    assert torch.equal(again.seeds.values[..., 5:], better.values)
-
-    also_for_the_second = replace(other, valid=torch.ones(2, 5, dtype=torch.bool), frame=other.frame + 8)
-    assert policy.seed(bank, also_for_the_second).seeds.frame.tolist() == [1] * 5 + [10] * 5
-    for_the_second_only = replace(first, valid=torch.tensor([[False] * 5, [True] * 5]), frame=first.frame + 8)
-    with pytest.raises(BankFullError):  # as what the first object is there must stay
-        policy.seed(bank, for_the_second_only)
-
-
-def test_all_scales_of_a_frame_that_is_outlined_again_are_replaced() -> None:
-    policy = AdaptivePolicy(budget=40)
-    fine, coarse = (replace(e, valid=torch.ones_like(e.valid)) for e in (frame_entries(6, 3), frame_entries(2, 3)))
+def test_what_objects_are_on_a_frame_that_is_outlined_again_is_replaced() -> None:
+    policy = AdaptivePolicy(budget=20)
+    both = torch.ones(2, 5, dtype=torch.bool)
+    fine, coarse = (replace(frame_entries(5, 1, seed=i), valid=both) for i in (1, 2))  # at two scales
     bank = policy.seed_again(policy.seed(FeatureBank(), fine), coarse)
-    assert len(bank.seeds) == 8
-    once_more = [replace(each, frame=each.frame + 4) for each in (fine, coarse)]
-    bank = policy.seed_again(policy.seed(bank, once_more[0]), once_more[1])
-    assert bank.seeds.frame.tolist() == [7] * 8
+    bank = policy.seed(bank, replace(frame_entries(5, 2, seed=3), valid=both))
+
+    replaced = policy.seed(bank, replace(frame_entries(5, 9, seed=4), valid=both), again=[1])
+    assert replaced.seeds.frame.tolist() == [2] * 5 + [9] * 5
+
+    first_only = replace(frame_entries(5, 9, seed=4), valid=torch.tensor([[True] * 5, [False] * 5]))
+    bank = policy.seed(bank, first_only, again=[1])
+    assert bank.seeds.frame.tolist() == [1] * 10 + [2] * 5 + [9] * 5
+    assert bank.seeds.valid.tolist() == [[False] * 10 + [True] * 10, [True] * 15 + [False] * 5]
+    second_only = replace(frame_entries(5, 11, seed=5), valid=first_only.valid.flip(0))
+    bank = policy.seed(bank, second_only, again=[1, 9])
+    assert bank.seeds.frame.tolist() == [2] * 5 + [9] * 5 + [11] * 5
+    with pytest.raises(BankFullError):
+        policy.seed(bank, replace(frame_entries(6, 12, seed=6)))
 
 
 def test_the_number_of_entries_is_flat_after_warm_up() -> None:

@@ -3,6 +3,7 @@
 Both return new banks; see Liang, Li, Jafari, Chen, NeurIPS 2020 (arXiv 2010.07958), section 3.2.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,8 +52,8 @@ class PaperPolicy:
         if not 0 <= self.update_rate <= 1:
             raise ValueError(f"The update rate must be between 0 and 1, not {self.update_rate}.")
 
-    def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
-        """A bank that has memorized an outlined frame; after the first it is a frame like any other."""
+    def seed(self, bank: FeatureBank, entries: Entries, again: Collection[int] = ()) -> FeatureBank:
+        """A bank that has memorized an outlined frame; after the first it is a frame like any other, if seen again."""
         return self.memorize(bank, entries)
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
@@ -98,16 +99,17 @@ class AdaptivePolicy:
                 f"Recent frames and older entries must be 0 or more, not {self.recent_frames}, {self.older}."
             )
 
-    def seed(self, bank: FeatureBank, entries: Entries) -> FeatureBank:
+    def seed(self, bank: FeatureBank, entries: Entries, again: Collection[int] = ()) -> FeatureBank:
         """A bank that has memorized an outlined frame for ever: `entries` of that frame only, at least one.
 
-        Where the same objects were outlined on the same frame before, the new outlines take the place of the old ones.
+        again: earlier frames with the same image; what these objects were there is forgotten.
 
         Raises:
             BankFullError: the outlined frames together would exceed the budget.
         """
         entries = entries.quantized()
-        bank = replace(bank, seeds=bank.seeds and _without_frame(bank.seeds, entries))
+        if bank.seeds is not None and again:
+            bank = replace(bank, seeds=_without_outlines(bank.seeds, again, entries.valid.any(1)))
         outlined = 0 if bank.seeds is None else len(bank.seeds)
         if outlined + len(entries) > self.budget:
             raise BankFullError(
@@ -156,18 +158,12 @@ class AdaptivePolicy:
         )
 
 
-def _without_frame(seeds: Entries, again: Entries) -> Entries | None:
-    """Seeds without those of the frame that is outlined `again`, unless other objects are outlined there, too.
-
-    A frame is known by its keys, which come first where it was memorized at several scales.
-    """
-    for number in seeds.frame.unique():
-        of_frame = seeds.frame == number
-        old = seeds.select(of_frame)
-        same = len(old.valid) == len(again.valid) and torch.equal(old.keys[:, : len(again)], again.keys)
-        if same and not (old.valid.any(1) & ~again.valid.any(1)).any():
-            return None if of_frame.all() else seeds.select(~of_frame)
-    return seeds
+def _without_outlines(seeds: Entries, frames: Collection[int], anew: Tensor) -> Entries | None:
+    """Seeds without what some objects, `anew` (K,) bool, are on some frames; None where nothing is left."""
+    of_frames = torch.isin(seeds.frame, torch.tensor(list(frames), device=seeds.frame.device))
+    left = replace(seeds, valid=seeds.valid & ~(anew[:, None] & of_frames))
+    readable = left.valid.any(0)
+    return left.select(readable) if readable.any() else None
 
 
 def check_limits(budget: int, threshold: float) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import re
 import warnings
 
@@ -130,6 +131,13 @@ def _upright(image: Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(image)
     except Exception:  # the pixels are fine: damaged metadata is no reason to refuse them
         return image
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """What tells an image (H, W, 3) uint8 from others: 16 hexadecimal digits."""
+    return hashlib.blake2b(
+        np.ascontiguousarray(image).data, digest_size=8, person=b"%dx%d" % image.shape[:2]
+    ).hexdigest()
 
 
 def working_size(height: int, width: int, short_side: int, max_scale: float = 1.0) -> tuple[int, int]:

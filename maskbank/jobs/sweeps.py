@@ -5,7 +5,7 @@ import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 from maskbank.shapes.window import Window
 from maskbank.tracking import fusion
-from maskbank.tracking.clip_objects import ahead
+from maskbank.tracking.clip_objects import MOST_AHEAD, ahead
 
 FRAMES_PER_REQUEST = 16  # what an interruption costs at most; the function takes up to 40
 BYTES_PER_REQUEST = 32 << 20  # of encoded images; a third more in base64, of the 128 MiB that the function takes
@@ -63,10 +63,19 @@ def sweep(
 
     Raises what `propagate` raises, but StateExpired; ValueError for a seed that cannot be used.
     """
-    fetch = lru_cache(FRAMES_PER_REQUEST)(image_of)  # what one reply leaves out is in the next request
-    request_frame = partial(
-        _request_frame, objects=objects, image_of=fetch, object_of=object_of, on_hard_box=on_hard_box
-    )
+    # What one reply leaves out is in the next request, and what was learnt ahead comes up again.
+    fetch = lru_cache(FRAMES_PER_REQUEST + MOST_AHEAD + 1)(image_of)
+
+    @lru_cache(MOST_AHEAD + 1)  # what is in a box takes time to find
+    def outlines_on(frame: int) -> list[dict[str, Any] | None]:
+        return _outlines_on(frame, objects, fetch, object_of, on_hard_box)
+
+    def request_frame(frame: int, slots: Collection[int]) -> dict[str, Any]:
+        """A frame of a request, with what is outlined there of some objects."""
+        shapes = [shape if slot in slots else None for slot, shape in enumerate(outlines_on(frame))]
+        image = base64.b64encode(fetch(frame)).decode()
+        return {"image": image, "shapes": shapes} if any(shapes) else {"image": image}
+
     losses = 0
     alone: set[int] = set()  # frames on which objects start with what is outlined there only
     while len(log.answers) < len(log.order):
@@ -75,10 +84,11 @@ def sweep(
         frames = _next_request(log.order[len(log.answers) :], objects, fetch)
         states = log.states or [None] * len(objects)
         starting = [slot for slot, each in enumerate(objects) if frames[0] in each.seeds and states[slot] is None]
+        if starting and frames[0] not in alone:
+            states = _with_all_seeds(states, starting, frames[0], objects, propagate, request_frame)
+        body = {"frames": [request_frame(frame, range(len(objects))) for frame in frames], "states": states}
         try:
-            if starting and frames[0] not in alone:
-                states = _with_all_seeds(states, starting, frames[0], objects, propagate, request_frame)
-            reply = propagate({"frames": [request_frame(frame) for frame in frames], "states": states})
+            reply = propagate(body)
         except StateExpired as error:
             losses += 1
             if losses > MAX_LOSSES:
@@ -105,7 +115,7 @@ def _with_all_seeds(
     frame: int,
     objects: Sequence[JobObject],
     propagate: Propagate,
-    request_frame: Callable[..., dict[str, Any]],
+    request_frame: Callable[[int, Collection[int]], dict[str, Any]],
 ) -> list[Any]:
     """The states with those of objects that start on a frame, once the function knows their seeds on other frames.
 
@@ -114,11 +124,15 @@ def _with_all_seeds(
     others = ahead(frame, {each for slot in starting for each in objects[slot].seeds})
     known: list[Any] = [None] * len(objects)
     for each in [frame, *others] if others else ():  # first where all of them are, as they share a bank then
+        body = {"frames": [request_frame(each, starting)], "states": known}
         try:
-            reply = propagate({"frames": [request_frame(each, slots=starting)], "states": known})
+            known = propagate(body)["states"]
+        except StateExpired:
+            return states
         except BadRequest:  # no room for more; what is wrong with the frame itself, it says again
             break
-        known = reply["states"]
+        except ValueError as error:
+            raise ValueError(_in_terms_of_the_job(str(error), [each], objects)) from error
     return [known[slot] if slot in starting else state for slot, state in enumerate(states)]
 
 
@@ -141,40 +155,36 @@ def _without_states_of_seeds(states: list[Any] | None, objects: Sequence[JobObje
     return states and [None if frame in each.seeds else state for each, state in zip(objects, states, strict=True)]
 
 
-def _request_frame(
+def _outlines_on(
     frame: int,
     objects: Sequence[JobObject],
     image_of: ImageOf,
     object_of: ObjectOf,
     on_hard_box: Callable[[JobObject, int], None],
-    slots: Collection[int] | None = None,
-) -> dict[str, Any]:
-    """A frame of a request, with the seeds there; `slots`: of which objects, None: of all."""
-    image = image_of(frame)
-    sent: dict[str, Any] = {"image": base64.b64encode(image).decode()}
-    if any(frame in each.seeds for each in objects):
-        try:
-            pixels = decode_image(image, MAX_PIXELS)
-        except RequestError as error:
-            raise ValueError(f"Frame {frame}: {error}") from error
+) -> list[dict[str, Any] | None]:
+    """The seeds of all objects on a frame, as the function takes them."""
+    shapes: list[dict[str, Any] | None] = [None] * len(objects)
+    if not any(frame in each.seeds for each in objects):
+        return shapes
+    try:
+        pixels = decode_image(image_of(frame), MAX_PIXELS)
+    except RequestError as error:
+        raise ValueError(f"Frame {frame}: {error}") from error
 
-        def found() -> Iterator[tuple[int, FoundObject]]:
-            for slot, drawn in enumerate(objects):
-                if frame in drawn.seeds:
-                    yield slot, outlined_object(drawn, frame, pixels, object_of)
+    def found() -> Iterator[tuple[int, FoundObject]]:
+        for slot, drawn in enumerate(objects):
+            if frame in drawn.seeds:
+                yield slot, outlined_object(drawn, frame, pixels, object_of)
 
-        shapes: list[dict[str, Any] | None] = [None] * len(objects)
-        for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
-            if seed.box is None:
-                hidden = "it lies wholly under other objects; outline what is seen, or leave labels out (--labels)."
-                raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
-            if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
-                on_hard_box(objects[slot], frame)
-            if slots is None or slot in slots:
-                # A mask, whatever was drawn: it says most, and the results may be of any type.
-                shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
-        sent["shapes"] = shapes
-    return sent
+    for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
+        if seed.box is None:
+            hidden = "it lies wholly under other objects; outline what is seen, or leave labels out (--labels)."
+            raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
+        if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
+            on_hard_box(objects[slot], frame)
+        # A mask, whatever was drawn: it says most, and the results may be of any type.
+        shapes[slot] = {"type": "mask", "points": encode_rle(seed.mask)}
+    return shapes
 
 
 def outlined_object(drawn: JobObject, frame: int, pixels: np.ndarray, object_of: ObjectOf) -> FoundObject:

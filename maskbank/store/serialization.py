@@ -87,6 +87,7 @@ def revision_blob(
         "window": revision.memory.window and vars(revision.memory.window),
         "finest": revision.memory.finest,
         "size": revision.memory.size,
+        "outlined": list(revision.memory.outlined.items()),
         "objects": [vars(record) for record in revision.objects],
         "banks": [{"parts": parts, "index": index} for parts, index in banks],
         "decoder": decoder,
@@ -131,6 +132,7 @@ def read_revision(
         description["window"] and Window(**description["window"]),
         description["finest"],
         tuple(size) if (size := description.get("size")) else None,
+        {number: digest for number, digest in description.get("outlined", ())},  # since 0.8
     )
     name = (description["bank"], description["number"], description["digest"])
     return Revision(*name, memory, records, description["image"])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from maskbank.files.frames import FrameSource
+from maskbank.tracking.clip_objects import ahead
 from maskbank.tracking.fusion import MaskAnswer, apart, fuse, mask_agreement
 from maskbank.tracking.tracker import Tracker
 from maskbank.tracking.video import TrackedFrame, track_video
@@ -36,16 +37,17 @@ def track_clip(
     Raises what `track_video` raises.
     """
     last = max(seeds)
-    seed_frames = {i: frame for i, frame in zip(range(last + 1), frames, strict=False) if i in seeds} if last else {}
-    ahead = _counted(track_video(tracker, frames, seeds, seed_frames), on_tracked)
+    kept = ahead(-1, seeds) if len(seeds) > 1 else []  # of many not all: images are large
+    seed_frames = {i: frame for i, frame in zip(range(max(kept, default=-1) + 1), frames, strict=False) if i in kept}
+    onwards = _counted(track_video(tracker, frames, seeds, seed_frames), on_tracked)
     if last:
-        forward = _answers(ahead, range(last + 1))
+        forward = _answers(onwards, range(last + 1))
         mirrored = {last - index: seed for index, seed in seeds.items()}
         mirrored_frames = {last - index: frame for index, frame in seed_frames.items()}
         back = _counted(track_video(tracker, frames.backwards(last + 1), mirrored, mirrored_frames), on_tracked)
         backward = _answers(back, range(last, -1, -1))
         yield from _fused(frames, last, seeds, forward, backward)
-    yield from ahead
+    yield from onwards
 
 
 def _counted(tracked: Iterator[TrackedFrame], on_tracked: Callable[[], object]) -> Iterator[TrackedFrame]:

@@ -1,11 +1,11 @@
 """The objects of a clip by their ids, in as many memories as they need."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from maskbank.bank.feature_bank import BankFullError
+from maskbank.bank.feature_bank import BankFullError, FeatureBank
 from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.tracking.tracker import Frame, Prediction, Tracker
 
@@ -55,10 +55,10 @@ def track_clip_objects(
         if outlined is None and not objects.places:
             yield frame, {}
             continue
-        if outlined is not None:
-            others = ((outlined_frame(each), outlines[each]) for each in ahead(number, outlines))
-            known = [(each, ids) for each, ids in others if each is not None]
-            objects = _with_all_outlines(tracker, objects, frame, outlined, known)
+        if outlined is not None and not tracker.tune:  # which would be tuned to each of them, for seconds
+            joining = [int(i) for i in np.unique(outlined) if i and i not in objects.places]
+            joined = _with_all_outlines(tracker, joining, number, frame, outlines, outlined_frame) if joining else None
+            objects = objects.joined(joined) if joined else objects
         objects, predictions = track_objects(tracker, frame, objects, outlined)
         yield frame, predictions
 
@@ -73,25 +73,30 @@ def ahead(frame: int, outlined: Collection[int]) -> list[int]:
 
 def _with_all_outlines(
     tracker: Tracker,
-    objects: ClipObjects,
+    joining: Sequence[int],
+    number: int,
     frame: Frame,
-    outlined: np.ndarray,
-    others: Iterable[tuple[Frame, np.ndarray]],
-) -> ClipObjects:
-    """The objects and those that join them on an outlined frame, of which the outlines on other frames are known."""
-    joining = [int(i) for i in np.unique(outlined) if i and i not in objects.places]
-    own = [(each, np.where(np.isin(ids, joining), ids, 0).astype(ids.dtype)) for each, ids in others]
-    own = [(each, ids) for each, ids in own if ids.any()]
-    if not own:
-        return objects
-    known = ClipObjects()
-    here = np.where(np.isin(outlined, joining), outlined, 0).astype(outlined.dtype)
-    for each, ids in [(frame, here), *own]:  # first of all the frame on which they join, as they share memories then
+    outlines: Mapping[int, np.ndarray],
+    outlined_frame: Callable[[int], Frame | None],
+) -> ClipObjects | None:
+    """The objects that join on an outlined frame, with what is outlined of them on others; None where nothing is."""
+    showing = [each for each, ids in outlines.items() if np.isin(ids, joining).any()]
+    others = [(outlined_frame(each), outlines[each]) for each in ahead(number, showing)]
+    at_hand = [(each, ids) for each, ids in others if each is not None]
+    objects = ClipObjects()
+    # First of all the frame on which they join, as they share memories then.
+    for each, ids in [(frame, outlines[number]), *at_hand] if at_hand else ():
         try:
-            known, _ = track_objects(tracker, each, known, ids)
+            objects, _ = track_objects(tracker, each, objects, np.where(np.isin(ids, joining), ids, 0).astype(np.uint8))
         except BankFullError:  # a small budget: the outlines on the way come first
             break
-    return objects.joined(known)
+    # Of an object that is not outlined on one of these frames nothing was to be learnt there.
+    only_seeds = tuple(replace(each, banks=tuple(map(_only_seeds, each.banks))) for each in objects.memories)
+    return replace(objects, memories=only_seeds) if objects.places else None
+
+
+def _only_seeds(bank: FeatureBank) -> FeatureBank:
+    return bank if bank.seeds is None else FeatureBank(seeds=bank.seeds)  # the paper's bank has no part for them
 
 
 def track_objects(

@@ -5,6 +5,7 @@ The tracker itself holds no job: all it knows of one is in a `Memory`, which a c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from maskbank.bank.memory import BankRequest, Memory, Seed, TunedDecoder
 from maskbank.bank.policies import AdaptivePolicy
 from maskbank.deadline import Deadline
-from maskbank.files.images import resize_image, resize_mask, working_size
+from maskbank.files.images import pixel_digest, resize_image, resize_mask, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
 from maskbank.networks.models import Model
 from maskbank.networks.search_area import SearchArea
@@ -290,6 +291,7 @@ class Tracker:
         """The memory after the frame, whose objects have these `probabilities`, (n, h, w)."""
         memory = request.memory
         banks, now, last_memorized = memory.banks, memory.frames, memory.last_memorized
+        outlined = memory.outlined
         if self._is_due(request):
             # Usage counts only here: on the frames between, banks stay as they are and cost a store nothing.
             banks = tuple(bank.count_usage(usage) for bank, usage in zip(banks, segmentation.usage, strict=True))
@@ -303,7 +305,12 @@ class Tracker:
             features = self.view(frame, memory.window).features
             entries = self.segmenter.memorize(features, probabilities, torch.tensor(valid), now)
             policy = self.model.policy(self.budget, request.objects + 1)
-            add = policy.seed if request.seeds else policy.memorize
+            add = policy.memorize
+            if request.seeds:
+                digest = pixel_digest(frame.image)
+                again = [number for number, seen in outlined.items() if seen == digest]
+                add = partial(policy.seed, again=again)
+                outlined = {**outlined, now: digest}
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
@@ -314,6 +321,7 @@ class Tracker:
             frames=now + 1,
             last_memorized=last_memorized,
             size=frame.image.shape[:2],
+            outlined=outlined,
         )
 
     def _memorize_from_afar(

@@ -366,21 +366,53 @@ describe('later annotated frames', () => {
         expect(messages[0]).toBe('Starting: the tracker learns all that is outlined…');
     });
 
-    test('that it cannot remember ahead count from their frames on', async () => {
+    test('ahead are as many as it can remember', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        [3, 6, 9].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
+        server.before = ({ frame }) => {
+            if (frame === 6 && server.requests.length < 5) {
+                throw new ServerError('These objects already have as many corrected frames as it can remember.', 400);
+            }
+        };
+        await run(0, 10);
+        expect(server.requests.slice(0, 5).map(({ type, frame }) => [type, frame])).toEqual([
+            ['init_tracking', 0],
+            ['track', 3],
+            ['track', 6],
+            ['track', 0],
+            ['track', 1],
+        ]);
+        expect(pointsOf('mask')[10]).toEqual([moved({ type: 'mask', points: SEED }, 1).points]);
+        expect(notices).toEqual([]);
+    });
+
+    test('that it cannot learn ahead at all count from their frames on', async () => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
         job.draw({ frame: 3, type: 'mask', points: SEED });
         server.before = ({ type, frame, shapes }) => {
-            if (type === 'track' && shapes?.[0] && (frame !== 3 || server.requests.length < 3)) {
+            if (type === 'track' && shapes?.[0] && (frame !== 3 || server.requests.length < 4)) {
                 throw new ServerError('It remembers as many outlines as it can.', 400);
             }
         };
         await run(0, 5);
-        expect(server.frames('init_tracking')).toEqual([0, 0, 3, 3]);
+        expect(server.frames('init_tracking')).toEqual([0, 0, 3]);
         expect(pointsOf('mask')).toEqual({
             ...shifted('mask', MASK, range(0, 1), 0),
             ...shifted('mask', SEED, range(2, 5), 3),
         });
         expect(notices).toEqual([]);
+    });
+
+    test('ahead: what else goes wrong then is told at once', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        server.before = ({ frame }) => {
+            if (frame === 3) {
+                throw new ServerError('These are more objects than it takes.', 413);
+            }
+        };
+        await expect(run(0, 5)).rejects.toThrow('more objects');
+        expect(server.requests).toHaveLength(2);
     });
 
     test('it can be cancelled while they are learnt', async () => {

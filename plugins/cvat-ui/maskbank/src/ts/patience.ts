@@ -46,11 +46,17 @@ export async function patiently<T>(call: () => Promise<T>, { cancelled, onWait }
 
 /** Milliseconds for which a call that fails so is repeated. */
 function patienceWith(error: unknown): number {
-    const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : null;
-    if (typeof code !== 'number') {
+    const code = statusOf(error);
+    if (code === null) {
         return 0;
     }
     return BUSY.has(code) ? BUSY_FOR_MS : code === UNCLEAR ? UNCLEAR_FOR_MS : 0;
+}
+
+/** The HTTP status with which a call failed; null where it has none. */
+export function statusOf(error: unknown): number | null {
+    const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : null;
+    return typeof code === 'number' ? code : null;
 }
 
 /** Twice as long each time, and partly by chance: those who failed together must not come back together. */

@@ -1,3 +1,5 @@
+import { statusOf } from './patience';
+
 /**
  * CVAT does not pass on what the function says when it refuses a request. The server answers with the function's status
  * and a line of its HTTP library, such as "410 Client Error: Gone for url: http://nuclio:8070/…". These are the
@@ -25,6 +27,8 @@ export function sentenceOf(error: unknown): string {
     if (!OF_AN_HTTP_LIBRARY.test(text)) {
         return /[.!?]$/.test(text) ? text : `${text}.`;
     }
-    const status = Number(typeof error === 'object' && error !== null && 'code' in error ? error.code : NaN);
-    return BY_STATUS[status] ?? 'The tracker failed; tell the administrator, who finds the reason in its log.';
+    return (
+        BY_STATUS[statusOf(error) ?? NaN] ??
+        'The tracker failed; tell the administrator, who finds the reason in its log.'
+    );
 }

@@ -3,7 +3,7 @@ import type { Found } from './joining';
 import { joinSweeps } from './joining';
 import type { Outline } from './outlines';
 import { sameOutline } from './outlines';
-import { Cancelled, patiently } from './patience';
+import { Cancelled, patiently, statusOf } from './patience';
 import type { Certainty } from './states';
 import { readState } from './states';
 
@@ -48,6 +48,7 @@ export interface HardBox {
     object: number;
 }
 
+const REFUSED = 400; // the status of a request that the function refuses
 const HARD_BELOW = 0.7; // J of the mask in a box, as it is expected; below, half of the masks are wrong
 
 export interface Tracked {
@@ -242,40 +243,50 @@ async function start(
     if (!others.length) {
         return { first, states: first };
     }
-    // Tracking begins on the frame that the tracker saw last, so it sees that one once more.
-    const learnt = await learn(call, [...others, frame], outlinesOn, first, options);
-    return { first, states: learnt ?? (await startAlone()) };
+    const present: number[] = [];
+    for (const other of others) {
+        if (!(await options.isDeleted(other))) {
+            present.push(other);
+        }
+    }
+    return { first, states: (await learn(call, present, frame, outlinesOn, first, options)) ?? (await startAlone()) };
 }
 
 /**
- * Lets the tracker learn what is outlined on frames. Returns the states to go on with; null if it cannot, as it
- * remembers only so many outlines, or the server drops them on the way: then they count from their frames on.
+ * Lets the tracker learn what is outlined on other frames than the one to begin with, which it then sees once more.
+ * Returns the states to go on with; null if the server drops outlines on the way: then they count from their frames on.
  */
 async function learn(
     call: Call,
-    frames: readonly number[],
+    others: readonly number[],
+    frame: number,
     outlinesOn: (frame: number) => (Outline | null)[],
     states: unknown[],
     options: Options,
 ): Promise<unknown[] | null> {
-    try {
-        for (const frame of frames) {
-            if (options.cancelled()) {
-                throw new Cancelled();
-            }
-            if (!(await options.isDeleted(frame))) {
-                const { answer, dropped } = await withSeeds(call, frame, states, outlinesOn(frame));
-                if (dropped.length) {
-                    return null;
-                }
-                states = answer.states;
-            }
+    let isFull = false;
+    for (const each of [...others, frame]) {
+        if (options.cancelled()) {
+            throw new Cancelled();
         }
-    } catch (error) {
-        if (error instanceof Cancelled) {
-            throw error;
+        if (isFull && each !== frame) {
+            continue;
         }
-        return null;
+        try {
+            const { answer, dropped } = await withSeeds(call, each, states, outlinesOn(each));
+            if (dropped.length) {
+                return null;
+            }
+            states = answer.states;
+        } catch (error) {
+            if (statusOf(error) !== REFUSED) {
+                throw error;
+            }
+            if (each === frame) {
+                return null;
+            }
+            isFull = true; // it remembers as many outlines as it can
+        }
     }
     return states;
 }
