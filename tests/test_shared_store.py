@@ -144,7 +144,7 @@ def revision(bank: str, number: int, seeds: Entries | None = None, recent: tuple
 def same(one: Revision, other: Revision) -> bool:
     def plain(r: Revision) -> tuple:
         memory = r.memory
-        known = memory.frames, memory.last_memorized, memory.window, memory.finest, memory.size
+        known = memory.frames, memory.last_memorized, memory.window, memory.finest, memory.size, memory.outlined
         return r.bank_id, r.number, r.digest, r.objects, *known
 
     return plain(one) == plain(other) and equal_tensors(tensors_of(one.memory), tensors_of(other.memory))
@@ -158,7 +158,13 @@ def test_another_worker_finds_what_was_saved(url: str) -> None:
     odd = revision("b" * 22, 2, recent=(entries(7, 2), entries(1, 3)))
     odd = replace(
         odd,
-        memory=replace(odd.memory, prev_mask=torch.rand(2, 3, 5) * 1e-7, window=Window(3, 4, 160, 90), size=(90, 400)),
+        memory=replace(
+            odd.memory,
+            prev_mask=torch.rand(2, 3, 5) * 1e-7,
+            window=Window(3, 4, 160, 90),
+            size=(90, 400),
+            outlined={0: "5f", 2: "a0"},
+        ),
     )
     empty = replace(odd, bank_id="c" * 22, memory=Memory((FeatureBank(), FeatureBank()), torch.zeros(2, 0, 0), 4, 3))
     exact = replace(entries(50, 1), keys=torch.randn(8, 50))

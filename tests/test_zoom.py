@@ -281,6 +281,21 @@ def test_small_objects_far_apart_are_each_followed_closely() -> None:
     assert jaccard(found[2].mask, far_mask(3, TURTLE, 500)) > 0.75
 
 
+def test_a_frame_that_is_outlined_again_is_remembered_once_whatever_the_window() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    first, second = (np.zeros(SIZE, np.uint8) for _ in range(2))
+    first[far_mask(0, TURTLE)], first[far_mask(0, RED_KOI)] = 1, 2
+    second[far_mask(3, TURTLE)] = 1
+    objects = ClipObjects()
+    for index, outlined in ((0, first), (3, second), (5, None), (3, second), (0, first)):
+        objects, _ = track_objects(tracker, Frame(far_away(index)), objects, outlined)
+    [memory] = objects.memories
+    [bank] = memory.banks
+    assert memory.window is not None and memory.outlined.keys() == {0, 1, 3, 4}
+    assert bank.seeds.frame.unique().tolist() == [3, 4]
+    assert bank.seeds.valid[1].equal(bank.seeds.frame == 4)
+
+
 def parting(index: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """A frame of a turtle and a fish that drift apart, each with the water around it, and their masks."""
     animals, image = far_away(index), pond()
