@@ -80,8 +80,9 @@ test('a box as a track, and a mask that is corrected later', async () => {
     });
     expect(outcome).toMatchObject({ error: null, commits: 1 });
     expect(setup.exchanges.map(({ type, frame }) => `${type} ${frame}`)).toEqual([
-        ...['init_tracking 0', 'track 1', 'track 2', 'track 3', 'track 4', 'track 5'],
-        ...['init_tracking 3', 'track 2', 'track 1'], // back from the correction
+        ...['init_tracking 0', 'track 3', 'track 0'], // what is outlined is learnt first
+        ...['track 1', 'track 2', 'track 3', 'track 4', 'track 5'],
+        ...['init_tracking 3', 'track 0', 'track 3', 'track 2', 'track 1'], // back from the correction
     ]);
     expect(outcome.messages.at(-1)).toMatch(/^Back to frame 1 \(8 of 8\)/);
 
