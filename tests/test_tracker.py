@@ -201,9 +201,9 @@ def test_the_bank_is_bounded(tracker: Tracker) -> None:
         if index > 3:
             assert len(bank) > 64 and bank.recent[-1].frame[0] == index
     with pytest.raises(BankFullError):
-        for _ in range(3):
-            memory, _ = track(small, rgb(0), memory, {0: true_mask(0, TURTLE)})
-    assert len(memory.banks[0].seeds) == 96
+        for index in (1, 2, 2, 3):  # what is outlined once more takes no room
+            memory, _ = track(small, rgb(index), memory, {0: true_mask(index, TURTLE)})
+    assert len(memory.banks[0].seeds) == 96 and memory.outlined.keys() == {0, 60, 61, 62}
 
 
 def test_when_a_frame_is_memorized(start: Callable[..., Function]) -> None:
