@@ -204,6 +204,22 @@ def test_between_two_outlines_each_object_is_found_from_one_of_them(tracker, ima
     np.testing.assert_array_equal(steps[5].ids, ahead[5].ids)
 
 
+def test_of_many_outlines_as_many_as_can_be_are_learnt_ahead(tracker, images, monkeypatch):
+    """The images that are kept for it are those that it picks."""
+    seen = []
+
+    def track(tracker, frame, known, outlined):
+        seen.append([i for i, image in enumerate(many) if image is frame.image])
+        return track_objects(tracker, frame, known, outlined)
+
+    many = [np.roll(images[0], shift, 1) for shift in range(20)]
+    seeds = {index: np.roll(truth(0, turtle=3), index, 1) for index in range(20)}
+    monkeypatch.setattr("maskbank.tracking.clip_objects.track_objects", track)
+    next(iter(track_clip(tracker, Clip(many), seeds, lambda: None)))
+    assert seen[:10] == [[0], [1], [3], [6], [8], [11], [13], [16], [18], [0]]
+    assert seen[29:39] == [[19], [18], [16], [13], [11], [8], [6], [3], [1], [19]]
+
+
 def test_what_is_outlined_on_the_first_frame_is_tracked_once(tracker, images):
     seeds = {0: truth(0, turtle=3)}
     steps, tracked = run_both_ways(tracker, images, seeds)

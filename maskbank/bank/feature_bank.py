@@ -36,6 +36,10 @@ class FeatureBank:
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
+    def seed_frames(self) -> list[int]:
+        """The indices of the frames that its seeds are of."""
+        return [] if self.seeds is None else self.seeds.frame.unique().tolist()
+
     def count_usage(self, increments: Tensor) -> FeatureBank:
         """A bank whose usage counters have grown by `increments`, (N,) in the order of the parts.
 

@@ -29,7 +29,7 @@ class Memory:
         prev_mask: (n, ...), where the objects were in the frame before, from `Segmenter.prev_mask`.
         window: the part of the frame before that prev_mask is of; None: the whole.
         size: height and width of the frame before; None: not known, as in what a store of 0.7 kept.
-        outlined: by the index of an outlined frame what tells its image from others (`pixel_digest`).
+        outlined: by the index of a frame whose seeds the banks hold what tells its image from others (`pixel_digest`).
         finest: the largest scale of a window, in pixels of the network per pixel of the image, at which seeds are
             known; 0: they are known from the whole frame only.
         frames: how many were tracked so far; the index of the next one.

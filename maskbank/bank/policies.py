@@ -53,7 +53,7 @@ class PaperPolicy:
             raise ValueError(f"The update rate must be between 0 and 1, not {self.update_rate}.")
 
     def seed(self, bank: FeatureBank, entries: Entries, again: Collection[int] = ()) -> FeatureBank:
-        """A bank that has memorized an outlined frame; after the first it is a frame like any other, if seen again."""
+        """A bank that has memorized an outlined frame; after the first it is a frame like any other, `again` or not."""
         return self.memorize(bank, entries)
 
     def memorize(self, bank: FeatureBank, entries: Entries) -> FeatureBank:

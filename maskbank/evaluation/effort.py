@@ -95,7 +95,7 @@ class EffortClip:
         """The answers by frame."""
         frames = ((frame, self._frame(frame)) for frame in order)
         outlines = {frame: self._outlines[frame] for frame in outlined}
-        found = track_clip_objects(self._tracker, frames, outlines, self._frame)
+        found = track_clip_objects(self._tracker, frames, outlines, outlined, self._frame)
         return {
             frame: {i: MaskAnswer(each.mask, each.confidence) for i, each in predictions.items()}
             for frame, (_, predictions) in zip(order, found, strict=True)

@@ -66,13 +66,16 @@ def sweep(
     # What one reply leaves out is in the next request, and what was learnt ahead comes up again.
     fetch = lru_cache(FRAMES_PER_REQUEST + MOST_AHEAD + 1)(image_of)
 
+    outlined = {frame for each in objects for frame in each.seeds}
+
     @lru_cache(MOST_AHEAD + 1)  # what is in a box takes time to find
     def outlines_on(frame: int) -> list[dict[str, Any] | None]:
         return _outlines_on(frame, objects, fetch, object_of, on_hard_box)
 
     def request_frame(frame: int, slots: Collection[int]) -> dict[str, Any]:
         """A frame of a request, with what is outlined there of some objects."""
-        shapes = [shape if slot in slots else None for slot, shape in enumerate(outlines_on(frame))]
+        outlines = outlines_on(frame) if frame in outlined else []
+        shapes = [shape if slot in slots else None for slot, shape in enumerate(outlines)]
         image = base64.b64encode(fetch(frame)).decode()
         return {"image": image, "shapes": shapes} if any(shapes) else {"image": image}
 
@@ -82,10 +85,10 @@ def sweep(
         if log.states is None:
             log.drop_from(last_seeds(log.order[: len(log.answers)], objects))
         frames = _next_request(log.order[len(log.answers) :], objects, fetch)
-        states = log.states or [None] * len(objects)
-        starting = [slot for slot, each in enumerate(objects) if frames[0] in each.seeds and states[slot] is None]
+        states = known = log.states or [None] * len(objects)
+        starting = [slot for slot, each in enumerate(objects) if frames[0] in each.seeds and known[slot] is None]
         if starting and frames[0] not in alone:
-            states = _with_all_seeds(states, starting, frames[0], objects, propagate, request_frame)
+            states = _with_all_seeds(known, starting, frames[0], objects, propagate, request_frame)
         body = {"frames": [request_frame(frame, range(len(objects))) for frame in frames], "states": states}
         try:
             reply = propagate(body)
@@ -97,7 +100,7 @@ def sweep(
             log.states = None
             continue
         except ValueError as error:
-            if isinstance(error, BadRequest) and states != (log.states or [None] * len(objects)):
+            if isinstance(error, BadRequest) and states != known:
                 alone.add(frames[0])
                 continue
             anew = _without_states_of_seeds(log.states, objects, frames[0])
@@ -163,9 +166,6 @@ def _outlines_on(
     on_hard_box: Callable[[JobObject, int], None],
 ) -> list[dict[str, Any] | None]:
     """The seeds of all objects on a frame, as the function takes them."""
-    shapes: list[dict[str, Any] | None] = [None] * len(objects)
-    if not any(frame in each.seeds for each in objects):
-        return shapes
     try:
         pixels = decode_image(image_of(frame), MAX_PIXELS)
     except RequestError as error:
@@ -176,6 +176,7 @@ def _outlines_on(
             if frame in drawn.seeds:
                 yield slot, outlined_object(drawn, frame, pixels, object_of)
 
+    shapes: list[dict[str, Any] | None] = [None] * len(objects)
     for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
         if seed.box is None:
             hidden = "it lies wholly under other objects; outline what is seen, or leave labels out (--labels)."

@@ -25,7 +25,7 @@ def track_clip(
     """Tracks the objects of `seeds` through all frames; yields one result per frame, in order.
 
     Each object is found from its outlines on both sides, see `fuse`: before its first one by a sweep back from there.
-    Both sweeps know all outlines from the start, see `track_clip_objects`.
+    Both sweeps know the outlines from the start (of many, eight that are evenly spread), see `track_clip_objects`.
     So the frames up to the last seed come when two sweeps are done, unless that is the first frame.
 
     Args:

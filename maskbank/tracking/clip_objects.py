@@ -34,7 +34,8 @@ def track_clip_objects(
     tracker: Tracker,
     frames: Iterable[tuple[int, Frame]],
     outlines: Mapping[int, np.ndarray],
-    outlined_frame: Callable[[int], Frame | None],
+    at_hand: Collection[int],
+    frame_at: Callable[[int], Frame],
 ) -> Iterator[tuple[Frame, dict[int, Prediction]]]:
     """Tracks the objects of a clip through its frames; yields each with its predictions by object id.
 
@@ -47,7 +48,8 @@ def track_clip_objects(
         tracker: for instance from `maskbank.tracking.loading.load_tracker`.
         frames: numbers and frames, in the order of tracking.
         outlines: by frame an id map (H, W) uint8.
-        outlined_frame: the number of an outlined frame to the frame; None where it is not at hand before its turn.
+        at_hand: the outlined frames that can be had before their turn.
+        frame_at: the number of one of these to the frame.
     """
     objects = ClipObjects()
     for number, frame in frames:
@@ -57,8 +59,10 @@ def track_clip_objects(
             continue
         if outlined is not None and not tracker.tune:  # which would be tuned to each of them, for seconds
             joining = [int(i) for i in np.unique(outlined) if i and i not in objects.places]
-            joined = _with_all_outlines(tracker, joining, number, frame, outlines, outlined_frame) if joining else None
-            objects = objects.joined(joined) if joined else objects
+            showing = [each for each in at_hand if np.isin(outlines[each], joining).any()]
+            others = [(frame_at(each), outlines[each]) for each in ahead(number, showing)]
+            if others:
+                objects = objects.joined(_by_all_outlines(tracker, joining, [(frame, outlined), *others]))
         objects, predictions = track_objects(tracker, frame, objects, outlined)
         yield frame, predictions
 
@@ -71,28 +75,21 @@ def ahead(frame: int, outlined: Collection[int]) -> list[int]:
     return [others[(2 * i + 1) * len(others) // (2 * count)] for i in range(count)]
 
 
-def _with_all_outlines(
-    tracker: Tracker,
-    joining: Sequence[int],
-    number: int,
-    frame: Frame,
-    outlines: Mapping[int, np.ndarray],
-    outlined_frame: Callable[[int], Frame | None],
-) -> ClipObjects | None:
-    """The objects that join on an outlined frame, with what is outlined of them on others; None where nothing is."""
-    showing = [each for each, ids in outlines.items() if np.isin(ids, joining).any()]
-    others = [(outlined_frame(each), outlines[each]) for each in ahead(number, showing)]
-    at_hand = [(each, ids) for each, ids in others if each is not None]
+def _by_all_outlines(
+    tracker: Tracker, joining: Sequence[int], outlined: Iterable[tuple[Frame, np.ndarray]]
+) -> ClipObjects:
+    """Objects that join, known by these outlines; the first are those where they join, so that they share memories."""
     objects = ClipObjects()
-    # First of all the frame on which they join, as they share memories then.
-    for each, ids in [(frame, outlines[number]), *at_hand] if at_hand else ():
+    for frame, ids in outlined:
         try:
-            objects, _ = track_objects(tracker, each, objects, np.where(np.isin(ids, joining), ids, 0).astype(np.uint8))
+            objects, _ = track_objects(
+                tracker, frame, objects, np.where(np.isin(ids, joining), ids, 0).astype(np.uint8)
+            )
         except BankFullError:  # a small budget: the outlines on the way come first
             break
     # Of an object that is not outlined on one of these frames nothing was to be learnt there.
     only_seeds = tuple(replace(each, banks=tuple(map(_only_seeds, each.banks))) for each in objects.memories)
-    return replace(objects, memories=only_seeds) if objects.places else None
+    return replace(objects, memories=only_seeds)
 
 
 def _only_seeds(bank: FeatureBank) -> FeatureBank:

@@ -5,7 +5,7 @@ The tracker itself holds no job: all it knows of one is in a `Memory`, which a c
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +60,11 @@ class Frame:
 
     image: np.ndarray
     views: dict[tuple[Window | None, SearchArea], View] = field(default_factory=dict)
+
+    @cached_property
+    def digest(self) -> str:
+        """See `pixel_digest`."""
+        return pixel_digest(self.image)
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,11 +312,11 @@ class Tracker:
             policy = self.model.policy(self.budget, request.objects + 1)
             add = policy.memorize
             if request.seeds:
-                digest = pixel_digest(frame.image)
-                again = [number for number, seen in outlined.items() if seen == digest]
-                add = partial(policy.seed, again=again)
-                outlined = {**outlined, now: digest}
+                add = partial(policy.seed, again=[i for i, digest in outlined.items() if digest == frame.digest])
             banks = tuple(bank if new is None else add(bank, new) for bank, new in zip(banks, entries, strict=True))
+            if request.seeds:
+                held = {i for bank in banks for i in bank.seed_frames()}
+                outlined = {i: digest for i, digest in {**outlined, now: frame.digest}.items() if i in held}
             last_memorized = now
         prev_mask = self.segmenter.prev_mask(probabilities)
         return replace(

@@ -40,13 +40,9 @@ def track_video(
     for index, seed in sorted(seeds.items()):
         if not seed.any():
             raise ValueError(f"The seed mask of frame {index} shows no object.")
-    known = {index: _checked(index, image, seeds) for index, image in (seed_frames or {}).items()}
+    at_hand = {index: _checked(index, image, seeds) for index, image in (seed_frames or {}).items()}
     numbered = ((index, Frame(_checked(index, image, seeds))) for index, image in enumerate(frames))
-
-    def seed_frame(index: int) -> Frame | None:
-        return Frame(known[index]) if index in known else None
-
-    for frame, predictions in track_clip_objects(tracker, numbered, seeds, seed_frame):
+    for frame, predictions in track_clip_objects(tracker, numbered, seeds, at_hand, lambda i: Frame(at_hand[i])):
         ids = np.zeros(frame.image.shape[:2], np.uint8)
         for object_id, prediction in predictions.items():
             ids[prediction.mask] = object_id

@@ -63,6 +63,12 @@ interface Reply {
     states: unknown[];
 }
 
+/** The answer on a frame with outlines, and which of these the server has dropped. */
+interface Seen {
+    answer: Reply;
+    dropped: { seed: Outline; index: number }[];
+}
+
 type Call = (request: TrackerRequest) => Promise<unknown>;
 
 /**
@@ -264,31 +270,29 @@ async function learn(
     states: unknown[],
     options: Options,
 ): Promise<unknown[] | null> {
-    let isFull = false;
-    for (const each of [...others, frame]) {
+    const seen = async (each: number): Promise<Seen | null> => {
         if (options.cancelled()) {
             throw new Cancelled();
         }
-        if (isFull && each !== frame) {
-            continue;
-        }
-        try {
-            const { answer, dropped } = await withSeeds(call, each, states, outlinesOn(each));
-            if (dropped.length) {
-                return null;
-            }
-            states = answer.states;
-        } catch (error) {
+        return withSeeds(call, each, states, outlinesOn(each)).catch((error: unknown) => {
             if (statusOf(error) !== REFUSED) {
                 throw error;
             }
-            if (each === frame) {
-                return null;
-            }
-            isFull = true; // it remembers as many outlines as it can
+            return null;
+        });
+    };
+    for (const other of others) {
+        const learnt = await seen(other);
+        if (!learnt) {
+            break; // it remembers as many outlines as it can
         }
+        if (learnt.dropped.length) {
+            return null;
+        }
+        states = learnt.answer.states;
     }
-    return states;
+    const last = await seen(frame);
+    return last && !last.dropped.length ? last.answer.states : null;
 }
 
 /** The frames whose outlines the tracker learns ahead when objects start on a frame. */
@@ -322,13 +326,7 @@ async function nextFrame(
     return answer;
 }
 
-/** The answer on a frame with outlines, and which of these the server has dropped. */
-async function withSeeds(
-    call: Call,
-    frame: number,
-    states: unknown[],
-    seeds: (Outline | null)[],
-): Promise<{ answer: Reply; dropped: { seed: Outline; index: number }[] }> {
+async function withSeeds(call: Call, frame: number, states: unknown[], seeds: (Outline | null)[]): Promise<Seen> {
     const answer = answerFor(states.length, await call({ type: 'track', frame, states, shapes: seeds }));
     const certainties = await Promise.all(answer.states.map((state) => readState(state)));
     const dropped = seeds.flatMap((seed, index) =>
