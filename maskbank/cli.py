@@ -361,6 +361,12 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first delete the automatic annotations of these labels, such as an earlier run left",
     )
+    job.add_argument(
+        "--corrected",
+        action="store_true",
+        help="after corrections: track again only from outlines that are new or changed since the last run to those "
+        "before and after them, and keep the rest of that run (replaces what changes)",
+    )
     job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
     job.add_argument(
         "--function-url",
@@ -577,9 +583,10 @@ def _job(options: argparse.Namespace) -> None:
             "--model."
         )
     if starting:
-        if options.function_url or options.form or options.replace or options.work:
+        if options.function_url or options.form or options.replace or options.corrected or options.work:
             raise ValueError(
-                f"{starting} works on this machine, and has no use for --function-url, --as, --replace and --work."
+                f"{starting} works on this machine, and has no use for --function-url, --as, --replace, --corrected "
+                "and --work."
             )
         with connect(login) as cvat:
             _start_jobs(options, settings, cvat, labels)
@@ -597,7 +604,8 @@ def _job(options: argparse.Namespace) -> None:
         tune = _tuning(options.tune, settings, environment)
         tracker += f" tuned {options.tune}"
     work = options.work or platformdirs.user_cache_path("maskbank")
-    how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker, tune)
+    replace = options.replace or options.corrected
+    how = AnnotateOptions(options.form, labels, options.dry_run, replace, work, tracker, tune, options.corrected)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).object_of, how)

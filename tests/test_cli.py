@@ -24,8 +24,6 @@ from maskbank.review.record import read_record
 
 FRAMES = 7
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch) -> None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from support import CLIP
@@ -25,7 +24,6 @@ def demo(out: Path, **settings: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_demo_leaves_everything_it_promises(tmp_path):
     out = tmp_path / "demo_out"
     done = demo(out, MASKBANK_SIZE="128")

@@ -456,7 +456,6 @@ def run_folder(printed: str) -> Path:
     return Path(path).parent
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_the_page_shows_what_was_uploaded(cvat, run):
     """The red koi dives in frame 26; a person said that the turtle, which is a track, is not there after frame 30."""
     cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(20, 34)}, LABELS, task=3, deleted={22})
@@ -840,6 +839,163 @@ def test_replacing_brings_back_what_was_deleted(cvat, run):
 
 
 # Changes midway
+
+
+# Corrections
+
+
+@pytest.fixture
+def watched(cvat, propagate) -> tuple[Propagate, list[int]]:
+    """The function, and the numbers of the frames that it is asked for."""
+    numbers = {base64.b64encode(image).decode(): frame for frame, image in cvat.jobs[JOB].images.items()}
+    asked: list[int] = []
+
+    def call(body: dict) -> dict:
+        asked.extend(numbers[frame["image"]] for frame in body["frames"])
+        return propagate(body)
+
+    return call, asked
+
+
+def by_frame(cvat: CvatStandIn, **facts: object) -> dict[int, dict]:
+    """The automatic shapes of the job that have these facts, with their ids."""
+    shapes = cvat.of_source(JOB, "auto")["shapes"]
+    return {each["frame"]: each for each in shapes if facts.items() <= each.items()}
+
+
+def test_a_correction_is_tracked_up_to_the_outlines_around_it(cvat, run, watched):
+    call, asked = watched
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 4, 9)])
+    run()
+    before, others = by_frame(cvat), drawn_by_people(cvat)
+    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
+    cvat.requests.clear()
+    said = run(call, corrected=True, replace=True)
+    assert "\n  Tracked again: koi on 4-9; the rest is as the last run left it." in said
+    assert set(asked) == {0, 4, 5, 6, 7, 8, 9}  # 0, as an outline from which it learns
+    fetched = {int(number) for each in cvat.requests for number in re.findall(r"/data\?.*number=(\d+)", each)}
+    assert fetched == set(asked)  # the pictures of the others are there
+    after = by_frame(cvat)
+    assert sorted(after) == [1, 2, 3, 5, 6, 8]
+    assert all(after[frame] == before[frame] for frame in (1, 2, 3))  # not even uploaded again
+    assert any(after[frame] != before[frame] for frame in (5, 6, 8))
+    assert quality(list(after.values()), GOLDEN_KOI) > 0.6
+    assert drawn_by_people(cvat).startswith(others[:100])
+    frames = read_record(run_folder(said))[1]
+    assert [frame.number for frame in frames] == list(range(FRAMES))
+    shown = [decode_mask(frame.findings[0].mask, frame.size) for frame in frames]
+    for number, mask in enumerate(shown):
+        expected = mask_of(after[number]) if number in after else true_mask(number, GOLDEN_KOI)
+        np.testing.assert_array_equal(mask, expected)
+    assert [frame.number for frame in frames if frame.findings[0].seed] == [0, 4, 7, 9]
+
+
+def test_corrections_after_corrections(cvat, run, watched):
+    """The second one goes on from the first one's run; that the last outline is deleted counts as well."""
+    call, asked = watched
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 5, 9)])
+    run()
+    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
+    run(call, corrected=True, replace=True)
+    first = by_frame(cvat)
+    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI, points=mask_shape(true_mask(3, GOLDEN_KOI))["points"])])
+    asked.clear()
+    assert "koi on 0-5;" in run(call, corrected=True, replace=True)
+    assert set(asked) == {0, 1, 2, 3, 4, 5, 7, 9}
+    second = by_frame(cvat)
+    assert all(second[frame] == first[frame] for frame in (6, 8))
+    outlines = cvat.jobs[JOB].annotations["shapes"]
+    outlines[:] = [each for each in outlines if each["source"] == "auto" or each["frame"] != 9]
+    asked.clear()
+    assert "koi on 7-9;" in run(call, corrected=True, replace=True)
+    assert set(asked) == {0, 2, 5, 7, 8, 9}
+    assert sorted(by_frame(cvat)) == [1, 3, 4, 6, 8, 9]
+    assert by_frame(cvat)[6] == first[6]
+
+
+def test_a_correction_of_one_object_leaves_the_others(cvat, run, watched):
+    """But the two compete for pixels where both are outlined, and share none anywhere."""
+    call, asked = watched
+    for group, i in enumerate((GOLDEN_KOI, RED_KOI), 1):
+        cvat.add(JOB, shapes=[outline(frame, i, group=group) for frame in (0, 9)])
+    run()
+    before = by_frame(cvat, group=1)
+    cvat.add(JOB, shapes=[outline(4, RED_KOI, group=2), outline(6, RED_KOI, group=2)])
+    assert "Tracked again: koi (group 2) on 0-9;" in run(call, corrected=True, replace=True)
+    assert set(asked) == set(range(FRAMES))
+    after, red = by_frame(cvat, group=1), by_frame(cvat, group=2)
+    assert list(after) == list(before) and sorted(red) == [1, 2, 3, 5, 7, 8]
+    for frame, shape in after.items():
+        own = mask_of(shape)
+        assert jaccard(own, mask_of(before[frame])) > 0.95
+        assert frame not in red or not (own & mask_of(red[frame])).any()
+
+
+def test_an_object_that_joins_is_tracked_everywhere_and_one_that_goes_leaves_nothing(cvat, run, watched):
+    call, asked = watched
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, TURTLE)])
+    run()
+    before = by_frame(cvat, label_id=KOI["id"])
+    outlines = cvat.jobs[JOB].annotations["shapes"]
+    outlines[:] = [each for each in outlines if each["source"] == "auto" or each["label_id"] == KOI["id"]]
+    assert "Tracked again: nothing; the rest" in run(call, corrected=True, replace=True, labels=("koi", "turtle"))
+    assert asked == [] and by_frame(cvat) == before
+    cvat.add(JOB, shapes=[outline(5, TURTLE)])
+    assert "Tracked again: turtle on 0-9;" in run(call, corrected=True, replace=True)
+    assert sorted(by_frame(cvat, label_id=TURTLE_LABEL["id"])) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+    assert list(by_frame(cvat, label_id=KOI["id"])) == list(before)
+
+
+def test_a_correction_goes_on_where_it_was_stopped(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 3, 9)])
+    run()
+    cvat.add(JOB, shapes=[outline(6, GOLDEN_KOI)])
+    every, sizes = counting(propagate)
+    with pytest.raises(KeyboardInterrupt):
+        run(failing(every, 6, KeyboardInterrupt()), corrected=True, replace=True)
+    done = len(sizes)
+    run(every, corrected=True, replace=True)
+    stopped, total = results(cvat), len(sizes)
+    assert done == 6 and sorted(frames_of(stopped)) == [1, 2, 4, 5, 7, 8]
+    assert run(every, corrected=True, replace=True) == (
+        "Job 12: no outline is new or changed since the last run; nothing to do.\n"
+    )
+    assert len(sizes) == total and results(cvat) == stopped
+
+
+def test_groups_that_are_given_with_a_correction(cvat, run, watched):
+    """What was tracked without a group is known by its outline."""
+    call, asked = watched
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, RED_KOI)])
+    run()
+    for number, shape in enumerate(cvat.jobs[JOB].annotations["shapes"][:2], 1):
+        shape["group"] = number
+    cvat.add(JOB, shapes=[outline(8, RED_KOI, group=2)])
+    said = run(call, corrected=True, replace=True)
+    assert "Tracked again: koi (group 2) on 0-9;" in said
+    assert sorted(frames_of(results(cvat))) == sorted([*range(1, 10), *range(1, 8), 9])
+    assert {shape["group"] for shape in results(cvat)} == {1, 2}
+
+
+def test_what_is_corrected_must_have_been_tracked(cvat, run):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    with pytest.raises(ValueError, match="^Job 12: no run of it is kept here.*without --corrected.$"):
+        run(corrected=True, replace=True)
+    run(dry_run=True)  # nothing that was uploaded
+    with pytest.raises(ValueError, match="no run of it is kept here"):
+        run(corrected=True, replace=True)
+
+
+def test_the_command_for_corrections(cvat, command, monkeypatch):
+    monkeypatch.setitem(os.environ, "CVAT_ACCESS_TOKEN", TOKEN)
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(5, GOLDEN_KOI)])
+    assert command("--job", JOB)[0] == 0
+    before = by_frame(cvat)
+    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
+    code, said, _ = command("--job", JOB, "--corrected")
+    assert code == 0 and "Tracked again: koi on 5-9;" in said
+    assert all(by_frame(cvat)[frame] == before[frame] for frame in (1, 2, 3, 4))
+    assert "--corrected" in command("--job", JOB, "--corrected", "--propose")[2]
 
 
 def test_outlines_that_change_midway(cvat, run):

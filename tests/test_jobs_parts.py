@@ -3,7 +3,9 @@
 import email.utils
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
 from maskbank.jobs.annotate import ranges
+from maskbank.jobs.corrections import KnownObject, LastRun, outlines_of, stretches
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
@@ -227,6 +230,73 @@ def test_a_digest_changes_with_the_outlines_only():
     assert len({before, *changed}) == 5
 
 
+# Corrections
+
+
+def known(frames: tuple[int, ...] = (), label: Label = CAR, track: bool = False, found: object = FRAMES) -> KnownObject:
+    """An object of the last run: outlined on some frames and found on these and others."""
+    outlines = outlines_of(drawn_on(*frames, label=label))
+    return KnownObject(label.id, 0, track, outlines, {frame: SweepPrediction(None, 1.0) for frame in found})
+
+
+def stretches_of(objects: list[JobObject], *last: KnownObject) -> list[tuple[int, int, list[int], list[int]]]:
+    """The first and last frame of each stretch, the objects tracked there, and those whose results are taken."""
+    parts = stretches(FRAMES, objects, LastRun(Path("nowhere"), list(last)))
+    return [(part.frames[0], part.frames[-1], list(part.slots), list(part.to_find)) for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "expected"),
+    [
+        ((0, 5), (0, 5), []),
+        ((0,), (0, 5), [(0, 9)]),
+        ((0, 9), (0, 5, 9), [(0, 9)]),
+        ((0, 4, 9), (0, 4, 6, 9), [(4, 9)]),
+        ((0, 4, 9), (0, 2, 4, 6, 9), [(0, 9)]),  # stretches that touch are one
+        ((0, 3, 6, 9), (0, 1, 3, 6, 8, 9), [(1, 3), (6, 8)]),
+        ((0, 4, 9), (0, 9), [(0, 9)]),  # one that is no longer there
+        ((3, 6), (1, 3, 6), [(0, 3)]),
+        ((3, 6), (3, 6, 8), [(6, 9)]),
+        ((3,), (6,), [(0, 9)]),
+    ],
+)
+def test_what_an_outline_changes_reaches_to_the_next_ones(before: tuple, now: tuple, expected: list):
+    assert stretches_of([drawn_on(*now)], known(before)) == [(*ends, [0], [0]) for ends in expected]
+
+
+def test_who_is_outlined_in_a_stretch_is_tracked_there_too():
+    objects = [drawn_on(0, 4, 6), drawn_on(4, label=BIKE), drawn_on(0, label=Label(3, "bus", "any", frozenset()))]
+    last = [known((0, 6)), known((4,), BIKE), known((0,), objects[2].label)]
+    assert stretches_of(objects, *last) == [(0, 6, [0, 1, 2], [0])]
+    objects[0] = drawn_on(3, 4, 6)
+    last[0] = known((3, 6))
+    assert stretches_of(objects, *last) == [(4, 6, [0, 1], [0])]
+    last[1] = known((5,), BIKE)  # the only one of its label: it is the same, and all of it has changed
+    assert stretches_of(objects, *last) == [(0, 9, [0, 1, 2], [1]), (4, 6, [0, 1], [0])]
+
+
+def test_frames_without_results_are_tracked_wherever_they_are():
+    """As those that were deleted in the last run."""
+    assert stretches_of([drawn_on(0, 3, 6)], known((0, 3, 6), found={*FRAMES} - {4})) == [(3, 6, [0], [0])]
+
+
+def test_a_track_is_tracked_before_its_first_outline_only():
+    track = drawn_on(3, 5, 7, track=True)
+    assert stretches_of([track], known((3, 7), track=True, found=range(3))) == []
+    assert stretches_of([track], known((4, 7), track=True, found=range(4))) == [(0, 3, [0], [0])]
+    assert stretches_of([track], known((3, 5, 7))) == [(0, 3, [0], [0])]  # shapes before: another object
+
+
+def test_objects_of_a_label_are_known_by_their_outlines():
+    objects = [drawn_on(0), drawn_on(5, 8)]
+    assert LastRun(Path("nowhere"), []).before(objects) == [None, None]
+    last = LastRun(Path("nowhere"), [known((5,)), known((0, 2)), known((0,), BIKE)])
+    assert last.before(objects) == [last.objects[1], last.objects[0]]
+    assert last.before([drawn_on(7), drawn_on(8)]) == [None, None]
+    grouped = replace(last.objects[0], group=4)
+    assert LastRun(Path("nowhere"), [grouped]).before([replace(drawn_on(7), group=4)]) == [grouped]
+
+
 # Fusing
 
 
@@ -239,7 +309,7 @@ def mask(left: int, width: int = 10) -> np.ndarray:
 
 def drawn_on(*frames: int, label: Label = CAR, absent: tuple = (), track: bool = False, **seed: object) -> JobObject:
     seeds = {
-        frame: SeedShapes((Shape("mask", tuple(mask(0))),), **({"z_order": 0, "attributes": {}} | seed))
+        frame: SeedShapes((Shape("mask", tuple(mask(0).tolist())),), **({"z_order": 0, "attributes": {}} | seed))
         for frame in frames
     }
     return JobObject(label.name, label, 0, "mask", seeds, frozenset(absent), track)

@@ -258,7 +258,6 @@ def test_frames_are_counted_when_the_header_lies(tmp_path):
 # ---------------------------------------------------------------- COCO
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 def test_coco_loads_in_pycocotools_and_gives_the_masks_back(tmp_path, ids, capsys):
     writer = CocoWriter({1: "red koi", 9: "never seen"})
     later = np.where(ids == 7, 0, ids)

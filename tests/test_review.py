@@ -31,8 +31,6 @@ from maskbank.review.record import (
     read_record,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-
 NAMES = {1: "red koi", 2: "golden koi", 3: "turtle"}
 FIRST, LAST = 20, 33  # the red koi dives in frame 26
 HOSTILE = '</script><script>alert("a")</script><img src=x onerror=alert(1)>&quot;\u2028'

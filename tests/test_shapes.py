@@ -19,7 +19,6 @@ from maskbank.shapes.rle import decode_rle, encode_rle, mask_box
 from maskbank.shapes.shape import MAX_POLYGON_NUMBERS, SHAPE_TYPES, Shape, parse_shape
 
 # numpy warns about pycocotools' decode, which only these tests call
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 small_masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9))
 

@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from maskbank import __version__
+from maskbank.jobs.corrections import LastRun, Stretch, last_run, note_outlines, results_of, shown, stretches
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, without_group
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
-from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
+from maskbank.jobs.review import frames_without_picture, keep_picture, record_job, take_pictures
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import ObjectOf, backward_order, forward_order, fuse, sweep
+from maskbank.jobs.sweeps import Answers, ObjectOf, backward_order, forward_order, sweep
 from maskbank.jobs.uploads import (
     Annotations,
     annotations_of,
@@ -50,6 +51,7 @@ class AnnotateOptions:
     labels: the names of the labels to track; empty: all.
     dry_run: upload nothing.
     replace: delete the results of earlier runs.
+    corrected: track only what outlines that are new or changed since the last run can change, and keep the rest of it.
     work: the folder where what was tracked is kept.
     tracker: names the function and its settings; what another one tracked is not gone on with.
     tune: what makes of the outlined frames of a job a function of its own; None: all jobs have the given one.
@@ -63,6 +65,7 @@ class AnnotateOptions:
     work: Path
     tracker: str
     tune: Tune | None = None
+    corrected: bool = False
     retry_s: float = RETRY_S
 
 
@@ -75,12 +78,17 @@ class JobToTrack:
     objects: list[JobObject]
     label_ids: set[int]  # of the results
 
-    def folder(self, host: str, options: AnnotateOptions) -> Path:
-        """The folder of its run; another one for other outlines, another tracker or another version."""
+    def folder(self, host: str, options: AnnotateOptions, last: LastRun | None) -> Path:
+        """The folder of its run; another one for other outlines, another tracker, another version, and for what goes
+        on from another run."""
         key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__]
-        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([*key, last.folder.name] if last else key).encode()).hexdigest()
+        return self.runs(host, options) / digest[:16]
+
+    def runs(self, host: str, options: AnnotateOptions) -> Path:
+        """The folder of the folders of all its runs."""
         server = re.sub(r"[^\w.-]+", "_", host.partition("://")[2])
-        return options.work / server / f"job-{self.job.id}" / digest[:16]
+        return options.work / server / f"job-{self.job.id}"
 
 
 @dataclass(frozen=True)
@@ -152,8 +160,19 @@ def annotate_job(
     cvat: Cvat, outlined: JobToTrack, propagate: Propagate, object_of: ObjectOf, options: AnnotateOptions
 ) -> str:
     """Tracks and uploads; returns the report."""
-    job = outlined.job
-    folder = RunFolder(outlined.folder(cvat.host, options))
+    job, objects = outlined.job, outlined.objects
+    last = None
+    parts = [Stretch.whole(job.frames, objects)]
+    if options.corrected:
+        last = last_run(outlined.runs(cvat.host, options))
+        if last is None:
+            raise ValueError(
+                f"Job {job.id}: no run of it is kept here whose results could stay; run this without --corrected."
+            )
+        parts = stretches(job.frames, objects, last)
+        if not parts and len(objects) == len(last.objects):
+            return f"Job {job.id}: no outline is new or changed since the last run; nothing to do."
+    folder = RunFolder(outlined.folder(cvat.host, options, last))
     form = options.form or "as drawn"
     with folder.alone():
         finished = f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in outlined.objects]}"
@@ -164,16 +183,19 @@ def annotate_job(
             ).rstrip()
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
-        forward, backward = _track(cvat, outlined, propagate, object_of, options, folder)
+        if last:
+            take_pictures(folder.path, last.folder)
+        sweeps = _track(cvat, outlined, parts, propagate, object_of, options, folder)
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
 
-        plan = partial(plan_upload, cvat, outlined, forward, backward, options)
+        plan = partial(plan_upload, cvat, outlined, partial(results_of, parts=parts, sweeps=sweeps, last=last), options)
         found = retried(plan, options.retry_s, Waiting("CVAT").tell)
         next_steps = f"  {what_next(outlined, found)}"
         if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-            record_job(folder.path, cvat.host, job, outlined.objects, found.results, (forward, backward))
+            record_job(folder.path, cvat.host, job, objects, found.results, shown(objects, parts, sweeps, last))
+            note_outlines(folder, objects)
             next_steps += f"\n  Look at {write_page(folder.path)}."
         folder.note("what next", next_steps)
 
@@ -198,6 +220,8 @@ def annotate_job(
         if waiting.told:  # a request without an answer may have been carried out after the next one was made
             retried(delete_twins, options.retry_s, waiting.tell)
         text = f"{report(outlined, found, hard_boxes(folder), options)}\n{next_steps}"
+        if last:
+            text += f"\n  {tracked_again(objects, parts)}"
         if not options.dry_run:
             folder.note("uploaded", finished)
     return text
@@ -206,17 +230,22 @@ def annotate_job(
 def _track(
     cvat: Cvat,
     outlined: JobToTrack,
+    parts: Sequence[Stretch],
     propagate: Propagate,
     object_of: ObjectOf,
     options: AnnotateOptions,
     folder: RunFolder,
-) -> tuple[dict[int, list[SweepPrediction | None]], dict[int, list[SweepPrediction | None]]]:
-    """The objects' answers by frame of the forward and of the backward sweep."""
+) -> list[tuple[Answers, Answers]]:
+    """The answers of the forward and of the backward sweep through each part."""
     job, objects = outlined.job, outlined.objects
-    logs = [
-        folder.log("forward", forward_order(job.frames, objects)),
-        folder.log("backward", backward_order(job.frames, objects)),
-    ]
+    logs: list[SweepLog] = []
+    of_log: list[list[JobObject]] = []
+    for part in parts:
+        own = [objects[slot] for slot in part.slots]
+        name = "" if len(part.frames) == len(job.frames) else f"-{part.frames[0]}-{part.frames[-1]}"
+        logs.append(folder.log(f"forward{name}", forward_order(part.frames, own)))
+        logs.append(folder.log(f"backward{name}", backward_order(part.frames, own)))
+        of_log += own, own
 
     total = sum(len(log.order) for log in logs)
     with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
@@ -245,15 +274,15 @@ def _track(
         if options.tune and _answered(logs) < total:
             write_outlined(folder.path / "tuning" / "data", objects, image_of, object_of)
             propagate = options.tune(folder.path / "tuning" / "data", folder.path / "tuning" / "run")
-        for log in logs:
+        for log, own in zip(logs, of_log, strict=True):
             if len(log.order) > 1:  # one frame has a seed, and nothing to find
-                for _ in sweep(log, objects, image_of, ask, object_of, tell_of_box):
+                for _ in sweep(log, own, image_of, ask, object_of, tell_of_box):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
         for frame in frames_without_picture(folder.path, job.frames):
             image_of(frame)
-    forward, backward = (dict(zip(log.order, log.answers, strict=False)) for log in logs)
-    return forward, backward
+    answers = [dict(zip(log.order, log.answers, strict=False)) for log in logs]
+    return list(zip(answers[::2], answers[1::2], strict=True))
 
 
 def hard_boxes(folder: RunFolder) -> list[tuple[int, int]]:
@@ -268,11 +297,12 @@ def _answered(logs: Iterable[SweepLog]) -> int:
 def plan_upload(
     cvat: Cvat,
     outlined: JobToTrack,
-    forward: Mapping[int, list[SweepPrediction | None]],
-    backward: Mapping[int, list[SweepPrediction | None]],
+    results_of: Callable[[list[int], list[JobObject]], list[dict[int, SweepPrediction]]],
     options: AnnotateOptions,
 ) -> Upload:
     """What to upload into the job as it is at this moment.
+
+    results_of: gives for frames and objects of the job what counts, by object and frame.
 
     Raises ValueError when other objects are outlined in it than those that were tracked.
     """
@@ -283,7 +313,7 @@ def plan_upload(
             "run this again to track the new ones."
         )
     frames = sorted(set(now.job.frames) & set(outlined.job.frames))
-    results = fuse(frames, now.objects, forward, backward)
+    results = results_of(frames, now.objects)
     made = annotations_of(now.objects, results, options.form, frames)
     there = earlier_results(now.annotations, now.label_ids)
     return Upload(results, made, missing=without(made, there), outdated=without(there, made))
@@ -327,6 +357,12 @@ def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]]
     if options.form == "track" and made:
         lines.append("  The tracks are off on the frames that people outlined, whose shapes stay as they are.")
     return "\n".join(lines)
+
+
+def tracked_again(objects: Sequence[JobObject], parts: Sequence[Stretch]) -> str:
+    """What was not taken over from the last run."""
+    again = [f"{objects[slot].name} on {ranges(part.frames)}" for part in parts for slot in part.to_find]
+    return f"Tracked again: {', '.join(again) or 'nothing'}; the rest is as the last run left it."
 
 
 def what_next(outlined: JobToTrack, upload: Upload) -> str:

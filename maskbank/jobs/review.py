@@ -1,5 +1,6 @@
 """The record of a job's run, of which its page is made: `maskbank review` then needs no server."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,14 +13,12 @@ from maskbank.files.images import decode_image
 from maskbank.jobs.cvat import CvatJob
 from maskbank.jobs.objects import JobObject
 from maskbank.jobs.run_folder import SweepPrediction
-from maskbank.jobs.sweeps import MAX_PIXELS
+from maskbank.jobs.sweeps import MAX_PIXELS, Answers
 from maskbank.review.pictures import small_jpeg
 from maskbank.review.record import Finding, RunFacts, RunRecord, encode_mask
 from maskbank.shapes.rle import decode_rle
 
 PICTURES = "pictures"
-
-Answers = Mapping[int, Sequence[SweepPrediction | None]]  # of a sweep: by frame, for each object
 
 
 def keep_picture(folder: Path, frame: int, image: bytes) -> None:
@@ -35,6 +34,15 @@ def keep_picture(folder: Path, frame: int, image: bytes) -> None:
     # The masks are of the frame's own size, so its name says that.
     with atomic_write(folder / PICTURES / f"{frame:06d}-{width}x{height}.jpg") as draft:
         draft.write_bytes(small_jpeg(pixels))
+
+
+def take_pictures(folder: Path, earlier: Path) -> None:
+    """Takes over the pictures of an earlier run."""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    for picture in (earlier / PICTURES).glob("*.jpg"):
+        if not (folder / PICTURES / picture.name).exists():
+            with atomic_write(folder / PICTURES / picture.name) as draft:
+                shutil.copyfile(picture, draft)
 
 
 def frames_without_picture(folder: Path, frames: Iterable[int]) -> list[int]:

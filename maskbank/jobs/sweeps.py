@@ -30,6 +30,7 @@ MAX_LOSSES = 3  # of the states in one sweep; then the function cannot keep them
 
 ImageOf = Callable[[int], bytes]  # a frame's number to its encoded image
 ObjectOf = Callable[[Shape, np.ndarray], FoundObject]  # see `Outliner.object_of`
+Answers = Mapping[int, Sequence[SweepPrediction | None]]  # of a sweep: by frame, for each object
 
 
 def forward_order(frames: Sequence[int], objects: Sequence[JobObject]) -> list[int]:
@@ -225,14 +226,14 @@ def _in_terms_of_the_job(sentence: str, frames: Sequence[int], objects: Sequence
 def fuse(
     frames: Sequence[int],
     objects: Sequence[JobObject],
-    forward: Mapping[int, Sequence[SweepPrediction | None]],
-    backward: Mapping[int, Sequence[SweepPrediction | None]],
+    forward: Answers,
+    backward: Answers,
 ) -> list[dict[int, SweepPrediction]]:
     """For each object the answers that count, by frame (`maskbank.tracking.fusion`); none where a person said what is
     to be seen. The masks of a frame share no pixel.
 
     Args:
-        frames: of the job, in order.
+        frames: that were tracked through, in order.
         objects: in the order of the answers.
         forward, backward: the answers of a sweep by frame.
     """
@@ -240,26 +241,29 @@ def fuse(
     for slot, drawn in enumerate(objects):
         ahead = {frame: own for frame, answers in forward.items() if (own := answers[slot]) is not None}
         back = {frame: own for frame, answers in backward.items() if (own := answers[slot]) is not None}
-        results.append(fusion.fuse(frames, drawn.seeds, set(drawn.to_find(frames)), ahead, back, _agreement))
+        seeded = drawn.seeds.keys() & set(frames)
+        results.append(fusion.fuse(frames, seeded, set(drawn.to_find(frames)), ahead, back, _agreement))
     for frame in frames:
-        found = {slot: own[frame] for slot, own in enumerate(results) if frame in own and own[frame].mask is not None}
+        found = [own[frame].mask for own in results if frame in own and own[frame].visible]
         ahead_there = [each.mask for each in forward.get(frame, ()) if each]  # which share no pixel with each other
-        if len({any(answer.mask is mask for mask in ahead_there) for answer in found.values()}) > 1:
-            for slot, answer in _apart(found):
-                results[slot][frame] = answer
+        if len({any(mask is other for other in ahead_there) for mask in found}) > 1:
+            keep_apart(frame, results)
     return results
 
 
-def _apart(found: Mapping[int, SweepPrediction]) -> Iterator[tuple[int, SweepPrediction]]:
-    """Answers on one frame, by slot, that have masks, see `fusion.apart`."""
+def keep_apart(frame: int, results: Sequence[dict[int, SweepPrediction]]) -> None:
+    """Changes the results of objects on a frame so that their masks share no pixel, see `fusion.apart`."""
+    found = {slot: own[frame] for slot, own in enumerate(results) if frame in own}
     points = {slot: answer.mask for slot, answer in found.items() if answer.mask is not None}
+    if len(points) < 2:
+        return
     width, height = np.max([each[-2:] for each in points.values()], axis=0) + 1
     masks = {slot: decode_rle(each, height, width) for slot, each in points.items()}
     for slot, mask in fusion.apart(masks, {slot: found[slot].confidence for slot in points}).items():
         if mask.any():
-            yield slot, found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
+            results[slot][frame] = found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
         else:
-            yield slot, SweepPrediction(None, round(1 - found[slot].confidence, 3))
+            results[slot][frame] = SweepPrediction(None, round(1 - found[slot].confidence, 3))
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:
