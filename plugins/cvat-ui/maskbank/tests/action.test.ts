@@ -784,6 +784,115 @@ describe('later annotated frames', () => {
     });
 });
 
+describe('only up to the outlines around the current frame', () => {
+    const AROUND = { 'Only up to the outlines around this frame': 'true' };
+    /** A mask that moves along with the frames; objects of different groups lie below each other. */
+    const at = (frame: number, group = 0): number[] =>
+        moved({ type: 'mask', points: MASK }, frame).points.map((n, i) => (i % 2 && i > 4 ? n + 10 * group : n));
+    const drawn = (frame: number, group = 0): Shape =>
+        job.draw({ frame, type: 'mask', points: at(frame, group), group });
+
+    /** Runs over the whole job, and then corrects what was found on a frame. */
+    async function correct(frame: number, group = 0): Promise<void> {
+        await run(0, 19);
+        const found = job.shapes.find((each) => each.frame === frame && each.group === group)!;
+        job.edit(found, { points: at(frame + 40, group) });
+        server.requests.length = 0;
+    }
+
+    test('the frames that the correction can change, and no others', async () => {
+        [0, 5, 12, 19].forEach((frame) => drawn(frame));
+        await correct(8);
+        const messages = await run(8, 2, { ...AROUND, 'Use later annotated frames as seeds': 'false' });
+        expect(messages[0]).toBe('Starting: the tracker learns all that is outlined…');
+        const seen = server.requests.map(({ type, frame }) => [type, frame]);
+        expect(seen.slice(0, 6)).toEqual([
+            ['init_tracking', 5],
+            ...[0, 8, 12, 19, 5].map((frame) => ['track', frame]), // all outlines count
+        ]);
+        expect(server.frames('track').slice(5, 12)).toEqual(range(6, 12));
+        expect(server.frames('track').slice(-6)).toEqual([11, 10, 9, 8, 7, 6]);
+        const [commit] = job.commits.slice(-1);
+        expect(commit?.deleted.shapes.map(({ frame }) => frame)).toEqual([6, 7, 9, 10, 11]);
+        expect(commit?.created.shapes.map(({ frame }) => frame)).toEqual([6, 7, 9, 10, 11]);
+        expect(pointsOf('mask')[9]).toEqual([at(49)]);
+        expect(pointsOf('mask')[4]).toEqual([at(4)]);
+        expect(summaries.at(-1)?.text).toContain('Tracked 7 frames, up to frame 12.');
+    });
+
+    test('to the end of the job where no outline comes after it, and from the first one where none is before', async () => {
+        drawn(0);
+        await correct(15);
+        await run(15, 2, AROUND);
+        expect(new Set(server.frames('track'))).toEqual(new Set(range(0, 19)));
+        job = new StoredJob(range(0, 19));
+        drawn(6, 3);
+        await run(6, 2, AROUND);
+        expect(job.commits[0]?.created.shapes.map(({ frame }) => frame)).toEqual(range(7, 19));
+    });
+
+    test('objects that were not corrected there stay', async () => {
+        [0, 12].forEach((frame) => [1, 2].forEach((group) => drawn(frame, group)));
+        await correct(8, 2);
+        const others = job.shapes.filter(({ group }) => group === 1);
+        await run(8, 19, AROUND);
+        expect(job.shapes.filter(({ group }) => group === 1)).toEqual(others);
+        expect(new Set(job.commits[1]?.created.shapes.map(({ group, frame }) => `${group} ${frame}`))).toEqual(
+            new Set([1, 2, 3, 4, 5, 6, 7, 9, 10, 11].map((frame) => `2 ${frame}`)),
+        );
+        expect(server.requests.every(({ shapes, states }) => (states ?? shapes)?.length === 1)).toBe(true);
+    });
+
+    test('several objects, from the last frame on which all of them are outlined', async () => {
+        [0, 3, 12].forEach((frame) => drawn(frame, 1));
+        [0, 5, 16].forEach((frame) => drawn(frame, 2));
+        [1, 2].forEach((group) => drawn(8, group));
+        await run(8, 19, AROUND);
+        expect(server.frames('init_tracking')[0]).toBe(0);
+        expect(job.commits[0]?.created.shapes.filter(({ group }) => group === 1).map(({ frame }) => frame)).toEqual([
+            1, 2, 4, 5, 6, 7, 9, 10, 11, 13, 14, 15, 16,
+        ]);
+    });
+
+    test('objects without such a frame are named', async () => {
+        drawn(2, 1);
+        drawn(3, 2);
+        [1, 2].forEach((group) => drawn(8, group));
+        await expect(run(8, 19, AROUND)).rejects.toThrow('are outlined on different frames');
+        expect(server.requests).toEqual([]);
+    });
+
+    test('what a program made is no correction', async () => {
+        drawn(0);
+        await run(0, 19);
+        await expect(run(8, 19, AROUND)).rejects.toThrow("Nothing on this frame is a person's work");
+    });
+
+    test('a track, between its keyframes', async () => {
+        job.drawTrack(
+            'rectangle',
+            [0, 10].map((frame) => ({ frame, points: BOX })),
+        );
+        await run(0, 19);
+        const before = keyframes(job.tracks[0]);
+        const found = job.tracks[0]!.shapes.find(({ frame }) => frame === 4)!;
+        found.points = [50, 20, 60, 40];
+        server.requests.length = 0;
+        await run(4, 19, { ...AROUND, 'Convert shapes to track': 'true' });
+        expect(Math.max(...server.frames('track'))).toBe(10);
+        const after = keyframes(job.tracks[0]);
+        expect(after[5]).toEqual([51, 20, 61, 40]);
+        expect(range(10, 19).map((frame) => after[frame])).toEqual(range(10, 19).map((frame) => before[frame]));
+    });
+
+    test('cancelled: what is shown is the frame of the correction', async () => {
+        [0, 5, 12].forEach((frame) => drawn(frame));
+        await correct(8);
+        await run(8, 19, AROUND, () => server.frames('track').includes(7));
+        expect(shownFrames.at(-1)).toBe(8);
+    });
+});
+
 describe('shapes as a track', () => {
     const convert = { 'Convert shapes to track': 'true' };
 

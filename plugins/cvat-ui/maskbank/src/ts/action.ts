@@ -7,18 +7,22 @@ import type {
     Core,
     Drawn,
     Job,
+    Keyframe,
     Model,
     ObjectState,
+    Shape,
+    Track,
 } from './cvat-types';
 import { framesToTrack } from './frames';
-import type { FollowedObject } from './objects';
+import type { Followed, FollowedObject } from './objects';
 import { followedObjects } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import { Pace } from './progress';
 import { nothing, resultsOf } from './results';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
-import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
+import { AROUND, chooseTracker, maskTrackers, parameters, readSettings } from './settings';
+import { stretchAround } from './stretch';
 import type { Summary } from './summary';
 import { namesOf, ranges, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
@@ -33,6 +37,13 @@ export interface Screen {
     showSummary(summary: Summary): void; // with a way to its frame
     closeNotices(): void; // those and the summary of an earlier run
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
+}
+
+/** What is tracked: from a frame on which all objects are outlined. */
+interface Run {
+    objects: FollowedObject[];
+    from: number;
+    frames: number[];
 }
 
 /** Tracks the objects of the current frame up to another frame. */
@@ -81,14 +92,12 @@ export class AITracker extends BaseCollectionAction {
     }
 
     async run(input: CollectionActionInput): Promise<CollectionActionOutput> {
-        const [job, settings, from] = [this.#job, this.#settings, input.frameData.number];
+        const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
-        const frames = framesToTrack(numbers, from, settings.target);
-        if (!frames.length) {
-            throw new Error('There is no frame between this one and the target frame; choose another target frame.');
-        }
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
-        const objects = await this.#objects(input.collection, from, frames);
+        const { objects, from, frames } = settings.onlyAround
+            ? await this.#corrected(input, numbers)
+            : await this.#upToTarget(input, numbers);
 
         const call = (request: TrackerRequest): Promise<unknown> =>
             this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
@@ -100,7 +109,7 @@ export class AITracker extends BaseCollectionAction {
             percent = Math.round((100 * count) / steps);
             input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
         };
-        const others = outlinedAhead(from, objects, { from, frames, useSeeds: settings.useSeeds });
+        const others = outlinedAhead(from, objects, { from, useSeeds: settings.useSeeds });
         const what = others.length ? 'all that is outlined' : `what is outlined on frame ${from}`;
         input.onProgress(`Starting: the tracker learns ${what}…`, percent);
         let tracked: Tracked;
@@ -131,7 +140,7 @@ export class AITracker extends BaseCollectionAction {
             return { created: nothing(), deleted: nothing() };
         }
         if (tracked.end.reason === 'cancelled') {
-            this.#frameToShow = from; // CVAT does not draw anew what was cancelled
+            this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
         const behind = await this.#frameBehind(numbers, Math.max(from, tracked.done.at(-1) ?? from));
         const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
@@ -154,14 +163,78 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    async #objects(collection: Collection, from: number, frames: readonly number[]): Promise<FollowedObject[]> {
+    /** The objects of the current frame, and the frames up to the target. */
+    async #upToTarget({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Run> {
+        const from = frameData.number;
+        const frames = framesToTrack(numbers, from, this.#settings.target);
+        if (!frames.length) {
+            throw new Error('There is no frame between this one and the target frame; choose another target frame.');
+        }
+        return { objects: await this.#objects(collection, from, frames, frames), from, frames };
+    }
+
+    /** The objects that a person outlined on the current frame, and the frames up to their outlines around it. */
+    async #corrected({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Run> {
+        const current = frameData.number;
+        const others = (from: number): number[] => [
+            ...framesToTrack(numbers, from, Infinity),
+            ...framesToTrack(numbers, from, -Infinity),
+        ];
+        const { objects } = await this.#followed(collection, current, others(current));
+        const corrected = objects.filter((object) =>
+            object.kind === 'shape'
+                ? !this.#isMachineMade(object.source, object.source)
+                : object.source.shapes.some(
+                      (keyframe) => keyframe.frame === current && !this.#isMachineMade(object.source, keyframe),
+                  ),
+        );
+        if (!corrected.length) {
+            throw new Error(
+                `Nothing on this frame is a person's work; correct an object here, or turn "${AROUND}" off.`,
+            );
+        }
+        const stretch = stretchAround(current, corrected, numbers);
+        if (!stretch) {
+            throw new Error(
+                'Before this frame, these objects are outlined on different frames; run the action for one of them at a ' +
+                    `time, from its menu, or turn "${AROUND}" off.`,
+            );
+        }
+        const { from, frames } = stretch;
+        const start = {
+            shapes: corrected.flatMap((each) =>
+                each.kind === 'shape' ? [from === current ? each.source : each.byPersons.get(from)!] : [],
+            ),
+            tags: [],
+            tracks: corrected.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
+        };
+        return { objects: await this.#objects(start, from, frames, others(from)), from, frames };
+    }
+
+    async #followed(collection: Collection, from: number, frames: readonly number[]): Promise<Followed> {
         const { convert, useSeeds } = this.#settings;
-        const { objects, crowded, ungrouped } = followedObjects(collection, {
+        return followedObjects(collection, {
             ...{ from, frames, convert, useSeeds },
             everything: await this.#job.annotations.export(),
             states: await this.#job.annotations.get(from, false, []),
-            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#drawn.has(this.#fingerprint(drawn)),
+            isMachineMade: (object, drawn) => this.#isMachineMade(object, drawn),
         });
+    }
+
+    /**
+     * The objects to track, with what is to be said of them.
+     *
+     * @param frames to track through
+     * @param known the frames on which it counts what is drawn, those first
+     */
+    async #objects(
+        collection: Collection,
+        from: number,
+        frames: readonly number[],
+        known: readonly number[],
+    ): Promise<FollowedObject[]> {
+        const { convert } = this.#settings;
+        const { objects, crowded, ungrouped } = await this.#followed(collection, from, known);
         if (!objects.length) {
             throw new Error(
                 'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that ' +
@@ -193,6 +266,10 @@ export class AITracker extends BaseCollectionAction {
             this.#screen.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
         }
         return objects;
+    }
+
+    #isMachineMade({ source }: Shape | Track, drawn: Shape | Keyframe): boolean {
+        return source === 'auto' || this.#drawn.has(this.#fingerprint(drawn));
     }
 
     #tellUnreadable(objects: readonly FollowedObject[]): void {

@@ -22,7 +22,7 @@ export interface FollowedTrack {
 
 export interface Surroundings {
     from: number;
-    frames: readonly number[]; // to track through, in order
+    frames: readonly number[]; // on which it counts what is drawn; those to track through come first, in order
     everything: Collection; // of the job
     states: readonly ObjectState[]; // on frame `from`
     convert: boolean; // shapes to tracks

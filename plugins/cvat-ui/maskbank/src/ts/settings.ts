@@ -3,6 +3,7 @@ import type { ActionParameters, Job, Model } from './cvat-types';
 export interface Settings {
     target: number; // frame
     useSeeds: boolean;
+    onlyAround: boolean; // only what corrections on the current frame can change is tracked; there is no target then
     convert: boolean;
     stopBelow: number; // confidence; 0: never
     keepOnCancel: boolean;
@@ -12,6 +13,7 @@ export interface Settings {
 
 const TARGET = 'Target frame';
 const SEEDS = 'Use later annotated frames as seeds';
+export const AROUND = 'Only up to the outlines around this frame';
 const CONVERT = 'Convert shapes to track';
 const UNSURE = 'Stop when unsure';
 const CANCEL = 'On cancel';
@@ -30,6 +32,7 @@ export function parameters(trackers: readonly Model[]): ActionParameters {
             defaultValue: ({ instance }) => String(instance.stopFrame),
         },
         [SEEDS]: { ...checkbox, values: [...checkbox.values], defaultValue: 'true' },
+        [AROUND]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
         [CONVERT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
         [UNSURE]: { type: 'number', values: ['0', '1', '0.05'], defaultValue: '0' },
         [CANCEL]: { type: 'select', values: [KEEP, DISCARD], defaultValue: KEEP },
@@ -43,10 +46,12 @@ export function readSettings(chosen: Record<string, unknown>, job: Job): Setting
     const target = Number(chosen[TARGET] ?? job.stopFrame);
     const isInJob = target >= job.startFrame && target <= job.stopFrame;
     const tracker = chosen[TRACKER];
+    const onlyAround = String(chosen[AROUND]) === 'true';
     return {
         target: isInJob ? target : job.stopFrame,
-        useSeeds: String(chosen[SEEDS]) !== 'false',
-        convert: String(chosen[CONVERT]) === 'true',
+        useSeeds: onlyAround || String(chosen[SEEDS]) !== 'false',
+        onlyAround,
+        convert: !onlyAround && String(chosen[CONVERT]) === 'true', // half of an object cannot be a track
         stopBelow: Number(chosen[UNSURE]) || 0,
         keepOnCancel: chosen[CANCEL] !== DISCARD,
         goToNext: String(chosen[NEXT]) === 'true',

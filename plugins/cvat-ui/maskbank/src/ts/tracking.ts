@@ -7,10 +7,10 @@ import { Cancelled, patiently, statusOf } from './patience';
 import type { Certainty } from './states';
 import { readState } from './states';
 
-/** One object to track, and what a person said of it on the frames to come. */
+/** One object to track, and what a person said of it on other frames. */
 export interface Target {
     start: Outline;
-    annotated: ReadonlyMap<number, Outline | null>; // by frame; null: it is gone
+    annotated: ReadonlyMap<number, Outline | null>; // by frame, also of others than those to come; null: it is gone
     absent: ReadonlySet<number>; // all frames for which a person said so
 }
 
@@ -227,8 +227,8 @@ async function sweepBack(
 }
 
 /**
- * Starts to track objects from a frame on which all are outlined; what is outlined of them on other frames of the run
- * counts from the start.
+ * Starts to track objects from a frame on which all are outlined; what is outlined of them on other frames counts from
+ * the start.
  *
  * `first`: the states on that frame, as they tell of boxes; `states`: those to go on with.
  */
@@ -299,9 +299,9 @@ async function learn(
 export function outlinedAhead(
     frame: number,
     objects: readonly Pick<Target, 'annotated'>[],
-    { from, frames, useSeeds }: Pick<Options, 'from' | 'frames' | 'useSeeds'>,
+    { from, useSeeds }: Pick<Options, 'from' | 'useSeeds'>,
 ): number[] {
-    const outlined = frames.filter((each) => objects.some((object) => object.annotated.get(each)));
+    const outlined = objects.flatMap(({ annotated }) => [...annotated.keys()].filter((each) => annotated.get(each)));
     return useSeeds ? ahead(frame, [from, ...outlined]) : [];
 }
 
