@@ -313,7 +313,7 @@ describe('objects that are gone', () => {
     });
 });
 
-describe('later annotated frames', () => {
+describe('other annotated frames', () => {
     const SEED = MASK.map((number, index) => (index < 4 ? number : number + 40));
 
     test.each([
@@ -345,7 +345,7 @@ describe('later annotated frames', () => {
 
     test('are learnt ahead, so that the tracker knows them all when it begins', async () => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
-        [3, 6, 9, 12].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
+        [3, 6, 9].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
         job.deleted.add(6);
         const messages = await run(0, 10);
         const seen = server.requests.map(({ type, frame, shapes }) => [type, frame, shapes?.[0]?.points]);
@@ -364,6 +364,35 @@ describe('later annotated frames', () => {
             ['track', 9, SEED],
         ]);
         expect(messages[0]).toBe('Starting: the tracker learns all that is outlined…');
+    });
+
+    test('before the current frame and behind the target are learnt as well, if it is clear whose they are', async () => {
+        job.draw({ frame: 6, type: 'mask', points: MASK });
+        [1, 3, 12].forEach((frame) => job.draw({ frame, type: 'mask', points: SEED }));
+        await run(6, 8);
+        expect(server.requests.map(({ frame, shapes }) => [frame, !!shapes])).toEqual([
+            ...[6, 1, 3, 12, 6].map((frame) => [frame, true]),
+            ...[7, 8].map((frame) => [frame, false]),
+        ]);
+        expect(job.commits[0]?.created.shapes.map(({ frame }) => frame)).toEqual([7, 8]);
+
+        server.requests.length = 0;
+        await run(6, 8, { 'Use other annotated frames as seeds': 'false' });
+        expect(server.requests.map(({ frame }) => frame)).toEqual([6, 7, 8]);
+
+        server.requests.length = 0;
+        job.draw({ frame: 14, type: 'mask', points: MASK }); // two of the label: the others may be of either
+        job.draw({ frame: 14, type: 'mask', points: SEED });
+        await run(6, 8);
+        expect(server.requests.map(({ frame }) => frame)).toEqual([6, 7, 8]);
+        expect(notices).toEqual([]);
+    });
+
+    test('elsewhere of another type do not keep it from going back', async () => {
+        [2, 6].forEach((frame) => job.draw({ frame, type: 'mask', points: MASK }));
+        job.draw({ frame: 12, type: 'rectangle', points: BOX });
+        await run(2, 8);
+        expect(server.frames('track').slice(-3)).toEqual([5, 4, 3]);
     });
 
     test('ahead are as many as it can remember', async () => {
@@ -661,7 +690,7 @@ describe('later annotated frames', () => {
     test('are no seeds if the annotator does not want it, but no object is drawn twice', async () => {
         job.draw({ frame: 0, type: 'mask', points: MASK });
         job.draw({ frame: 3, type: 'mask', points: SEED });
-        await run(0, 5, { 'Use later annotated frames as seeds': 'false' });
+        await run(0, 5, { 'Use other annotated frames as seeds': 'false' });
         expect(pointsOf('mask')).toEqual({ ...shifted('mask', MASK, range(0, 5), 0), 3: [SEED] });
         expect(server.requests.some(({ type, shapes }) => type === 'track' && shapes)).toBe(false);
     });
@@ -708,7 +737,7 @@ describe('later annotated frames', () => {
             { frame: 0, points: BOX },
             { frame: 2, points: [70, 20, 90, 40] },
         ]);
-        await run(0, 4, { 'Use later annotated frames as seeds': 'false' });
+        await run(0, 4, { 'Use other annotated frames as seeds': 'false' });
         expect(keyframes(job.tracks[0])[2]).toEqual([12, 20, 32, 40]);
     });
 
@@ -803,7 +832,7 @@ describe('only up to the outlines around the current frame', () => {
     test('the frames that the correction can change, and no others', async () => {
         [0, 5, 12, 19].forEach((frame) => drawn(frame));
         await correct(8);
-        const messages = await run(8, 2, { ...AROUND, 'Use later annotated frames as seeds': 'false' });
+        const messages = await run(8, 2, { ...AROUND, 'Use other annotated frames as seeds': 'false' });
         expect(messages[0]).toBe('Starting: the tracker learns all that is outlined…');
         const seen = server.requests.map(({ type, frame }) => [type, frame]);
         expect(seen.slice(0, 6)).toEqual([

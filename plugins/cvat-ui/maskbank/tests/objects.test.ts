@@ -22,6 +22,7 @@ function followed(shapes: readonly Shape[], from: number): Followed {
         {
             from,
             frames: [...new Set(shapes.map(({ frame }) => frame))].filter((frame) => frame !== from),
+            others: [],
             everything: { shapes: [...shapes], tags: [], tracks: [] },
             states: [],
             convert: false,

@@ -25,7 +25,7 @@ test('it is said when there is none', () => {
 
 test('the tracker is asked for only where there are several', () => {
     expect(Object.keys(parameters([MASKBANK]))).toEqual([
-        ...['Target frame', 'Use later annotated frames as seeds', 'Only up to the outlines around this frame'],
+        ...['Target frame', 'Use other annotated frames as seeds', 'Only up to the outlines around this frame'],
         ...['Convert shapes to track', 'Stop when unsure', 'On cancel', 'Go to the frame to outline next'],
     ]);
     expect(parameters([MASKBANK, SAM])['Tracker']).toMatchObject({

@@ -170,7 +170,9 @@ export class AITracker extends BaseCollectionAction {
         if (!frames.length) {
             throw new Error('There is no frame between this one and the target frame; choose another target frame.');
         }
-        return { objects: await this.#objects(collection, from, frames, frames), from, frames };
+        const others = this.#settings.useSeeds ? numbers.filter((each) => each !== from && !frames.includes(each)) : [];
+        const followed = await this.#followed(collection, from, frames, others);
+        return { objects: this.#checked(followed, frames), from, frames };
     }
 
     /** The objects that a person outlined on the current frame, and the frames up to their outlines around it. */
@@ -180,7 +182,7 @@ export class AITracker extends BaseCollectionAction {
             ...framesToTrack(numbers, from, Infinity),
             ...framesToTrack(numbers, from, -Infinity),
         ];
-        const { objects } = await this.#followed(collection, current, others(current));
+        const { objects } = await this.#followed(collection, current, others(current), []);
         const corrected = objects.filter((object) =>
             object.kind === 'shape'
                 ? !this.#isMachineMade(object.source, object.source)
@@ -208,33 +210,28 @@ export class AITracker extends BaseCollectionAction {
             tags: [],
             tracks: corrected.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
         };
-        return { objects: await this.#objects(start, from, frames, others(from)), from, frames };
+        return { objects: this.#checked(await this.#followed(start, from, others(from), []), frames), from, frames };
     }
 
-    async #followed(collection: Collection, from: number, frames: readonly number[]): Promise<Followed> {
+    /** See `Surroundings`. */
+    async #followed(
+        collection: Collection,
+        from: number,
+        frames: readonly number[],
+        others: readonly number[],
+    ): Promise<Followed> {
         const { convert, useSeeds } = this.#settings;
         return followedObjects(collection, {
-            ...{ from, frames, convert, useSeeds },
+            ...{ from, frames, others, convert, useSeeds },
             everything: await this.#job.annotations.export(),
             states: await this.#job.annotations.get(from, false, []),
             isMachineMade: (object, drawn) => this.#isMachineMade(object, drawn),
         });
     }
 
-    /**
-     * The objects to track, with what is to be said of them.
-     *
-     * @param frames to track through
-     * @param known the frames on which it counts what is drawn, those first
-     */
-    async #objects(
-        collection: Collection,
-        from: number,
-        frames: readonly number[],
-        known: readonly number[],
-    ): Promise<FollowedObject[]> {
+    /** The objects to track through some frames, once it is said what is to be said of them. */
+    #checked({ objects, crowded, ungrouped }: Followed, frames: readonly number[]): FollowedObject[] {
         const { convert } = this.#settings;
-        const { objects, crowded, ungrouped } = await this.#followed(collection, from, known);
         if (!objects.length) {
             throw new Error(
                 'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that ' +
@@ -244,7 +241,7 @@ export class AITracker extends BaseCollectionAction {
         if (objects.every(({ annotated, absent }) => frames.every((f) => annotated.has(f) || absent.has(f)))) {
             throw new Error(
                 `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
-                    'frame, or delete what is to be tracked anew; of a track, turn "Use later annotated frames as seeds" off.',
+                    'frame, or delete what is to be tracked anew; of a track, turn "Use other annotated frames as seeds" off.',
             );
         }
         if (crowded.length) {
@@ -262,7 +259,7 @@ export class AITracker extends BaseCollectionAction {
                     'unclear whether it is one of them. If it is, put it into the group of that object.',
             );
         }
-        if (convert && collection.shapes.some(({ type }) => type === 'mask')) {
+        if (convert && objects.some(({ kind, source }) => kind === 'shape' && source.type === 'mask')) {
             this.#screen.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
         }
         return objects;

@@ -22,7 +22,8 @@ export interface FollowedTrack {
 
 export interface Surroundings {
     from: number;
-    frames: readonly number[]; // on which it counts what is drawn; those to track through come first, in order
+    frames: readonly number[]; // to track through, in order
+    others: readonly number[]; // on which shapes count as well; keyframes do not, as a program may have made them
     everything: Collection; // of the job
     states: readonly ObjectState[]; // on frame `from`
     convert: boolean; // shapes to tracks
@@ -47,6 +48,8 @@ export interface Followed {
  * has the same rule (tests/cases/same_object.json), but takes several shapes of a group on one frame as the parts of
  * one object, which are not joined here.
  *
+ * On frames that are not tracked through, it is not asked what is unclear: such shapes are left out.
+ *
  * What a program made counts by itself: where a person drew over it, it is what the person's outline replaces. What
  * lies elsewhere on the frame may be another object: that is unclear, too.
  *
@@ -61,6 +64,9 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
     const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
+    const elsewhere = everything.shapes.filter(
+        (shape) => around.others.includes(shape.frame) && OUTLINE_TYPES.includes(shape.type) && isByPerson(shape),
+    );
     /** The outline that a person drew over a shape of a program's to take its place, if it is clear that it is one. */
     const drawnOver = (shape: Shape): Shape | undefined => {
         const there = outlines.filter((other) => other.frame === shape.frame && isAlike(other, shape));
@@ -90,7 +96,8 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         if (alike.some(({ frame }) => frame !== from)) {
             several.forEach((frame) => crowded.add(frame));
         }
-        const ofPersons = drawn.filter(
+        const also = elsewhere.filter((shape) => isAlike(shape, source));
+        const ofPersons = [...drawn, ...(framesWithSeveral(also).length ? [] : also)].filter(
             (shape) => clear && shape.frame !== from && !(becomesTrack && shape.type === 'mask'),
         );
         return {

@@ -95,15 +95,15 @@ export async function trackObjects(send: Call, objects: readonly Target[], optio
 export function framesBack(objects: readonly Target[], frames: readonly number[]): number[] {
     const helps = (object: Target, position: number): boolean =>
         !!object.annotated.get(frames[position]!) &&
-        canGoBack(object) &&
+        canGoBack(object, frames) &&
         frames.slice(0, position).some((frame) => !object.annotated.has(frame) && !object.absent.has(frame));
     const last = [...frames.keys()].findLast((position) => objects.some((object) => helps(object, position))) ?? -1;
     return frames.slice(0, last + 1).reverse();
 }
 
-/** Whether an object can be tracked back from later outlines: one of another type would be answered in that type. */
-function canGoBack({ start, annotated }: Target): boolean {
-    return [...annotated.values()].every((outline) => !outline || outline.type === start.type);
+/** Whether an object can be tracked back from outlines on some frames: one of another type is answered in that type. */
+function canGoBack({ start, annotated }: Target, frames: readonly number[]): boolean {
+    return frames.every((frame) => (annotated.get(frame) ?? start).type === start.type);
 }
 
 async function sweepForward(call: Call, objects: readonly Target[], options: Options): Promise<Tracked> {
@@ -207,7 +207,7 @@ async function sweepBack(
                 });
             }
             const starting = [...objects.keys()].filter(
-                (index) => !states.has(index) && outlined(index) && canGoBack(objects[index]!),
+                (index) => !states.has(index) && outlined(index) && canGoBack(objects[index]!, options.frames),
             );
             if (starting.length) {
                 const started = await start(

@@ -107,6 +107,26 @@ test('a box as a track, and a mask that is corrected later', async () => {
     expect(fits(masks.find(({ frame }) => frame === 5)!.points!, 5)[GOLDEN_KOI]).toBeGreaterThan(0.3);
 });
 
+test('a correction, up to the outlines around it', async () => {
+    setup.exchanges.length = 0;
+    const outcome = await setup.run({
+        ...{ frames: LAST + 1, from: 6, parameters: { 'Only up to the outlines around this frame': 'true' } },
+        drawn: [0, 4, 6, 9].map((frame) => mask(frame, RED_KOI)),
+    });
+    expect(outcome).toMatchObject({ error: null, commits: 1 });
+    expect(setup.exchanges.map(({ type, frame }) => `${type} ${frame}`)).toEqual([
+        ...['init_tracking 4', 'track 0', 'track 6', 'track 9', 'track 4'],
+        ...['track 5', 'track 6', 'track 7', 'track 8', 'track 9'],
+        ...['init_tracking 9', 'track 0', 'track 4', 'track 6', 'track 9'],
+        ...['track 8', 'track 7', 'track 6', 'track 5'],
+    ]);
+    const made = outcome.shapes.filter(({ source }) => source === 'auto');
+    expect(made.map(({ frame }) => frame).sort()).toEqual([5, 7, 8]);
+    for (const { frame, points } of made) {
+        expect(fits(points!, frame)[RED_KOI], `frame ${frame}`).toBeGreaterThan(0.6);
+    }
+});
+
 test('a request that the function refuses', async () => {
     const outcome = await setup.run({
         ...{ frames: LAST + 1, from: 0, parameters: { 'Target frame': LAST } },
