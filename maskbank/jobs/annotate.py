@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,16 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from maskbank import __version__
-from maskbank.jobs.corrections import LastRun, Stretch, last_run, note_outlines, results_of, shown, stretches
+from maskbank.jobs.corrections import (
+    EarlierRuns,
+    Results,
+    Stretch,
+    earlier_runs,
+    note_outlines,
+    results_of,
+    shown,
+    stretches,
+)
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, without_group
@@ -26,6 +35,7 @@ from maskbank.jobs.sweeps import Answers, ObjectOf, backward_order, forward_orde
 from maskbank.jobs.uploads import (
     Annotations,
     annotations_of,
+    at_places,
     count,
     earlier_results,
     in_requests,
@@ -37,6 +47,8 @@ from maskbank.review.page import write_page
 from maskbank.tracking.suggestions import next_step, sureness
 
 T = TypeVar("T")
+
+AS_DRAWN = "as drawn"  # the form of results without a choice
 
 Tune = Callable[[Path, Path], Propagate]
 """Trains the network on the data in a folder, in another folder, and returns the function with what it has learnt; goes
@@ -78,11 +90,11 @@ class JobToTrack:
     objects: list[JobObject]
     label_ids: set[int]  # of the results
 
-    def folder(self, host: str, options: AnnotateOptions, last: LastRun | None) -> Path:
+    def folder(self, host: str, options: AnnotateOptions, earlier: EarlierRuns | None) -> Path:
         """The folder of its run; another one for other outlines, another tracker, another version, and for what goes
         on from another run."""
         key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__]
-        digest = hashlib.sha256(json.dumps([*key, last.folder.name] if last else key).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([*key, earlier.folder.path.name] if earlier else key).encode()).hexdigest()
         return self.runs(host, options) / digest[:16]
 
     def runs(self, host: str, options: AnnotateOptions) -> Path:
@@ -161,19 +173,20 @@ def annotate_job(
 ) -> str:
     """Tracks and uploads; returns the report."""
     job, objects = outlined.job, outlined.objects
-    last = None
-    parts = [Stretch.whole(job.frames, objects)]
+    earlier, before, parts = None, None, [Stretch.whole(job.frames, objects)]
     if options.corrected:
-        last = last_run(outlined.runs(cvat.host, options))
-        if last is None:
+        earlier = earlier_runs(outlined.runs(cvat.host, options), objects)
+        if earlier is None:
             raise ValueError(
                 f"Job {job.id}: no run of it is kept here whose results could stay; run this without --corrected."
             )
-        parts = stretches(job.frames, objects, last)
-        if not parts and len(objects) == len(last.objects):
+        options = replace(options, form=_form_of(earlier, outlined, options))
+        before = earlier.objects
+        parts = stretches(job.frames, objects, before)
+        if not parts and all(was and was.group == drawn.group for was, drawn in zip(before, objects, strict=True)):
             return f"Job {job.id}: no outline is new or changed since the last run; nothing to do."
-    folder = RunFolder(outlined.folder(cvat.host, options, last))
-    form = options.form or "as drawn"
+    folder = RunFolder(outlined.folder(cvat.host, options, earlier))
+    form = options.form or AS_DRAWN
     with folder.alone():
         finished = f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in outlined.objects]}"
         if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
@@ -183,18 +196,19 @@ def annotate_job(
             ).rstrip()
         if folder.noted("uploading") != form:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
-        if last:
-            take_pictures(folder.path, last.folder)
+        if earlier:
+            take_pictures(folder.path, earlier.folder.path)
         sweeps = _track(cvat, outlined, parts, propagate, object_of, options, folder)
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
 
-        plan = partial(plan_upload, cvat, outlined, partial(results_of, parts=parts, sweeps=sweeps, last=last), options)
+        results = partial(results_of, parts=parts, sweeps=sweeps, before=before)
+        plan = partial(plan_upload, cvat, outlined, results, options)
         found = retried(plan, options.retry_s, Waiting("CVAT").tell)
         next_steps = f"  {what_next(outlined, found)}"
         if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-            record_job(folder.path, cvat.host, job, objects, found.results, shown(objects, parts, sweeps, last))
+            record_job(folder.path, cvat.host, job, objects, found.results, shown(objects, parts, sweeps, before))
             note_outlines(folder, objects)
             next_steps += f"\n  Look at {write_page(folder.path)}."
         folder.note("what next", next_steps)
@@ -220,7 +234,7 @@ def annotate_job(
         if waiting.told:  # a request without an answer may have been carried out after the next one was made
             retried(delete_twins, options.retry_s, waiting.tell)
         text = f"{report(outlined, found, hard_boxes(folder), options)}\n{next_steps}"
-        if last:
+        if earlier:
             text += f"\n  {tracked_again(objects, parts)}"
         if not options.dry_run:
             folder.note("uploaded", finished)
@@ -297,12 +311,12 @@ def _answered(logs: Iterable[SweepLog]) -> int:
 def plan_upload(
     cvat: Cvat,
     outlined: JobToTrack,
-    results_of: Callable[[list[int], list[JobObject]], list[dict[int, SweepPrediction]]],
+    results_of: Callable[[list[int], list[JobObject]], Results],
     options: AnnotateOptions,
 ) -> Upload:
     """What to upload into the job as it is at this moment.
 
-    results_of: gives for frames and objects of the job what counts, by object and frame.
+    results_of: gives what is to be seen on frames of the job, of its objects.
 
     Raises ValueError when other objects are outlined in it than those that were tracked.
     """
@@ -314,9 +328,18 @@ def plan_upload(
         )
     frames = sorted(set(now.job.frames) & set(outlined.job.frames))
     results = results_of(frames, now.objects)
-    made = annotations_of(now.objects, results, options.form, frames)
+    made = annotations_of(now.objects, results.found, options.form, frames)
     there = earlier_results(now.annotations, now.label_ids)
-    return Upload(results, made, missing=without(made, there), outdated=without(there, made))
+    if results.changed is None:
+        return Upload(results.found, made, missing=without(made, there), outdated=without(there, made))
+    # Elsewhere, what persons deleted since stays deleted, and what other programs made stays.
+    own, places = [], set()
+    for drawn, found, changed in zip(now.objects, results.found, results.changed, strict=True):
+        whole = options.form == "track" and changed
+        own.append({frame: each for frame, each in found.items() if whole or frame in changed})
+        places |= {(drawn.label.id, group, frame) for frame, groups in changed.items() for group in groups}
+    missing = without(annotations_of(now.objects, own, options.form, frames), there)
+    return Upload(results.found, made, missing, outdated=without(at_places(there, places), made))
 
 
 def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptions) -> None:
@@ -325,6 +348,17 @@ def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptio
             f"Job {job.id} already has {count(outdated)} automatic annotations of these labels, of an earlier run or "
             "another program; give --replace to delete them first."
         )
+
+
+def _form_of(earlier: EarlierRuns, outlined: JobToTrack, options: AnnotateOptions) -> str | None:
+    """The form of the last run, which what is tracked again must have. Raises ValueError if another one is given."""
+    form = earlier.folder.noted("uploading")
+    if options.form not in (None, form):
+        raise ValueError(
+            f"Job {outlined.job.id}: the last run made annotations {form if form == AS_DRAWN else f'--as {form}'}, and "
+            f"--as {options.form} would not fit them; run this without --corrected."
+        )
+    return None if form == AS_DRAWN else form
 
 
 def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]], options: AnnotateOptions) -> str:

@@ -251,15 +251,25 @@ def fuse(
     return results
 
 
-def keep_apart(frame: int, results: Sequence[dict[int, SweepPrediction]]) -> None:
-    """Changes the results of objects on a frame so that their masks share no pixel, see `fusion.apart`."""
+def keep_apart(frame: int, results: Sequence[dict[int, SweepPrediction]], outlined: Sequence[np.ndarray] = ()) -> None:
+    """Replaces results of objects on a frame so that their masks share no pixel, see `fusion.apart`.
+
+    outlined: CVAT's points of masks that persons drew there, of which none of theirs takes a pixel.
+    """
     found = {slot: own[frame] for slot, own in enumerate(results) if frame in own}
     points = {slot: answer.mask for slot, answer in found.items() if answer.mask is not None}
-    if len(points) < 2:
+    if len(points) + len(outlined) < 2 or not points:
         return
-    width, height = np.max([each[-2:] for each in points.values()], axis=0) + 1
+    width, height = np.max([each[-2:] for each in (*points.values(), *outlined)], axis=0) + 1
     masks = {slot: decode_rle(each, height, width) for slot, each in points.items()}
-    for slot, mask in fusion.apart(masks, {slot: found[slot].confidence for slot in points}).items():
+    apart = fusion.apart(masks, {slot: found[slot].confidence for slot in points})
+    taken = np.zeros((height, width), bool)
+    for each in outlined:
+        taken |= decode_rle(each, height, width)
+    for slot, mask in apart.items():
+        mask = mask & ~taken
+        if mask.sum() == masks[slot].sum():
+            continue
         if mask.any():
             results[slot][frame] = found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
         else:

@@ -123,6 +123,15 @@ def earlier_results(annotations: Mapping[str, Any], label_ids: Collection[int]) 
     }
 
 
+def at_places(annotations: Annotations, places: Collection[tuple[int, int, int]]) -> Annotations:
+    """Those with the id of a label, a group and a frame that are among these; of tracks the frame does not count."""
+    of_tracks = {(label_id, group) for label_id, group, _ in places}
+    return {
+        "shapes": [s for s in annotations["shapes"] if (s["label_id"], s["group"] or 0, s["frame"]) in places],
+        "tracks": [t for t in annotations["tracks"] if (t["label_id"], t["group"] or 0) in of_tracks],
+    }
+
+
 def without(these: Annotations, those: Annotations) -> Annotations:
     """These annotations without one equal one for each of those; ids, and what CVAT adds by itself, do not count."""
     left: Annotations = {}
