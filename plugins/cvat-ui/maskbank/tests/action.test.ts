@@ -388,6 +388,19 @@ describe('other annotated frames', () => {
         expect(notices).toEqual([]);
     });
 
+    test('elsewhere beside what a program made may be of another object: they are left out', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 19);
+        job.draw({ frame: 12, ...moved({ type: 'mask', points: MASK }, 60) });
+        server.requests.length = 0;
+        await run(0, 8);
+        expect(server.requests.map(({ frame }) => frame)).toEqual(range(0, 8));
+        job.draw({ frame: 15, ...moved({ type: 'mask', points: MASK }, 15) }); // this one takes its place
+        server.requests.length = 0;
+        await run(0, 14);
+        expect(server.requests[1]?.frame).toBe(1); // it is still unclear whose the one on 12 is
+    });
+
     test('elsewhere of another type do not keep it from going back', async () => {
         [2, 6].forEach((frame) => job.draw({ frame, type: 'mask', points: MASK }));
         job.draw({ frame: 12, type: 'rectangle', points: BOX });
@@ -849,15 +862,33 @@ describe('only up to the outlines around the current frame', () => {
         expect(summaries.at(-1)?.text).toContain('Tracked 7 frames, up to frame 12.');
     });
 
-    test('to the end of the job where no outline comes after it, and from the first one where none is before', async () => {
+    test('up to the target where no outline comes after it', async () => {
         drawn(0);
         await correct(15);
-        await run(15, 2, AROUND);
-        expect(new Set(server.frames('track'))).toEqual(new Set(range(0, 19)));
+        await run(15, 17, AROUND);
+        expect(new Set(server.frames('track'))).toEqual(new Set(range(0, 17)));
+        expect(job.commits[1]?.deleted.shapes.map(({ frame }) => frame)).toEqual([...range(1, 14), 16, 17]);
+    });
+
+    test('also back from it where a program drew the object before all outlines', async () => {
+        drawn(16);
+        await run(16, 3);
+        job.edit(
+            job.shapes.find(({ frame }) => frame === 8)!,
+            { points: at(48) },
+        );
+        const messages = await run(8, 19, AROUND);
+        expect(server.frames('init_tracking').slice(1)).toEqual([8, 16, 8]);
+        expect(messages.at(-1)).toMatch(/^Frame 3 \(21 of 21\)/);
+        expect(job.commits[1]?.created.shapes.map(({ frame }) => frame)).toEqual([...range(9, 15), 7, 6, 5, 4, 3]);
+        expect(pointsOf('mask')[3]).toEqual([at(43)]);
+        expect(job.shapes).toHaveLength(14);
+        expect(summaries.at(-1)?.text).toContain('Tracked 13 frames, up to frame 16.');
+
         job = new StoredJob(range(0, 19));
-        drawn(6, 3);
-        await run(6, 2, AROUND);
-        expect(job.commits[0]?.created.shapes.map(({ frame }) => frame)).toEqual(range(7, 19));
+        drawn(6, 3); // no program drew it
+        await run(6, 9, AROUND);
+        expect(job.commits[0]?.created.shapes.map(({ frame }) => frame)).toEqual([7, 8, 9]);
     });
 
     test('objects that were not corrected there stay', async () => {
@@ -872,23 +903,72 @@ describe('only up to the outlines around the current frame', () => {
         expect(server.requests.every(({ shapes, states }) => (states ?? shapes)?.length === 1)).toBe(true);
     });
 
-    test('several objects, from the last frame on which all of them are outlined', async () => {
+    test('several objects, each up to its own outlines', async () => {
         [0, 3, 12].forEach((frame) => drawn(frame, 1));
         [0, 5, 16].forEach((frame) => drawn(frame, 2));
-        [1, 2].forEach((group) => drawn(8, group));
-        await run(8, 19, AROUND);
-        expect(server.frames('init_tracking')[0]).toBe(0);
-        expect(job.commits[0]?.created.shapes.filter(({ group }) => group === 1).map(({ frame }) => frame)).toEqual([
-            1, 2, 4, 5, 6, 7, 9, 10, 11, 13, 14, 15, 16,
+        [0, 3, 12].forEach((frame) => drawn(frame, 4));
+        [1, 2, 4].forEach((group) => drawn(8, group));
+        const messages = await run(8, 19, AROUND);
+        expect(server.frames('init_tracking')).toEqual([3, 12, 5, 16]);
+        const made = (group: number): number[] =>
+            job.commits[0]!.created.shapes.filter((each) => each.group === group).map(({ frame }) => frame);
+        expect([1, 2, 4].map(made)).toEqual([
+            [4, 5, 6, 7, 9, 10, 11],
+            [6, 7, 9, 10, 11, 12, 13, 14, 15],
+            [4, 5, 6, 7, 9, 10, 11],
         ]);
+        const counts = messages.flatMap((message) => /\((\d+) of 40\)/.exec(message)?.[1] ?? []).map(Number);
+        expect(counts).toEqual(range(1, 40));
+        expect(summaries[0]?.text).toContain('Tracked 13 frames, up to frame 16.');
+        expect(job.commits).toHaveLength(1);
     });
 
-    test('objects without such a frame are named', async () => {
-        drawn(2, 1);
-        drawn(3, 2);
+    test('what fails in a later run leaves what was found in those before', async () => {
+        [0, 12].forEach((frame) => drawn(frame, 1));
+        [5, 16].forEach((frame) => drawn(frame, 2));
         [1, 2].forEach((group) => drawn(8, group));
-        await expect(run(8, 19, AROUND)).rejects.toThrow('are outlined on different frames');
+        server.before = ({ type, frame }) => {
+            if (type === 'init_tracking' && frame === 5) {
+                throw new ServerError('It has no area.', 400);
+            }
+        };
+        await run(8, 19, AROUND);
+        expect(new Set(job.commits[0]!.created.shapes.map(({ group }) => group))).toEqual(new Set([1]));
+        expect(notices).toEqual([['error', 'Frame 5: It has no area. What was tracked up to frame 12 is kept.']]);
+    });
+
+    test('it has to be clear which outlines are of an object', async () => {
+        drawn(0);
+        await correct(8);
+        [17, 17].forEach((frame) => drawn(frame));
+        await expect(run(8, 19, AROUND)).rejects.toThrow('On frame 17 there are several shapes');
         expect(server.requests).toEqual([]);
+    });
+
+    test('outlines on deleted frames do not count', async () => {
+        [0, 5, 12, 16].forEach((frame) => drawn(frame));
+        drawn(8);
+        job.deleted.add(5).add(12);
+        await run(8, 19, AROUND);
+        expect(server.frames('init_tracking')).toEqual([0, 16]);
+        expect(job.commits[0]?.created.shapes.map(({ frame }) => frame)).toEqual(
+            range(1, 15).filter((frame) => ![5, 8, 12].includes(frame)),
+        );
+    });
+
+    test('between outlines side by side there is nothing to do', async () => {
+        [7, 8, 9].forEach((frame) => drawn(frame));
+        await expect(run(8, 19, AROUND)).rejects.toThrow('There is nothing to track between this frame');
+    });
+
+    test('a person said that a track is gone right behind the outline before: it stays so', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 5, points: BOX },
+            { frame: 6, points: BOX, outside: true },
+            { frame: 9, points: BOX },
+        ]);
+        await run(9, 19, AROUND);
+        expect(visible(job.tracks[0]!)).toEqual([5, ...range(9, 19)]);
     });
 
     test('what a program made is no correction', async () => {

@@ -23,6 +23,7 @@ function followed(shapes: readonly Shape[], from: number): Followed {
             from,
             frames: [...new Set(shapes.map(({ frame }) => frame))].filter((frame) => frame !== from),
             others: [],
+            endMoves: true,
             everything: { shapes: [...shapes], tags: [], tracks: [] },
             states: [],
             convert: false,

@@ -14,7 +14,7 @@ test('of many objects a few are named', () => {
     const gone = new Map([[1, { outline: null, confidence: 0.7 }]]);
     const names = ['a', 'b', 'c', 'd', 'e', 'f'];
     const found = names.map(() => gone);
-    const { text } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, names, 0);
+    const { text } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, names, [0, 1]);
     expect(text).toContain(
         'd: gone on 1. 2 more objects gone or unsure on some frames. Outline next: frame 1, a, b, c',
     );
@@ -24,7 +24,7 @@ test('of many objects a few are named', () => {
 
 test('where an object is surely gone there is nothing to outline', () => {
     const found = [new Map([[1, { outline: null, confidence: 0.8 }]])];
-    const { text, frame } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, ['a'], 0);
+    const { text, frame } = summaryOf({ done: [1], hardBoxes: [], found, end: { reason: 'finished' } }, ['a'], [0, 1]);
     expect(text).toContain('a: gone on 1. No frame is worth another outline');
     expect(frame).toBeNull();
 });

@@ -14,15 +14,17 @@ import type {
     Track,
 } from './cvat-types';
 import { framesToTrack } from './frames';
-import type { Followed, FollowedObject } from './objects';
+import type { Followed, FollowedObject, Surroundings } from './objects';
 import { followedObjects } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import { Pace } from './progress';
 import { nothing, resultsOf } from './results';
+import type { Run } from './runs';
+import { together } from './runs';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { AROUND, chooseTracker, maskTrackers, parameters, readSettings } from './settings';
-import { stretchAround } from './stretch';
+import { stretchesAround } from './stretch';
 import type { Summary } from './summary';
 import { namesOf, ranges, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
@@ -39,11 +41,10 @@ export interface Screen {
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
 }
 
-/** What is tracked: from a frame on which all objects are outlined. */
-interface Run {
-    objects: FollowedObject[];
-    from: number;
-    frames: number[];
+/** What is tracked. */
+interface Plan {
+    objects: FollowedObject[]; // all of them
+    runs: Run[];
 }
 
 /** Tracks the objects of the current frame up to another frame. */
@@ -95,44 +96,12 @@ export class AITracker extends BaseCollectionAction {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
-        const { objects, from, frames } = settings.onlyAround
+        const { objects, runs } = settings.onlyAround
             ? await this.#corrected(input, numbers)
             : await this.#upToTarget(input, numbers);
+        const outcomes = await this.#track(runs, model, input);
 
-        const call = (request: TrackerRequest): Promise<unknown> =>
-            this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
-        let percent = 0;
-        const pace = new Pace();
-        const steps = frames.length + (settings.useSeeds ? framesBack(objects, frames).length : 0);
-        let count = 0;
-        const tell = (what: string, how: string): void => {
-            percent = Math.round((100 * count) / steps);
-            input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
-        };
-        const others = outlinedAhead(from, objects, { from, useSeeds: settings.useSeeds });
-        const what = others.length ? 'all that is outlined' : `what is outlined on frame ${from}`;
-        input.onProgress(`Starting: the tracker learns ${what}…`, percent);
-        let tracked: Tracked;
-        try {
-            tracked = await trackObjects(call, objects, {
-                ...{ from, frames, useSeeds: settings.useSeeds, stopBelow: settings.stopBelow },
-                isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
-                cancelled: input.cancelled,
-                onFrame: (frame, confidence) => {
-                    count = frames.indexOf(frame) + 1;
-                    tell(`Frame ${frame}`, confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`);
-                },
-                onFrameBack: (frame) => {
-                    count += 1;
-                    tell(`Back to frame ${frame}`, '');
-                },
-                onWait: () => input.onProgress('Waiting for the tracker…', percent),
-                onUnreadable: () => this.#tellUnreadable(objects),
-            });
-        } catch (error) {
-            throw new Error(sentenceOf(error));
-        }
-
+        const { tracked, frames } = together(runs, outcomes, objects.length);
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
         const names = namesOf(objects, job.labels);
         this.#tellEnd(tracked, names, kept);
@@ -142,14 +111,73 @@ export class AITracker extends BaseCollectionAction {
         if (tracked.end.reason === 'cancelled') {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
-        const behind = await this.#frameBehind(numbers, Math.max(from, tracked.done.at(-1) ?? from));
-        const { created, deleted, made } = resultsOf(objects, tracked, job.labels, { from, behind });
-        made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
-        this.#summary = tracked.done.length ? summaryOf(tracked, names, from) : null;
+        const [created, deleted] = [nothing(), nothing()];
+        for (const [index, outcome] of outcomes.entries()) {
+            const { objects, from } = runs[index]!;
+            const behind = await this.#frameBehind(numbers, Math.max(from, outcome.done.at(-1) ?? from));
+            const results = resultsOf(objects, outcome, job.labels, { from, behind });
+            results.made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
+            add(created, results.created);
+            add(deleted, results.deleted);
+        }
+        this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }
         return { created, deleted };
+    }
+
+    /** Makes runs one after the other, up to the first that does not finish. */
+    async #track(runs: readonly Run[], model: Model, input: CollectionActionInput): Promise<Tracked[]> {
+        const [job, settings] = [this.#job, this.#settings];
+        const call = (request: TrackerRequest): Promise<unknown> =>
+            this.#core.lambda.call(job.taskId, model, { ...request, job: job.id });
+        const stepsOf = ({ objects, frames }: Run): number =>
+            frames.length + (settings.useSeeds ? framesBack(objects, frames).length : 0);
+        const steps = runs.reduce((sum, run) => sum + stepsOf(run), 0);
+        const pace = new Pace();
+        let [percent, count, before] = [0, 0, 0];
+        const tell = (what: string, how: string): void => {
+            percent = Math.round((100 * count) / steps);
+            input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
+        };
+        const outcomes: Tracked[] = [];
+        for (const run of runs) {
+            const { objects, from, frames } = run;
+            const others = outlinedAhead(from, objects, { from, useSeeds: settings.useSeeds });
+            const what = others.length ? 'all that is outlined' : `what is outlined on frame ${from}`;
+            input.onProgress(`Starting: the tracker learns ${what}…`, percent);
+            try {
+                outcomes.push(
+                    await trackObjects(call, objects, {
+                        ...{ from, frames, useSeeds: settings.useSeeds, stopBelow: settings.stopBelow },
+                        isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
+                        cancelled: input.cancelled,
+                        onFrame: (frame, confidence) => {
+                            count = before + frames.indexOf(frame) + 1;
+                            tell(`Frame ${frame}`, confidence === null ? '' : `, confidence ${confidence.toFixed(2)}`);
+                        },
+                        onFrameBack: (frame) => {
+                            count += 1;
+                            tell(`Back to frame ${frame}`, '');
+                        },
+                        onWait: () => input.onProgress('Waiting for the tracker…', percent),
+                        onUnreadable: () => this.#tellUnreadable(objects),
+                    }),
+                );
+            } catch (error) {
+                if (!outcomes.length) {
+                    throw new Error(sentenceOf(error));
+                }
+                const found = objects.map(() => new Map());
+                outcomes.push({ done: [], hardBoxes: [], found, end: { reason: 'failed', frame: from, error } });
+            }
+            if (outcomes.at(-1)!.end.reason !== 'finished') {
+                break;
+            }
+            before += stepsOf(run);
+        }
+        return outcomes;
     }
 
     async destroy(): Promise<void> {
@@ -163,68 +191,83 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    /** The objects of the current frame, and the frames up to the target. */
-    async #upToTarget({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Run> {
+    /** The objects of the current frame, up to the target. */
+    async #upToTarget({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Plan> {
         const from = frameData.number;
         const frames = framesToTrack(numbers, from, this.#settings.target);
         if (!frames.length) {
             throw new Error('There is no frame between this one and the target frame; choose another target frame.');
         }
         const others = this.#settings.useSeeds ? numbers.filter((each) => each !== from && !frames.includes(each)) : [];
-        const followed = await this.#followed(collection, from, frames, others);
-        return { objects: this.#checked(followed, frames), from, frames };
+        const followed = await this.#followed(collection, { from, frames, others, endMoves: true });
+        const objects = this.#checked(followed, frames);
+        return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }] };
     }
 
-    /** The objects that a person outlined on the current frame, and the frames up to their outlines around it. */
-    async #corrected({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Run> {
-        const current = frameData.number;
-        const others = (from: number): number[] => [
-            ...framesToTrack(numbers, from, Infinity),
-            ...framesToTrack(numbers, from, -Infinity),
-        ];
-        const { objects } = await this.#followed(collection, current, others(current), []);
-        const corrected = objects.filter((object) =>
+    /** The objects that a person outlined on the current frame, up to their outlines around it. */
+    async #corrected({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Plan> {
+        const frame = frameData.number;
+        const followedFrom = (start: Collection, from: number): Promise<Followed> => {
+            const later = framesToTrack(numbers, from, Infinity);
+            const frames = [...later, ...framesToTrack(numbers, from, -Infinity)];
+            return this.#followed(start, { from, frames, others: [], endMoves: false });
+        };
+        const byPersons = (await followedFrom(collection, frame)).objects.filter((object) =>
             object.kind === 'shape'
                 ? !this.#isMachineMade(object.source, object.source)
                 : object.source.shapes.some(
-                      (keyframe) => keyframe.frame === current && !this.#isMachineMade(object.source, keyframe),
+                      (keyframe) => keyframe.frame === frame && !this.#isMachineMade(object.source, keyframe),
                   ),
         );
-        if (!corrected.length) {
+        if (!byPersons.length) {
             throw new Error(
                 `Nothing on this frame is a person's work; correct an object here, or turn "${AROUND}" off.`,
             );
         }
-        const stretch = stretchAround(current, corrected, numbers);
-        if (!stretch) {
+        const { objects, crowded } = await followedFrom(sourcesOf(byPersons), frame);
+        if (crowded.length) {
             throw new Error(
-                'Before this frame, these objects are outlined on different frames; run the action for one of them at a ' +
-                    `time, from its menu, or turn "${AROUND}" off.`,
+                `On frame ${ranges(crowded)} there are several shapes with the same label and group, so it is unclear which ` +
+                    `outlines are of the objects here. Give every object a group of its own, or turn "${AROUND}" off.`,
             );
         }
-        const { from, frames } = stretch;
-        const start = {
-            shapes: corrected.flatMap((each) =>
-                each.kind === 'shape' ? [from === current ? each.source : each.byPersons.get(from)!] : [],
-            ),
-            tags: [],
-            tracks: corrected.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
-        };
-        return { objects: this.#checked(await this.#followed(start, from, others(from), []), frames), from, frames };
+        const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
+        const deleted = new Set<number>();
+        for (const each of outlined) {
+            if ((await this.#job.frames.get(each)).deleted) {
+                deleted.add(each);
+            }
+        }
+        const correction = { frame, target: this.#settings.target, numbers, deleted };
+        const runs = new Map<string, Run>();
+        for (const [place, object] of objects.entries()) {
+            for (const { from, frames } of stretchesAround(object, correction)) {
+                const key = `${from} ${frames.at(-1)}`;
+                const run = runs.get(key) ?? { objects: [], places: [], from, frames };
+                runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
+            }
+        }
+        if (!runs.size) {
+            throw new Error(
+                `There is nothing to track between this frame and the outlines around it; turn "${AROUND}" off.`,
+            );
+        }
+        const started = [...runs.values()].map(async (run): Promise<Run> => {
+            const start = sourcesOf(run.objects, run.from === frame ? undefined : run.from);
+            return { ...run, objects: (await followedFrom(start, run.from)).objects };
+        });
+        return { objects, runs: await Promise.all(started) };
     }
 
-    /** See `Surroundings`. */
     async #followed(
         collection: Collection,
-        from: number,
-        frames: readonly number[],
-        others: readonly number[],
+        around: Pick<Surroundings, 'from' | 'frames' | 'others' | 'endMoves'>,
     ): Promise<Followed> {
         const { convert, useSeeds } = this.#settings;
         return followedObjects(collection, {
-            ...{ from, frames, others, convert, useSeeds },
+            ...{ ...around, convert, useSeeds },
             everything: await this.#job.annotations.export(),
-            states: await this.#job.annotations.get(from, false, []),
+            states: await this.#job.annotations.get(around.from, false, []),
             isMachineMade: (object, drawn) => this.#isMachineMade(object, drawn),
         });
     }
@@ -310,4 +353,20 @@ export class AITracker extends BaseCollectionAction {
         const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
         return JSON.stringify([this.#job.id, frame, type, !!outside, rounded]);
     }
+}
+
+/** The shapes and tracks of objects; of shapes those on another frame, if one is given, which persons drew there. */
+function sourcesOf(objects: readonly FollowedObject[], frame?: number): Collection {
+    return {
+        shapes: objects.flatMap((each) =>
+            each.kind === 'shape' ? [frame === undefined ? each.source : each.byPersons.get(frame)!] : [],
+        ),
+        tags: [],
+        tracks: objects.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
+    };
+}
+
+function add(collection: Collection, more: Collection): void {
+    collection.shapes.push(...more.shapes);
+    collection.tracks.push(...more.tracks);
 }

@@ -28,6 +28,7 @@ export interface Surroundings {
     states: readonly ObjectState[]; // on frame `from`
     convert: boolean; // shapes to tracks
     useSeeds: boolean;
+    endMoves: boolean; // that of a track which ends right behind `from`
     /** Whether a program made it, and no person changed it since. */
     isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
 }
@@ -64,9 +65,16 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
     const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
-    const elsewhere = everything.shapes.filter(
-        (shape) => around.others.includes(shape.frame) && OUTLINE_TYPES.includes(shape.type) && isByPerson(shape),
-    );
+    const others = new Set(around.others);
+    const elsewhere = everything.shapes.filter(({ frame, type }) => others.has(frame) && OUTLINE_TYPES.includes(type));
+    /** What persons outlined of an object on the frames that are not tracked through; nothing if that is unclear. */
+    const outlinedElsewhere = (source: Shape): Shape[] => {
+        const alike = elsewhere.filter((shape) => isAlike(shape, source));
+        const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
+        const isUnclear = (shape: Shape): boolean =>
+            made.some((other) => other.frame === shape.frame && !liesOn(shape, other));
+        return framesWithSeveral(drawn).length || drawn.some(isUnclear) ? [] : drawn;
+    };
     /** The outline that a person drew over a shape of a program's to take its place, if it is clear that it is one. */
     const drawnOver = (shape: Shape): Shape | undefined => {
         const there = outlines.filter((other) => other.frame === shape.frame && isAlike(other, shape));
@@ -96,8 +104,7 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         if (alike.some(({ frame }) => frame !== from)) {
             several.forEach((frame) => crowded.add(frame));
         }
-        const also = elsewhere.filter((shape) => isAlike(shape, source));
-        const ofPersons = [...drawn, ...(framesWithSeveral(also).length ? [] : also)].filter(
+        const ofPersons = [...drawn, ...outlinedElsewhere(source)].filter(
             (shape) => clear && shape.frame !== from && !(becomesTrack && shape.type === 'mask'),
         );
         return {
@@ -163,7 +170,10 @@ function annotatedKeyframes(track: Track, around: Surroundings): Pick<Target, 'a
         ? track.shapes
               .filter((keyframe) => !around.isMachineMade(track, keyframe))
               // A track that ends right behind the frame from which it is to be tracked on: its end moves.
-              .filter((keyframe) => !(keyframe.outside && keyframe.frame === first && first > around.from))
+              .filter(
+                  (keyframe) =>
+                      !(keyframe.outside && keyframe.frame === first && first > around.from && around.endMoves),
+              )
               .sort((one, other) => one.frame - other.frame)
         : [];
     const absent = around.frames.filter((frame) => keyframes.findLast((each) => each.frame <= frame)?.outside);

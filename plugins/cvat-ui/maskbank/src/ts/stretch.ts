@@ -1,33 +1,36 @@
 import { framesToTrack } from './frames';
-import type { Target } from './tracking';
+import type { FollowedObject } from './objects';
 
-/** A frame on which objects are outlined, and the frames to track them through from there. */
+/** A frame on which an object is outlined, and the frames to track it through from there. */
 export interface Stretch {
     from: number;
     frames: number[];
 }
 
+/** What a correction can change, and where. */
+export interface Correction {
+    frame: number;
+    target: number; // where it ends if no outline comes after it
+    numbers: readonly number[]; // of the job's frames
+    deleted: ReadonlySet<number>; // frames of these whose outlines do not count
+}
+
 /**
- * What corrections on a frame can change: the frames from the outlines before it to those after it.
- *
- * Objects are tracked together from a frame on which all of them are outlined. If it is no earlier one, they are tracked
- * from their corrections on; null if some of them have earlier outlines, but not on the same frame.
- *
- * @param numbers of the job's frames
+ * The stretches of an object that a correction can change: from the outline before it to the one after it. Where there
+ * is none before it, but a program drew the object there, back to the first of these frames, too.
  */
-export function stretchAround(
-    corrected: number,
-    objects: readonly Pick<Target, 'annotated'>[],
-    numbers: readonly number[],
-): Stretch | null {
-    const outlined = objects.map(({ annotated }) => [...annotated.keys()].filter((frame) => annotated.get(frame)));
-    const before = outlined.map((frames) => frames.filter((frame) => frame < corrected));
-    const common = before[0]!.filter((frame) => before.every((frames) => frames.includes(frame)));
-    if (!common.length && before.some((frames) => frames.length)) {
-        return null;
-    }
-    const from = Math.max(...common, ...(common.length ? [] : [corrected]));
-    const last = Math.max(...numbers);
-    const after = outlined.map((frames) => Math.min(last, ...frames.filter((frame) => frame > corrected)));
-    return { from, frames: framesToTrack(numbers, from, Math.max(...after)) };
+export function stretchesAround(object: FollowedObject, { frame, target, numbers, deleted }: Correction): Stretch[] {
+    const outlined = [...object.annotated].flatMap(([each, outline]) => (outline && !deleted.has(each) ? [each] : []));
+    const before = outlined.filter((each) => each < frame);
+    const after = outlined.filter((each) => each > frame);
+    const from = before.length ? Math.max(...before) : frame;
+    const last = after.length ? Math.min(...after) : Math.max(target, frame);
+    const made = object.kind === 'shape' && !before.length ? [...object.byMachine.keys()] : [];
+    const stretches = [
+        { from, frames: framesToTrack(numbers, from, last) },
+        { from: frame, frames: framesToTrack(numbers, frame, Math.min(frame, ...made)) },
+    ];
+    return stretches.filter(({ frames }) =>
+        frames.some((each) => each !== frame && !object.annotated.has(each) && !object.absent.has(each)),
+    );
 }

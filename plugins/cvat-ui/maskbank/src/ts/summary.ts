@@ -32,9 +32,13 @@ export function namesOf(objects: readonly FollowedObject[], labels: Job['labels'
 /**
  * What was tracked, where objects are gone or the tracker is unsure of them or of a box, and which frame to outline next.
  *
- * @param from the frame on which all objects were outlined at the start
+ * @param frames those that were tracked and those on which objects were outlined at the start, in order
  */
-export function summaryOf({ done, hardBoxes, found, end }: Tracked, names: readonly string[], from: number): Summary {
+export function summaryOf(
+    { done, hardBoxes, found, end }: Tracked,
+    names: readonly string[],
+    frames: readonly number[],
+): Summary {
     const parts = [`Tracked ${counted(done.length, 'frame')}, up to frame ${done.at(-1)}.`];
     const remarks = found.flatMap((own, index) => {
         const gone = framesWhere(own, ({ outline }) => !outline);
@@ -58,14 +62,12 @@ export function summaryOf({ done, hardBoxes, found, end }: Tracked, names: reado
     if (isHidden || end.reason === 'unsure') {
         return { text: parts.join(' '), frame: null }; // nobody knows which, or it is shown anyway
     }
-    const { text, frame } = nextStep([from, ...done], found, names);
+    const { text, frame } = nextStep(frames, found, names);
     return { text: [...parts, text].join(' '), frame };
 }
 
 /**
  * The frame of a run to outline next, as `maskbank job` words it.
- *
- * @param frames from the one that was outlined at the start, in the order of tracking
  */
 function nextStep(
     frames: readonly number[],

@@ -1,0 +1,46 @@
+import type { FollowedObject } from './objects';
+import type { Tracked } from './tracking';
+
+/** Objects that are tracked together, from a frame on which all of them are outlined. */
+export interface Run {
+    objects: FollowedObject[];
+    places: number[]; // of these objects among all that are tracked
+    from: number;
+    frames: number[]; // in order
+}
+
+/** What some runs, one after the other, found of so many objects; and all their frames, in order. */
+export function together(
+    runs: readonly Run[],
+    outcomes: readonly Tracked[],
+    count: number,
+): { tracked: Tracked; frames: number[] } {
+    const [{ from }, first] = [runs[0]!, outcomes[0]!];
+    if (outcomes.length === 1 && runs.length === 1) {
+        return { tracked: first, frames: [from, ...first.done] };
+    }
+    const found = Array.from({ length: count }, () => new Map());
+    const [done, frames] = [new Set<number>(), new Set<number>()];
+    const hardBoxes = new Map<string, Tracked['hardBoxes'][number]>(); // an object may be in several runs
+    outcomes.forEach((outcome, index) => {
+        const { places, from } = runs[index]!;
+        outcome.found.forEach((own, slot) => own.forEach((each, frame) => found[places[slot]!]!.set(frame, each)));
+        outcome.done.forEach((frame) => done.add(frame));
+        [from, ...outcome.done].forEach((frame) => frames.add(frame));
+        outcome.hardBoxes.forEach(({ frame, object }) =>
+            hardBoxes.set(`${frame} ${places[object]!}`, { frame, object: places[object]! }),
+        );
+    });
+    const { end } = outcomes.at(-1)!;
+    const { places } = runs[outcomes.length - 1]!;
+    const sorted = (numbers: ReadonlySet<number>): number[] => [...numbers].sort((one, other) => one - other);
+    return {
+        tracked: {
+            done: sorted(done),
+            hardBoxes: [...hardBoxes.values()],
+            found,
+            end: end.reason === 'unsure' ? { ...end, object: places[end.object]! } : end,
+        },
+        frames: sorted(frames),
+    };
+}
