@@ -1,76 +1,74 @@
-"""What fine-tuning on a few outlined frames of a video gives for the rest of it.
+"""What fine-tuning on the outlined frames of a video gives for all of it, as `maskbank job --tune` does.
 
-    python tools/few_frames.py DATA OUT
+    python tools/few_frames.py DATA OUT --frames 5 --steps 300
 
-For each annotated sequence below DATA: the network is trained on some of its frames, `maskbank train --init lite`, and
-then tracks the sequence, as do the bundled weights. All are scored on the frames that were not trained on. OUT gets the
-data and the runs; one that was stopped goes on when the command is repeated.
+For each annotated sequence below DATA, frames are outlined as `suggest` says; the network is trained on them (`maskbank
+train --init lite`), and tracks the sequence from them, as do the bundled weights. OUT gets the data and the runs; one
+that was stopped goes on when the command is repeated. Settings are those of the environment, as MASKBANK_SIZE.
 """
 
 import argparse
+import itertools
+import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from maskbank.evaluation.measures import mean_j_and_f
+from maskbank.evaluation.effort import EffortClip, Outlined, suggested
 from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences
 from maskbank.networks.models import BUNDLED_WEIGHTS
-from maskbank.settings import Settings
+from maskbank.settings import Settings, read_settings
 from maskbank.tracking.loading import load_tracker
-from maskbank.tracking.video import track_video
 from maskbank.training.trainer import train
 
 
-def outlined_frames(sequence: AnnotatedSequence, count: int) -> list[int]:
-    """The first annotated frame and others at equal distances."""
-    annotated = [i for i, truth in enumerate(sequence.truths) if truth is not None and truth.any()]
-    return [annotated[i * len(annotated) // count] for i in range(count)]
+def clip_of(sequence: AnnotatedSequence, settings: Settings, weights: Path) -> EffortClip:
+    """The sequence, tracked with these weights."""
+    return EffortClip(load_tracker(replace(settings, weights=weights))[0], sequence)
 
 
-def tuned(sequence: AnnotatedSequence, frames: list[int], folder: Path, minutes: float) -> Path:
+def tuned(sequence: AnnotatedSequence, frames: Outlined, folder: Path, init: Path, options: argparse.Namespace) -> Path:
     """The weights after training on these frames."""
     data = folder / "data" / "video" / "job" / "frames"
     data.mkdir(parents=True, exist_ok=True)
     for i in frames:
         for file in (sequence.images[i], sequence.images[i].with_suffix(".png")):
             shutil.copyfile(file, data / file.name)
-    return train([folder / "data"], folder / "run", minutes=minutes, init=BUNDLED_WEIGHTS["lite"])
+    length = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
+    return train([folder / "data"], folder / "run", init=init, blend=options.blend, **length)
 
 
-def j_and_f(sequence: AnnotatedSequence, seeds: list[int], weights: Path, left_out: list[int], adapt_s: float) -> float:
-    """J&F in percent on all annotated frames that are not left out, tracked from seeds at some frames."""
-    tracker, _ = load_tracker(Settings(weights=weights, adapt_seconds=adapt_s))
-    images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
-    found = [frame.ids for frame in track_video(tracker, images, {i: sequence.truths[i] for i in seeds})]
-    rest = [None if i in left_out[1:] else truth for i, truth in enumerate(sequence.truths)]  # the first never counts
-    scores = mean_j_and_f(found, rest, sequence.objects, skip_last=False)
-    return 100 * float(np.mean([score.j_and_f for score in scores.values()]))
+def j_and_f(clip: EffortClip, outlined: Outlined) -> list[float]:
+    """J&F in percent over all annotated frames, and over those that are not outlined."""
+    scores = clip.outcome(outlined).scores
+    others = [frame for frame in scores if frame not in outlined]
+    return [100 * float(np.mean([scores[frame].j_and_f for frame in frames])) for frames in (scores, others)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=4.0, help="of training (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=3, help="to train on (default: %(default)s)")
-    parser.add_argument("--adapt", type=float, default=0.0, metavar="SECONDS", help="MASKBANK_ADAPT_SECONDS for both")
+    parser.add_argument("--frames", type=int, default=5, help="to outline at most (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help="of training, instead of minutes")
+    parser.add_argument("--blend", type=float, default=0.5, help="share of the trained weights (default: %(default)s)")
+    parser.add_argument("--init", default="lite", choices=sorted(BUNDLED_WEIGHTS), help="(default: %(default)s)")
     options = parser.parse_args()
-    columns = ["one frame, as bundled", "one frame, tuned", "all outlined, as bundled", "all outlined, tuned"]
+    settings, init = read_settings(dict(os.environ)), BUNDLED_WEIGHTS[options.init]
+    columns = ["outlined", "all frames, as bundled", "tuned", "frames not outlined, as bundled", "tuned"]
     print(f"| sequence | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
     rows = []
     for sequence in read_sequences(options.data):
-        frames = outlined_frames(sequence, options.frames)
-        weights = tuned(sequence, frames, options.out / Path(sequence.name).name, options.minutes)
-        rows.append(
-            [
-                j_and_f(sequence, seeds, each, frames, options.adapt)
-                for seeds in (frames[:1], frames)
-                for each in (BUNDLED_WEIGHTS["lite"], weights)
-            ]
-        )
+        clip = clip_of(sequence, settings, init)
+        *_, outlined = itertools.islice(suggested(clip), options.frames)
+        before = j_and_f(clip, outlined)
+        weights = tuned(sequence, outlined, options.out / Path(sequence.name).name, init, options)
+        after = j_and_f(clip_of(sequence, settings, weights), outlined)
+        rows.append([len(outlined), before[0], after[0], before[1], after[1]])
         print(f"| {sequence.name} | {' | '.join(f'{value:.1f}' for value in rows[-1])} |", flush=True)
     print(f"| **mean** | {' | '.join(f'{value:.1f}' for value in np.mean(rows, 0))} |")
     return 0
