@@ -868,7 +868,7 @@ def test_a_correction_is_tracked_up_to_the_outlines_around_it(cvat, run, watched
     cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
     cvat.requests.clear()
     said = run(call, corrected=True, replace=True)
-    assert "\n  Tracked again: koi on 4-9; the rest is as the last run left it." in said
+    assert "\n  Tracked again: koi on 4-9; the rest stays as it was." in said
     assert set(asked) == {0, 4, 5, 6, 7, 8, 9}  # 0, as an outline from which it learns
     fetched = {int(number) for each in cvat.requests for number in re.findall(r"/data\?.*number=(\d+)", each)}
     assert fetched == set(asked)  # the pictures of the others are there

@@ -346,7 +346,7 @@ def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptio
     if count(outdated) and not (options.replace or options.dry_run):
         raise ValueError(
             f"Job {job.id} already has {count(outdated)} automatic annotations of these labels, of an earlier run or "
-            "another program; give --replace to delete them first."
+            "another program; give --corrected to track only what outlines changed since, or --replace to delete them."
         )
 
 
@@ -394,9 +394,9 @@ def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]]
 
 
 def tracked_again(objects: Sequence[JobObject], parts: Sequence[Stretch]) -> str:
-    """What was not taken over from the last run."""
+    """What was not left as it was."""
     again = [f"{objects[slot].name} on {ranges(part.frames)}" for part in parts for slot in part.to_find]
-    return f"Tracked again: {', '.join(again) or 'nothing'}; the rest is as the last run left it."
+    return f"Tracked again: {', '.join(again) or 'nothing'}; the rest stays as it was."
 
 
 def what_next(outlined: JobToTrack, upload: Upload) -> str:
