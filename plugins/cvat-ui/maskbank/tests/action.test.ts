@@ -945,6 +945,24 @@ describe('only up to the outlines around the current frame', () => {
         expect(server.requests).toEqual([]);
     });
 
+    test('an outline without a group on a shape of one is refused', async () => {
+        [0, 12].forEach((frame) => drawn(frame, 2));
+        await run(0, 12);
+        job.draw({ frame: 8, type: 'mask', points: at(9, 2) });
+        await expect(run(8, 19, AROUND)).rejects.toThrow(
+            'What you outlined here has no group, but what it lies on has',
+        );
+    });
+
+    test('a shape that is drawn over is deleted once, though its object is in two runs', async () => {
+        drawn(16);
+        await run(16, 3);
+        job.draw({ frame: 8, type: 'mask', points: at(9) });
+        await run(8, 19, AROUND);
+        const deleted = job.commits[1]!.deleted.shapes.map(({ frame }) => frame);
+        expect(deleted.sort((one, other) => one - other)).toEqual(range(3, 15));
+    });
+
     test('outlines on deleted frames do not count', async () => {
         [0, 5, 12, 16].forEach((frame) => drawn(frame));
         drawn(8);

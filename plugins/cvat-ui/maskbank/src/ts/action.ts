@@ -7,26 +7,25 @@ import type {
     Core,
     Drawn,
     Job,
-    Keyframe,
     Model,
     ObjectState,
     Shape,
     Track,
 } from './cvat-types';
 import { framesToTrack } from './frames';
-import type { Followed, FollowedObject, Surroundings } from './objects';
-import { followedObjects } from './objects';
+import type { FollowedObject } from './objects';
 import { OUTLINE_TYPES } from './outlines';
+import type { Asked } from './plans';
+import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
 import { nothing, resultsOf } from './results';
 import type { Run } from './runs';
 import { together } from './runs';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
-import { AROUND, chooseTracker, maskTrackers, parameters, readSettings } from './settings';
-import { stretchesAround } from './stretch';
+import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
 import type { Summary } from './summary';
-import { namesOf, ranges, summaryOf } from './summary';
+import { namesOf, summaryOf } from './summary';
 import type { Tracked, TrackerRequest } from './tracking';
 import { framesBack, outlinedAhead, trackObjects } from './tracking';
 
@@ -39,12 +38,6 @@ export interface Screen {
     showSummary(summary: Summary): void; // with a way to its frame
     closeNotices(): void; // those and the summary of an earlier run
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
-}
-
-/** What is tracked. */
-interface Plan {
-    objects: FollowedObject[]; // all of them
-    runs: Run[];
 }
 
 /** Tracks the objects of the current frame up to another frame. */
@@ -96,9 +89,12 @@ export class AITracker extends BaseCollectionAction {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
-        const { objects, runs } = settings.onlyAround
-            ? await this.#corrected(input, numbers)
-            : await this.#upToTarget(input, numbers);
+        const asked: Asked = {
+            ...{ job, settings, collection: input.collection, frame: input.frameData.number, numbers },
+            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#drawn.has(this.#fingerprint(drawn)),
+            notify: (kind, sentence) => this.#screen.notify(kind, sentence),
+        };
+        const { objects, runs } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         const outcomes = await this.#track(runs, model, input);
 
         const { tracked, frames } = together(runs, outcomes, objects.length);
@@ -118,7 +114,7 @@ export class AITracker extends BaseCollectionAction {
             const results = resultsOf(objects, outcome, job.labels, { from, behind });
             results.made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
             add(created, results.created);
-            add(deleted, results.deleted);
+            add(deleted, results.deleted); // an object may be in several runs, and what is deleted, too
         }
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
@@ -191,127 +187,6 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    /** The objects of the current frame, up to the target. */
-    async #upToTarget({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Plan> {
-        const from = frameData.number;
-        const frames = framesToTrack(numbers, from, this.#settings.target);
-        if (!frames.length) {
-            throw new Error('There is no frame between this one and the target frame; choose another target frame.');
-        }
-        const others = this.#settings.useSeeds ? numbers.filter((each) => each !== from && !frames.includes(each)) : [];
-        const followed = await this.#followed(collection, { from, frames, others, endMoves: true });
-        const objects = this.#checked(followed, frames);
-        return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }] };
-    }
-
-    /** The objects that a person outlined on the current frame, up to their outlines around it. */
-    async #corrected({ collection, frameData }: CollectionActionInput, numbers: readonly number[]): Promise<Plan> {
-        const frame = frameData.number;
-        const followedFrom = (start: Collection, from: number): Promise<Followed> => {
-            const later = framesToTrack(numbers, from, Infinity);
-            const frames = [...later, ...framesToTrack(numbers, from, -Infinity)];
-            return this.#followed(start, { from, frames, others: [], endMoves: false });
-        };
-        const byPersons = (await followedFrom(collection, frame)).objects.filter((object) =>
-            object.kind === 'shape'
-                ? !this.#isMachineMade(object.source, object.source)
-                : object.source.shapes.some(
-                      (keyframe) => keyframe.frame === frame && !this.#isMachineMade(object.source, keyframe),
-                  ),
-        );
-        if (!byPersons.length) {
-            throw new Error(
-                `Nothing on this frame is a person's work; correct an object here, or turn "${AROUND}" off.`,
-            );
-        }
-        const { objects, crowded } = await followedFrom(sourcesOf(byPersons), frame);
-        if (crowded.length) {
-            throw new Error(
-                `On frame ${ranges(crowded)} there are several shapes with the same label and group, so it is unclear which ` +
-                    `outlines are of the objects here. Give every object a group of its own, or turn "${AROUND}" off.`,
-            );
-        }
-        const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
-        const deleted = new Set<number>();
-        for (const each of outlined) {
-            if ((await this.#job.frames.get(each)).deleted) {
-                deleted.add(each);
-            }
-        }
-        const correction = { frame, target: this.#settings.target, numbers, deleted };
-        const runs = new Map<string, Run>();
-        for (const [place, object] of objects.entries()) {
-            for (const { from, frames } of stretchesAround(object, correction)) {
-                const key = `${from} ${frames.at(-1)}`;
-                const run = runs.get(key) ?? { objects: [], places: [], from, frames };
-                runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
-            }
-        }
-        if (!runs.size) {
-            throw new Error(
-                `There is nothing to track between this frame and the outlines around it; turn "${AROUND}" off.`,
-            );
-        }
-        const started = [...runs.values()].map(async (run): Promise<Run> => {
-            const start = sourcesOf(run.objects, run.from === frame ? undefined : run.from);
-            return { ...run, objects: (await followedFrom(start, run.from)).objects };
-        });
-        return { objects, runs: await Promise.all(started) };
-    }
-
-    async #followed(
-        collection: Collection,
-        around: Pick<Surroundings, 'from' | 'frames' | 'others' | 'endMoves'>,
-    ): Promise<Followed> {
-        const { convert, useSeeds } = this.#settings;
-        return followedObjects(collection, {
-            ...{ ...around, convert, useSeeds },
-            everything: await this.#job.annotations.export(),
-            states: await this.#job.annotations.get(around.from, false, []),
-            isMachineMade: (object, drawn) => this.#isMachineMade(object, drawn),
-        });
-    }
-
-    /** The objects to track through some frames, once it is said what is to be said of them. */
-    #checked({ objects, crowded, ungrouped }: Followed, frames: readonly number[]): FollowedObject[] {
-        const { convert } = this.#settings;
-        if (!objects.length) {
-            throw new Error(
-                'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that ' +
-                    'has one.',
-            );
-        }
-        if (objects.every(({ annotated, absent }) => frames.every((f) => annotated.has(f) || absent.has(f)))) {
-            throw new Error(
-                `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
-                    'frame, or delete what is to be tracked anew; of a track, turn "Use other annotated frames as seeds" off.',
-            );
-        }
-        if (crowded.length) {
-            this.#screen.notify(
-                'warning',
-                `On frame ${ranges(crowded)} there are several shapes with the same label and group. It is unclear which ` +
-                    'object each of them is, so shapes on other frames were left as they are. Give every object a group of ' +
-                    'its own, or delete what is wrong.',
-            );
-        }
-        if (ungrouped.length) {
-            this.#screen.notify(
-                'warning',
-                `What you outlined on frame ${ranges(ungrouped)} has no group, but other objects of its label have, so it is ` +
-                    'unclear whether it is one of them. If it is, put it into the group of that object.',
-            );
-        }
-        if (convert && objects.some(({ kind, source }) => kind === 'shape' && source.type === 'mask')) {
-            this.#screen.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
-        }
-        return objects;
-    }
-
-    #isMachineMade({ source }: Shape | Track, drawn: Shape | Keyframe): boolean {
-        return source === 'auto' || this.#drawn.has(this.#fingerprint(drawn));
-    }
-
     #tellUnreadable(objects: readonly FollowedObject[]): void {
         if (this.#settings.stopBelow > 0 || objects.some(({ start }) => start.type === 'rectangle')) {
             this.#screen.notify(
@@ -355,18 +230,10 @@ export class AITracker extends BaseCollectionAction {
     }
 }
 
-/** The shapes and tracks of objects; of shapes those on another frame, if one is given, which persons drew there. */
-function sourcesOf(objects: readonly FollowedObject[], frame?: number): Collection {
-    return {
-        shapes: objects.flatMap((each) =>
-            each.kind === 'shape' ? [frame === undefined ? each.source : each.byPersons.get(frame)!] : [],
-        ),
-        tags: [],
-        tracks: objects.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
-    };
-}
-
+/** Adds what is not in a collection yet; what has no id is new. */
 function add(collection: Collection, more: Collection): void {
-    collection.shapes.push(...more.shapes);
-    collection.tracks.push(...more.tracks);
+    const isNew = ({ clientID }: Shape | Track, among: readonly (Shape | Track)[]): boolean =>
+        clientID === undefined || among.every((other) => other.clientID !== clientID);
+    collection.shapes.push(...more.shapes.filter((shape) => isNew(shape, collection.shapes)));
+    collection.tracks.push(...more.tracks.filter((track) => isNew(track, collection.tracks)));
 }

@@ -12,7 +12,7 @@ export interface Settings {
 }
 
 const TARGET = 'Target frame';
-const SEEDS = 'Use other annotated frames as seeds';
+export const SEEDS = 'Use other annotated frames as seeds';
 export const AROUND = 'Only up to the outlines around this frame';
 const CONVERT = 'Convert shapes to track';
 const UNSURE = 'Stop when unsure';

@@ -1,0 +1,154 @@
+import type { Collection, Job, Keyframe, Shape, Track } from './cvat-types';
+import { framesToTrack } from './frames';
+import type { Followed, FollowedObject, Surroundings } from './objects';
+import { followedObjects } from './objects';
+import type { Run } from './runs';
+import type { Settings } from './settings';
+import { AROUND, SEEDS } from './settings';
+import { stretchesAround } from './stretch';
+import { ranges } from './summary';
+
+/** What an annotator asks for. */
+export interface Asked {
+    job: Job;
+    settings: Settings;
+    collection: Collection; // the shapes of the current frame, and tracks
+    frame: number; // the current one
+    numbers: readonly number[]; // of the job's frames
+    /** Whether a program made it, and no person changed it since. */
+    isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
+    notify(kind: 'info' | 'warning', sentence: string): void;
+}
+
+/** What is tracked. */
+export interface Plan {
+    objects: FollowedObject[]; // all of them
+    runs: Run[];
+}
+
+/** The objects of the current frame, up to the target. */
+export async function planUpToTarget(asked: Asked): Promise<Plan> {
+    const { settings, collection, frame: from, numbers } = asked;
+    const frames = framesToTrack(numbers, from, settings.target);
+    if (!frames.length) {
+        throw new Error('There is no frame between this one and the target frame; choose another target frame.');
+    }
+    const others = settings.useSeeds ? numbers.filter((each) => each !== from && !frames.includes(each)) : [];
+    const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
+    const { objects, crowded } = followed;
+    if (!objects.length) {
+        throw new Error(
+            'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that has one.',
+        );
+    }
+    if (objects.every(({ annotated, absent }) => frames.every((each) => annotated.has(each) || absent.has(each)))) {
+        throw new Error(
+            `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
+                `frame, or delete what is to be tracked anew; of a track, turn "${SEEDS}" off.`,
+        );
+    }
+    if (crowded.length) {
+        asked.notify(
+            'warning',
+            `On frame ${ranges(crowded)} there are several shapes with the same label and group. It is unclear which ` +
+                'object each of them is, so shapes on other frames were left as they are. Give every object a group of ' +
+                'its own, or delete what is wrong.',
+        );
+    }
+    tellUngrouped(asked, followed);
+    if (settings.convert && objects.some(({ kind, source }) => kind === 'shape' && source.type === 'mask')) {
+        asked.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
+    }
+    return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }] };
+}
+
+/** The objects that a person outlined on the current frame, up to their outlines around it. */
+export async function planCorrections(asked: Asked): Promise<Plan> {
+    const { job, settings, collection, frame, numbers, isMachineMade } = asked;
+    const followedFrom = (start: Collection, from: number): Promise<Followed> => {
+        const later = framesToTrack(numbers, from, Infinity);
+        const frames = [...later, ...framesToTrack(numbers, from, -Infinity)];
+        return findObjects(asked, start, { from, frames, others: [], endMoves: false });
+    };
+    const byPersons = (await followedFrom(collection, frame)).objects.filter(({ kind, source }) =>
+        kind === 'shape'
+            ? !isMachineMade(source, source)
+            : source.shapes.some((keyframe) => keyframe.frame === frame && !isMachineMade(source, keyframe)),
+    );
+    if (!byPersons.length) {
+        throw new Error(`Nothing on this frame is a person's work; correct an object here, or turn "${AROUND}" off.`);
+    }
+    const followed = await followedFrom(sourcesOf(byPersons), frame);
+    const { objects, crowded, ungrouped } = followed;
+    if (crowded.length) {
+        throw new Error(
+            `On frame ${ranges(crowded)} there are several shapes with the same label and group, so it is unclear which ` +
+                `outlines are of the objects here. Give every object a group of its own, or turn "${AROUND}" off.`,
+        );
+    }
+    if (ungrouped.includes(frame)) {
+        throw new Error(
+            'What you outlined here has no group, but what it lies on has: put it into the group of its object, or turn ' +
+                `"${AROUND}" off.`,
+        );
+    }
+    tellUngrouped(asked, followed);
+    const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
+    const deleted = new Set<number>();
+    for (const each of outlined) {
+        if ((await job.frames.get(each)).deleted) {
+            deleted.add(each);
+        }
+    }
+    const runs = new Map<string, Run>();
+    for (const [place, object] of objects.entries()) {
+        for (const { from, frames } of stretchesAround(object, { frame, target: settings.target, numbers, deleted })) {
+            const key = `${from} ${frames.at(-1)}`;
+            const run = runs.get(key) ?? { objects: [], places: [], from, frames };
+            runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
+        }
+    }
+    if (!runs.size) {
+        throw new Error(
+            `There is nothing to track between this frame and the outlines around it; turn "${AROUND}" off.`,
+        );
+    }
+    const started = [...runs.values()].map(async (run): Promise<Run> => {
+        const start = sourcesOf(run.objects, run.from === frame ? undefined : run.from);
+        return { ...run, objects: (await followedFrom(start, run.from)).objects };
+    });
+    return { objects, runs: await Promise.all(started) };
+}
+
+async function findObjects(
+    { job, settings, isMachineMade }: Asked,
+    collection: Collection,
+    around: Pick<Surroundings, 'from' | 'frames' | 'others' | 'endMoves'>,
+): Promise<Followed> {
+    return followedObjects(collection, {
+        ...{ ...around, convert: settings.convert, useSeeds: settings.useSeeds, isMachineMade },
+        everything: await job.annotations.export(),
+        states: await job.annotations.get(around.from, false, []),
+    });
+}
+
+function tellUngrouped(asked: Asked, { ungrouped }: Followed): void {
+    if (ungrouped.length) {
+        asked.notify(
+            'warning',
+            `What you outlined on frame ${ranges(ungrouped)} has no group, but other objects of its label have, so it is ` +
+                'unclear whether it is one of them. If it is, put it into the group of that object.',
+        );
+    }
+}
+
+/** The shapes and tracks of objects; of shapes those on another frame, if one is given, which persons drew there. */
+function sourcesOf(objects: readonly FollowedObject[], frame?: number): Collection {
+    return {
+        shapes: objects.flatMap((each) =>
+            each.kind === 'shape' ? [frame === undefined ? each.source : each.byPersons.get(frame)!] : [],
+        ),
+        tags: [],
+        tracks: objects.flatMap((each) => (each.kind === 'track' ? [each.source] : [])),
+    };
+}
