@@ -362,10 +362,13 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         help="first delete the automatic annotations of these labels, such as an earlier run left",
     )
     job.add_argument(
-        "--corrected",
-        action="store_true",
-        help="after corrections: track again only from outlines that are new or changed since the last run to those "
-        "before and after them, and keep the rest of that run (replaces what changes)",
+        "--around",
+        type=int,
+        nargs="+",
+        default=(),
+        metavar="FRAME",
+        help="after corrections on these frames: track only what is outlined there, each object from its outline "
+        "before to its outline after, and replace its automatic shapes there; nothing else is touched",
     )
     job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
     job.add_argument(
@@ -583,9 +586,9 @@ def _job(options: argparse.Namespace) -> None:
             "--model."
         )
     if starting:
-        if options.function_url or options.form or options.replace or options.corrected or options.work:
+        if options.function_url or options.form or options.replace or options.around or options.work:
             raise ValueError(
-                f"{starting} works on this machine, and has no use for --function-url, --as, --replace, --corrected "
+                f"{starting} works on this machine, and has no use for --function-url, --as, --replace, --around "
                 "and --work."
             )
         with connect(login) as cvat:
@@ -604,8 +607,9 @@ def _job(options: argparse.Namespace) -> None:
         tune = _tuning(options.tune, settings, environment)
         tracker += f" tuned {options.tune}"
     work = options.work or platformdirs.user_cache_path("maskbank")
-    replace = options.replace or options.corrected
-    how = AnnotateOptions(options.form, labels, options.dry_run, replace, work, tracker, tune, options.corrected)
+    if options.around and (options.form == "track" or options.task is not None):
+        raise ValueError("--around is for one job, and no part of a track is replaced: not with --task or --as track.")
+    how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker, tune, options.around)
     with connect(login) as cvat:
         jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
         annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).object_of, how)

@@ -864,144 +864,94 @@ def test_a_correction_is_tracked_up_to_the_outlines_around_it(cvat, run, watched
     call, asked = watched
     cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 4, 9)])
     run()
-    before, others = by_frame(cvat), drawn_by_people(cvat)
+    before, others = by_frame(cvat), json.loads(drawn_by_people(cvat))["shapes"]
     cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
     cvat.requests.clear()
-    said = run(call, corrected=True, replace=True)
-    assert "\n  Tracked again: koi on 4-9; the rest stays as it was." in said
+    said = run(call, around=(7,))
+    assert said.startswith("Job 12: 1 object tracked on 3 frames, 3 shapes made")
     assert set(asked) == {0, 4, 5, 6, 7, 8, 9}  # 0, as an outline from which it learns
     fetched = {int(number) for each in cvat.requests for number in re.findall(r"/data\?.*number=(\d+)", each)}
-    assert fetched == set(asked)  # the pictures of the others are there
+    assert fetched == set(asked)
     after = by_frame(cvat)
     assert sorted(after) == [1, 2, 3, 5, 6, 8]
     assert all(after[frame] == before[frame] for frame in (1, 2, 3))  # not even uploaded again
     assert any(after[frame] != before[frame] for frame in (5, 6, 8))
     assert quality(list(after.values()), GOLDEN_KOI) > 0.6
-    assert json.loads(drawn_by_people(cvat))["shapes"][:-1] == json.loads(others)["shapes"]
+    assert json.loads(drawn_by_people(cvat))["shapes"][:-1] == others
     frames = read_record(run_folder(said))[1]
-    assert [frame.number for frame in frames] == list(range(FRAMES))
-    shown = [decode_mask(frame.findings[0].mask, frame.size) for frame in frames]
-    for number, mask in enumerate(shown):
-        expected = mask_of(after[number]) if number in after else true_mask(number, GOLDEN_KOI)
-        np.testing.assert_array_equal(mask, expected)
-    assert [frame.number for frame in frames if frame.findings[0].seed] == [0, 4, 7, 9]
+    assert [(frame.number, frame.findings[0].seed) for frame in frames] == [(i, i in (4, 7, 9)) for i in range(4, 10)]
+    for frame in frames:
+        mask = decode_mask(frame.findings[0].mask, frame.size)
+        shape = after.get(frame.number)
+        np.testing.assert_array_equal(mask, mask_of(shape) if shape else true_mask(frame.number, GOLDEN_KOI))
 
 
-def test_corrections_after_corrections(cvat, run, watched):
-    """The second one goes on from the first one's run; that the last outline is deleted counts as well."""
+def test_several_corrections_and_one_that_is_taken_back(cvat, run, watched):
     call, asked = watched
-    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 5, 9)])
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 3, 6, 9)])
     run()
-    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
-    run(call, corrected=True, replace=True)
     first = by_frame(cvat)
-    cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI, points=mask_shape(true_mask(3, GOLDEN_KOI))["points"])])
-    asked.clear()
-    assert "koi on 0-5;" in run(call, corrected=True, replace=True)
-    assert set(asked) == {0, 1, 2, 3, 4, 5, 7, 9}
-    second = by_frame(cvat)
-    assert all(second[frame] == first[frame] for frame in (6, 8))
-    outlines = cvat.jobs[JOB].annotations["shapes"]
-    outlines[:] = [each for each in outlines if each["source"] == "auto" or each["frame"] != 9]
-    asked.clear()
-    assert "koi on 7-9;" in run(call, corrected=True, replace=True)
-    assert set(asked) == {0, 2, 5, 7, 8, 9}
-    assert sorted(by_frame(cvat)) == [1, 3, 4, 6, 8, 9]
-    assert by_frame(cvat)[6] == first[6]
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (1, 8)])
+    run(call, around=(8, 1))
+    assert set(asked) - {0, 3, 6, 9, 1, 8} == {2, 7}
+    assert sorted(by_frame(cvat)) == [2, 4, 5, 7] and all(by_frame(cvat)[frame] == first[frame] for frame in (4, 5))
+    shapes = cvat.jobs[JOB].annotations["shapes"]
+    shapes[:] = [each for each in shapes if each["source"] == "auto" or each["frame"] != 8]
+    run(call, around=(6,))  # its outline there is as it was, the next one is 9 now
+    assert sorted(by_frame(cvat)) == [2, 4, 5, 7, 8]
 
 
 def test_a_correction_of_one_object_leaves_the_others(cvat, run, watched):
-    """But the two compete for pixels where both are outlined, and share none anywhere."""
+    """The two compete for pixels where both are outlined."""
     call, asked = watched
     for group, i in enumerate((GOLDEN_KOI, RED_KOI), 1):
         cvat.add(JOB, shapes=[outline(frame, i, group=group) for frame in (0, 9)])
     run()
     before = by_frame(cvat, group=1)
-    taken = [outline(4, RED_KOI, group=2), outline(6, GOLDEN_KOI, group=2)]  # the second one has what was the other's
-    cvat.add(JOB, shapes=taken)
-    assert "Tracked again: koi (group 2) on 0-9;" in run(call, corrected=True, replace=True)
+    cvat.add(JOB, shapes=[outline(4, RED_KOI, group=2)])
+    said = run(call, around=(4,))
+    assert (
+        said.startswith("Job 12: 1 object tracked on 7 frames") and "(group 1)" not in said.partition("Outline next")[0]
+    )
     assert set(asked) == set(range(FRAMES))
-    after, red = by_frame(cvat, group=1), by_frame(cvat, group=2)
-    assert sorted(red) == [1, 2, 3, 5, 7, 8] and list(after) != list(before)
-    by_persons = {each["frame"]: each for each in taken}
-    for frame, shape in after.items():
-        own = mask_of(shape)
-        assert not (own & mask_of((red | by_persons)[frame])).any()
-        assert frame != 4 or jaccard(own, mask_of(before[frame])) > 0.95
-    assert jaccard(mask_of(before[6]), mask_of(taken[1])) > 0.6
+    assert by_frame(cvat, group=1) == before
+    red = by_frame(cvat, group=2)
+    assert sorted(red) == [1, 2, 3, 5, 6, 7, 8] and quality(list(red.values()), RED_KOI) > 0.5
+    assert not any((mask_of(shape) & mask_of(before[frame])).sum() > 20 for frame, shape in red.items())
 
 
-def test_objects_that_join_and_go(cvat, run, watched):
-    """One that joins is tracked everywhere; of one whose outlines were deleted the results stay."""
+def test_an_object_that_joins_is_tracked_to_both_ends(cvat, run, watched):
     call, asked = watched
-    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, TURTLE)])
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
     run()
-    before = by_frame(cvat, label_id=KOI["id"]), by_frame(cvat, label_id=TURTLE_LABEL["id"])
-    outlines = cvat.jobs[JOB].annotations["shapes"]
-    outlines[:] = [each for each in outlines if each["source"] == "auto" or each["label_id"] == KOI["id"]]
-    assert "nothing to do" in run(call, corrected=True, replace=True)
-    assert (by_frame(cvat, label_id=KOI["id"]), by_frame(cvat, label_id=TURTLE_LABEL["id"])) == before
+    before = by_frame(cvat)
     cvat.add(JOB, shapes=[outline(5, TURTLE)])
-    assert "Tracked again: turtle on 0-9;" in run(call, corrected=True, replace=True)
+    run(call, around=(5,))
+    assert set(asked) == set(range(FRAMES))
     assert sorted(by_frame(cvat, label_id=TURTLE_LABEL["id"])) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
-    assert list(by_frame(cvat, label_id=KOI["id"])) == list(before[0])
+    assert by_frame(cvat, label_id=KOI["id"]) == before
 
 
 def test_what_was_deleted_and_what_others_made_elsewhere_stays_so(cvat, run):
     cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 4, 9)])
-    run()
+    run(form="polygon")
     shapes = cvat.jobs[JOB].annotations["shapes"]
     shapes[:] = [each for each in shapes if each["frame"] not in (2, 5)]
-    cvat.add(JOB, shapes=[box(1, GOLDEN_KOI, source="auto"), box(8, GOLDEN_KOI, source="auto")])
-    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
-    run(corrected=True, replace=True)
-    assert sorted(frames_of(results(cvat))) == [1, 1, 3, 5, 6, 8]
-    assert [each["type"] for each in results(cvat) if each["frame"] in (1, 8)].count("rectangle") == 1
+    others = [box(frame, GOLDEN_KOI, source="auto") for frame in (1, 8)]
+    cvat.add(JOB, shapes=[*others, box(8, TURTLE, source="auto"), outline(7, GOLDEN_KOI)])
+    run(around=(7,))
+    koi = [(each["frame"], each["type"]) for each in results(cvat) if each["label_id"] == KOI["id"]]
+    made = [(frame, "mask") for frame in (5, 6, 8)]
+    assert sorted(koi) == sorted([(1, "polygon"), (1, "rectangle"), (3, "polygon"), *made])
+    assert by_frame(cvat, label_id=TURTLE_LABEL["id"])[8]["type"] == "rectangle"
 
 
-def test_an_outline_over_a_result_between_outlines_takes_its_place(cvat, run, watched):
-    call, asked = watched
+def test_an_outline_over_a_result_between_outlines_takes_its_place(cvat, run):
     cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 3, 5, 9)])
     run()
     cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
-    assert "koi on 3-5;" in run(call, corrected=True, replace=True)
+    run(around=(4,))
     assert sorted(frames_of(results(cvat))) == [1, 2, 6, 7, 8]
-
-
-def test_a_correction_has_the_form_of_the_run_before(cvat, run):
-    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 4, 9)])
-    run(form="polygon")
-    before = by_frame(cvat)
-    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
-    with pytest.raises(ValueError, match="the last run made annotations --as polygon, and --as mask would not fit"):
-        run(corrected=True, replace=True, form="mask")
-    run(corrected=True, replace=True)
-    after = by_frame(cvat)
-    assert {each["type"] for each in after.values()} == {"polygon"}
-    assert all(after[frame] == before[frame] for frame in (1, 2, 3))
-
-
-def test_a_correction_where_results_are_tracks(cvat, run, watched):
-    call, asked = watched
-    cvat.add(JOB, shapes=[outline(frame, i, group=i) for frame in (0, 4, 9) for i in (GOLDEN_KOI, TURTLE)])
-    run(form="track")
-    before = {each["label_id"]: each for each in results(cvat, "tracks")}
-    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI, group=GOLDEN_KOI)])
-    run(call, corrected=True, replace=True)
-    after = {each["label_id"]: each for each in results(cvat, "tracks")}
-    assert len(results(cvat, "tracks")) == 2 and after[TURTLE_LABEL["id"]] == before[TURTLE_LABEL["id"]]
-    old, new = ({each["frame"]: each | {"id": 0} for each in own[KOI["id"]]["shapes"]} for own in (before, after))
-    assert all(old[frame] == new[frame] for frame in (1, 2, 3)) and new[7]["outside"] and not old[7]["outside"]
-
-
-def test_a_correction_after_runs_of_other_labels(cvat, run, watched):
-    call, asked = watched
-    cvat.add(JOB, shapes=[outline(frame, i) for frame in (0, 4, 9) for i in (GOLDEN_KOI, TURTLE)])
-    run(labels=("koi",))
-    run(labels=("turtle",))
-    cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
-    assert "Tracked again: koi on 4-9; the rest" in run(call, corrected=True, replace=True)
-    assert sorted(by_frame(cvat, label_id=TURTLE_LABEL["id"])) == [1, 2, 3, 5, 6, 7, 8]
 
 
 def test_a_correction_goes_on_where_it_was_stopped(cvat, run, propagate):
@@ -1009,40 +959,54 @@ def test_a_correction_goes_on_where_it_was_stopped(cvat, run, propagate):
     run()
     cvat.add(JOB, shapes=[outline(6, GOLDEN_KOI)])
     every, sizes = counting(propagate)
+    run(every, around=(6,), dry_run=True, tracker="another")
+    needed = len(sizes)
     with pytest.raises(KeyboardInterrupt):
-        run(failing(every, 6, KeyboardInterrupt()), corrected=True, replace=True)
-    done = len(sizes)
-    run(every, corrected=True, replace=True)
+        run(failing(every, needed - 2, KeyboardInterrupt()), around=(6,))
+    run(every, around=(6,))
+    assert len(sizes) <= 2 * needed + 3  # what it learnt ahead for the way back
     stopped, total = results(cvat), len(sizes)
-    assert done == 6 and sorted(frames_of(stopped)) == [1, 2, 4, 5, 7, 8]
-    assert run(every, corrected=True, replace=True) == (
-        "Job 12: no outline is new or changed since the last run; nothing to do.\n"
-    )
+    assert sorted(frames_of(stopped)) == [1, 2, 4, 5, 7, 8]
+    assert "tracked and the results uploaded before; nothing to do" in run(every, around=(6,))
     assert len(sizes) == total and results(cvat) == stopped
 
 
-def test_groups_that_are_given_with_a_correction(cvat, run, watched):
-    """What was tracked without a group is known by its outline, and not tracked again for that."""
-    call, asked = watched
-    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, RED_KOI)])
+def test_a_correction_whose_upload_breaks(cvat, run, monkeypatch):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 2)
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 9)])
     run()
-    for number, shape in enumerate(cvat.jobs[JOB].annotations["shapes"][:2], 1):
-        shape["group"] = number
-    assert "Tracked again: nothing;" in run(call, corrected=True, replace=True)
-    assert asked == [] and {shape["group"] for shape in results(cvat)} == {1, 2}
-    cvat.add(JOB, shapes=[outline(8, RED_KOI, group=2)])
-    assert "Tracked again: koi (group 2) on 0-9;" in run(call, corrected=True, replace=True)
-    assert sorted(frames_of(results(cvat))) == sorted([*range(1, 10), *range(1, 8), 9])
-    assert {shape["group"] for shape in results(cvat)} == {1, 2}
+    cvat.add(JOB, shapes=[outline(5, GOLDEN_KOI)])
+    cvat.once("PATCH", "annotations", drop, after=5)
+    with pytest.raises(ConnectionError):
+        run(around=(5,))
+    run(around=(5,))
+    assert sorted(frames_of(results(cvat))) == [1, 2, 3, 4, 6, 7, 8]
 
 
-def test_what_is_corrected_must_have_been_tracked(cvat, run):
-    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
-    with pytest.raises(ValueError, match="^Job 12: no run of it is kept here.*without --corrected.$"):
-        run(corrected=True, replace=True)
-    run(dry_run=True)  # nothing that was uploaded
-    with pytest.raises(ValueError, match="no run of it is kept here"):
-        run(corrected=True, replace=True)
+@pytest.mark.parametrize(
+    ("drawn", "around", "complaint"),
+    [
+        ([(0, GOLDEN_KOI, 0)], (4,), "Job 12: Nothing is outlined on frame 4; --around takes frames on which"),
+        ([(0, GOLDEN_KOI, 0), (0, RED_KOI, 0)], (0,), "several objects koi with the same group, or without one"),
+    ],
+)
+def test_corrections_of_which_it_is_unclear_what_they_change(cvat, run, propagate, drawn, around, complaint):
+    cvat.add(JOB, shapes=[outline(frame, i, group=group) for frame, i, group in drawn])
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match=complaint):
+        run(call, around=around)
+    assert sizes == []
+
+
+def test_no_part_of_a_track_is_replaced(cvat, run, propagate):
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 9)])
+    run(form="track")
+    before = results(cvat, "tracks")
+    cvat.add(JOB, shapes=[outline(5, GOLDEN_KOI)])
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match="In job 12 results of these objects are tracks.*without --around"):
+        run(call, around=(5,))
+    assert sizes == [] and results(cvat, "tracks") == before
 
 
 def test_the_command_for_corrections(cvat, command, monkeypatch):
@@ -1051,10 +1015,12 @@ def test_the_command_for_corrections(cvat, command, monkeypatch):
     assert command("--job", JOB)[0] == 0
     before = by_frame(cvat)
     cvat.add(JOB, shapes=[outline(7, GOLDEN_KOI)])
-    code, said, _ = command("--job", JOB, "--corrected")
-    assert code == 0 and "Tracked again: koi on 5-9;" in said
+    code, said, _ = command("--job", JOB, "--around", 7)
+    assert code == 0 and "1 object tracked on 3 frames" in said
     assert all(by_frame(cvat)[frame] == before[frame] for frame in (1, 2, 3, 4))
-    assert "--corrected" in command("--job", JOB, "--corrected", "--propose")[2]
+    assert "--around" in command("--job", JOB, "--around", 7, "--propose")[2]
+    assert "--around is for one job" in command("--task", 1, "--around", 7)[2]
+    assert "--around is for one job" in command("--job", JOB, "--around", 7, "--as", "track")[2]
 
 
 # Changes midway

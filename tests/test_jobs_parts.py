@@ -14,16 +14,15 @@ from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
 from maskbank.jobs.annotate import ranges
-from maskbank.jobs.corrections import KnownObject, outlines_of, same_objects, stretches
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import backward_order, forward_order, fuse, keep_apart, last_seeds, outlined_object
+from maskbank.jobs.stretches import Stretch, stretches_around
+from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
 from maskbank.networks.outliner import FoundObject, certain
-from maskbank.review.record import Finding, RecordedFrame
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.rle import decode_rle, encode_rle
@@ -232,82 +231,33 @@ def test_a_digest_changes_with_the_outlines_only():
 # Corrections
 
 
-def known(frames: tuple[int, ...] = (), label: Label = CAR, track: bool = False, found: object = FRAMES) -> KnownObject:
-    """An object of an earlier run: outlined on some frames and found on these and others."""
-    outlines = outlines_of(drawn_on(*frames, label=label))
-    recorded = {i: RecordedFrame(i, f"{i}.jpg", (20, 60), (Finding(None, 1.0, i in frames),)) for i in found}
-    return KnownObject(label.id, 0, track, outlines, recorded, 0)
-
-
-def stretches_of(objects: list[JobObject], *known: KnownObject) -> list[tuple[int, int, list[int], list[int]]]:
-    """The first and last frame of each stretch, the objects tracked there, and those whose results are taken."""
-    parts = stretches(FRAMES, objects, same_objects(objects, known))
-    return [(part.frames[0], part.frames[-1], list(part.slots), list(part.to_find)) for part in parts]
-
-
 @pytest.mark.parametrize(
-    ("before", "now", "expected"),
+    ("outlined", "corrected", "expected"),
     [
-        ((0, 5), (0, 5), []),
-        ((0,), (0, 5), [(0, 9)]),
-        ((0, 9), (0, 5, 9), [(0, 9)]),
-        ((0, 4, 9), (0, 4, 6, 9), [(4, 9)]),
-        ((0, 4, 9), (0, 2, 4, 6, 9), [(0, 9)]),  # stretches that touch are one
-        ((0, 3, 6, 9), (0, 1, 3, 6, 8, 9), [(0, 3), (6, 9)]),
-        ((0, 4, 9), (0, 9), [(0, 9)]),  # one that is no longer there
-        ((3, 6), (1, 3, 6), [(0, 3)]),
-        ((3, 6), (3, 6, 8), [(6, 9)]),
-        ((0, 3, 5, 9), (0, 3, 4, 5, 9), [(3, 5)]),  # nothing is to be found, but something of a program's to be deleted
-        ((3,), (6,), [(0, 9)]),
+        ((0, 5), (5,), [(0, 9)]),
+        ((0, 5, 9), (5,), [(0, 9)]),
+        ((0, 4, 6, 9), (6,), [(4, 9)]),
+        ((0, 2, 4, 6, 9), (2, 6), [(0, 9)]),  # stretches that touch are one
+        ((0, 1, 3, 6, 8, 9), (1, 8), [(0, 3), (6, 9)]),
+        ((1, 3, 6), (1,), [(0, 3)]),
+        ((3, 6, 8), (8,), [(6, 9)]),
+        ((6,), (6,), [(0, 9)]),
     ],
 )
-def test_what_an_outline_changes_reaches_to_the_next_ones(before: tuple, now: tuple, expected: list):
-    assert stretches_of([drawn_on(*now)], known(before)) == [(*ends, [0], [0]) for ends in expected]
+def test_what_an_outline_changes_reaches_to_the_next_ones(outlined: tuple, corrected: tuple, expected: list):
+    parts = stretches_around(corrected, FRAMES, [drawn_on(*outlined)])
+    assert parts == [Stretch(FRAMES[start : stop + 1], [0], [0]) for start, stop in expected]
 
 
 def test_who_is_outlined_in_a_stretch_is_tracked_there_too():
     objects = [drawn_on(0, 4, 6), drawn_on(4, label=BIKE), drawn_on(0, label=Label(3, "bus", "any", frozenset()))]
-    before = [known((0, 6)), known((4,), BIKE), known((0,), objects[2].label)]
-    assert stretches_of(objects, *before) == [(0, 6, [0, 1, 2], [0])]
-    objects[0] = drawn_on(2, 4, 6)
-    before[0] = known((2, 6))
-    assert stretches_of(objects, *before) == [(2, 6, [0, 1], [0])]
-    before[1] = known((5,), BIKE)  # no outline is as it was: all of it has changed
-    assert stretches_of(objects, *before) == [(0, 9, [0, 1, 2], [1]), (2, 6, [0, 1], [0])]
-
-
-def test_frames_without_results_are_tracked_wherever_they_are():
-    """As those that were deleted in an earlier run."""
-    assert stretches_of([drawn_on(0, 3, 6)], known((0, 3, 6), found={*FRAMES} - {4})) == [(3, 6, [0], [0])]
-
-
-def test_a_track_is_tracked_before_its_first_outline_only():
-    track = drawn_on(3, 5, 7, track=True)
-    assert stretches_of([track], known((3, 7), track=True, found=range(3))) == []
-    assert stretches_of([track], known((4, 7), track=True, found=range(4))) == [(0, 3, [0], [0])]
-    assert stretches_of([track], known((3, 5, 7))) == [(0, 3, [0], [0])]  # shapes before: another object
-
-
-def test_objects_are_known_by_their_outlines():
-    objects = [drawn_on(0), drawn_on(5, 8)]
-    assert same_objects(objects, []) == [None, None]
-    before = [known((5,)), known((0, 2)), known((0,), BIKE)]
-    assert same_objects(objects, before) == [before[1], before[0]]
-    assert same_objects([drawn_on(0, 5, 8), *objects], [before[0], known((5, 8))])[0].outlines.keys() == {5, 8}
-    assert same_objects([drawn_on(7), drawn_on(8)], before) == [None, None]
-
-
-def test_an_outline_takes_pixels_from_what_stays():
-    """As where an object was not tracked again, and had pixels that a person gave to another one since."""
-    of_first = SweepPrediction(mask(0), 1.0)
-    kept = SweepPrediction(mask(5), 0.9)
-    results = [{3: of_first}, {3: SweepPrediction(mask(30), 0.9), 4: kept, 5: kept}]
-    keep_apart(4, results, [of_first.mask])
-    keep_apart(5, results, [])
-    assert results[1][4].mask[-4] == 10 and results[1][4].confidence == 0.9
-    assert results[1][5] is kept and results[0][3] is of_first
-    keep_apart(4, results, [mask(0, 30)])
-    assert results[1][4] == (None, 0.1)
+    parts = stretches_around((6,), FRAMES, objects)
+    assert [(part.frames, part.slots, part.to_find) for part in parts] == [(range(4, 10), [0, 1], [0])]
+    parts = stretches_around((4,), FRAMES, objects)
+    assert [(part.frames, part.slots, part.to_find) for part in parts] == [
+        (range(7), [0, 1, 2], [0]),
+        (range(10), [0, 1, 2], [1]),
+    ]
 
 
 # Fusing

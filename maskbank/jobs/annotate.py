@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,24 +14,15 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from maskbank import __version__
-from maskbank.jobs.corrections import (
-    EarlierRuns,
-    Results,
-    Stretch,
-    earlier_runs,
-    note_outlines,
-    results_of,
-    shown,
-    stretches,
-)
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, without_group
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
-from maskbank.jobs.review import frames_without_picture, keep_picture, record_job, take_pictures
+from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
-from maskbank.jobs.sweeps import Answers, ObjectOf, backward_order, forward_order, sweep
+from maskbank.jobs.stretches import Stretch, stretches_around
+from maskbank.jobs.sweeps import Answers, ObjectOf, backward_order, forward_order, fuse, sweep
 from maskbank.jobs.uploads import (
     Annotations,
     annotations_of,
@@ -48,8 +39,6 @@ from maskbank.tracking.suggestions import next_step, sureness
 
 T = TypeVar("T")
 
-AS_DRAWN = "as drawn"  # the form of results without a choice
-
 Tune = Callable[[Path, Path], Propagate]
 """Trains the network on the data in a folder, in another folder, and returns the function with what it has learnt; goes
 on where it was stopped."""
@@ -63,7 +52,7 @@ class AnnotateOptions:
     labels: the names of the labels to track; empty: all.
     dry_run: upload nothing.
     replace: delete the results of earlier runs.
-    corrected: track only what outlines that are new or changed since the last run can change, and keep the rest of it.
+    around: frames with corrections; only what these can change is tracked, and replaced. Empty: everything.
     work: the folder where what was tracked is kept.
     tracker: names the function and its settings; what another one tracked is not gone on with.
     tune: what makes of the outlined frames of a job a function of its own; None: all jobs have the given one.
@@ -77,8 +66,13 @@ class AnnotateOptions:
     work: Path
     tracker: str
     tune: Tune | None = None
-    corrected: bool = False
+    around: Sequence[int] = ()
     retry_s: float = RETRY_S
+
+    @property
+    def replaces(self) -> bool:
+        """Whether results of earlier runs may be deleted."""
+        return self.replace or bool(self.around)
 
 
 @dataclass(frozen=True)
@@ -90,17 +84,12 @@ class JobToTrack:
     objects: list[JobObject]
     label_ids: set[int]  # of the results
 
-    def folder(self, host: str, options: AnnotateOptions, earlier: EarlierRuns | None) -> Path:
-        """The folder of its run; another one for other outlines, another tracker, another version, and for what goes
-        on from another run."""
-        key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__]
-        digest = hashlib.sha256(json.dumps([*key, earlier.folder.path.name] if earlier else key).encode()).hexdigest()
-        return self.runs(host, options) / digest[:16]
-
-    def runs(self, host: str, options: AnnotateOptions) -> Path:
-        """The folder of the folders of all its runs."""
+    def folder(self, host: str, options: AnnotateOptions) -> Path:
+        """The folder of its run; another one for other outlines, other corrections, another tracker or version."""
+        key = [host, self.job.id, seeds_digest(self.objects), options.tracker, __version__, *sorted(options.around)]
+        digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()
         server = re.sub(r"[^\w.-]+", "_", host.partition("://")[2])
-        return options.work / server / f"job-{self.job.id}"
+        return options.work / server / f"job-{self.job.id}" / digest[:16]
 
 
 @dataclass(frozen=True)
@@ -173,20 +162,18 @@ def annotate_job(
 ) -> str:
     """Tracks and uploads; returns the report."""
     job, objects = outlined.job, outlined.objects
-    earlier, before, parts = None, None, [Stretch.whole(job.frames, objects)]
-    if options.corrected:
-        earlier = earlier_runs(outlined.runs(cvat.host, options), objects)
-        if earlier is None:
-            raise ValueError(
-                f"Job {job.id}: no run of it is kept here whose results could stay; run this without --corrected."
-            )
-        options = replace(options, form=_form_of(earlier, outlined, options))
-        before = earlier.objects
-        parts = stretches(job.frames, objects, before)
-        if not parts and all(was and was.group == drawn.group for was, drawn in zip(before, objects, strict=True)):
-            return f"Job {job.id}: no outline is new or changed since the last run; nothing to do."
-    folder = RunFolder(outlined.folder(cvat.host, options, earlier))
-    form = options.form or AS_DRAWN
+    try:
+        parts = (
+            stretches_around(options.around, job.frames, objects)
+            if options.around
+            else [Stretch.whole(job.frames, objects)]
+        )
+    except ValueError as error:
+        raise ValueError(f"Job {job.id}: {error}") from error
+    if options.around:
+        _refuse_tracks(outlined, parts)
+    folder = RunFolder(outlined.folder(cvat.host, options))
+    form = options.form or "as drawn"
     with folder.alone():
         finished = f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in outlined.objects]}"
         if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
@@ -194,22 +181,19 @@ def annotate_job(
                 f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do. "
                 f"(--replace uploads again what was deleted or changed since.)\n{folder.noted('what next') or ''}"
             ).rstrip()
-        if folder.noted("uploading") != form:
+        if folder.noted("uploading") != form and not options.around:
             _refuse_outdated(job, earlier_results(outlined.annotations, outlined.label_ids), options)
-        if earlier:
-            take_pictures(folder.path, earlier.folder.path)
         sweeps = _track(cvat, outlined, parts, propagate, object_of, options, folder)
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
 
-        results = partial(results_of, parts=parts, sweeps=sweeps, before=before)
-        plan = partial(plan_upload, cvat, outlined, results, options)
+        plan = partial(plan_upload, cvat, outlined, parts, sweeps, options)
         found = retried(plan, options.retry_s, Waiting("CVAT").tell)
         next_steps = f"  {what_next(outlined, found)}"
         if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-            record_job(folder.path, cvat.host, job, objects, found.results, shown(objects, parts, sweeps, before))
-            note_outlines(folder, objects)
+            answers = _by_object(parts, sweeps, len(objects))
+            record_job(folder.path, cvat.host, job, _frames_of(parts), objects, found.results, answers)
             next_steps += f"\n  Look at {write_page(folder.path)}."
         folder.note("what next", next_steps)
 
@@ -233,9 +217,7 @@ def annotate_job(
         found = retried(upload, options.retry_s, waiting.tell)
         if waiting.told:  # a request without an answer may have been carried out after the next one was made
             retried(delete_twins, options.retry_s, waiting.tell)
-        text = f"{report(outlined, found, hard_boxes(folder), options)}\n{next_steps}"
-        if earlier:
-            text += f"\n  {tracked_again(objects, parts)}"
+        text = f"{report(outlined, parts, found, hard_boxes(folder), options)}\n{next_steps}"
         if not options.dry_run:
             folder.note("uploaded", finished)
     return text
@@ -256,7 +238,7 @@ def _track(
     of_log: list[list[JobObject]] = []
     for part in parts:
         own = [objects[slot] for slot in part.slots]
-        name = "" if len(part.frames) == len(job.frames) else f"-{part.frames[0]}-{part.frames[-1]}"
+        name = f"-{part.frames[0]}-{part.frames[-1]}" if options.around else ""
         logs.append(folder.log(f"forward{name}", forward_order(part.frames, own)))
         logs.append(folder.log(f"backward{name}", backward_order(part.frames, own)))
         of_log += own, own
@@ -293,10 +275,28 @@ def _track(
                 for _ in sweep(log, own, image_of, ask, object_of, tell_of_box):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
-        for frame in frames_without_picture(folder.path, job.frames):
+        for frame in frames_without_picture(folder.path, _frames_of(parts)):
             image_of(frame)
     answers = [dict(zip(log.order, log.answers, strict=False)) for log in logs]
     return list(zip(answers[::2], answers[1::2], strict=True))
+
+
+def _frames_of(parts: Iterable[Stretch]) -> list[int]:
+    return sorted({frame for part in parts for frame in part.frames})
+
+
+def _by_object(
+    parts: Sequence[Stretch], sweeps: Sequence[tuple[Answers, Answers]], objects: int
+) -> list[dict[int, list[SweepPrediction | None]]]:
+    """The answers of all sweeps for all objects of the job; None where one was not tracked."""
+    return [
+        {
+            frame: [dict(zip(part.slots, own, strict=True)).get(slot) for slot in range(objects)]
+            for frame, own in answers.items()
+        }
+        for part, both in zip(parts, sweeps, strict=True)
+        for answers in both
+    ]
 
 
 def hard_boxes(folder: RunFolder) -> list[tuple[int, int]]:
@@ -311,12 +311,13 @@ def _answered(logs: Iterable[SweepLog]) -> int:
 def plan_upload(
     cvat: Cvat,
     outlined: JobToTrack,
-    results_of: Callable[[list[int], list[JobObject]], Results],
+    parts: Sequence[Stretch],
+    sweeps: Sequence[tuple[Answers, Answers]],
     options: AnnotateOptions,
 ) -> Upload:
     """What to upload into the job as it is at this moment.
 
-    results_of: gives what is to be seen on frames of the job, of its objects.
+    parts, sweeps: what was tracked of it, and the answers of both sweeps through each part.
 
     Raises ValueError when other objects are outlined in it than those that were tracked.
     """
@@ -327,54 +328,64 @@ def plan_upload(
             "run this again to track the new ones."
         )
     frames = sorted(set(now.job.frames) & set(outlined.job.frames))
-    results = results_of(frames, now.objects)
-    made = annotations_of(now.objects, results.found, options.form, frames)
+    results: list[dict[int, SweepPrediction]] = [{} for _ in now.objects]
+    places: set[tuple[int, int, int]] = set()  # of the results, in CVAT: label, group and frame
+    for part, both in zip(parts, sweeps, strict=True):
+        own = [frame for frame in part.frames if frame in frames]
+        for slot, found in zip(part.slots, fuse(own, [now.objects[i] for i in part.slots], *both), strict=True):
+            if slot in part.to_find:
+                drawn = now.objects[slot]
+                results[slot] |= found
+                places |= {(drawn.label.id, drawn.group, frame) for frame in own}
+    made = annotations_of(now.objects, results, options.form, frames)
     there = earlier_results(now.annotations, now.label_ids)
-    if results.changed is None:
-        return Upload(results.found, made, missing=without(made, there), outdated=without(there, made))
-    # Elsewhere, what persons deleted since stays deleted, and what other programs made stays.
-    own, places = [], set()
-    for drawn, found, changed in zip(now.objects, results.found, results.changed, strict=True):
-        whole = options.form == "track" and changed
-        own.append({frame: each for frame, each in found.items() if whole or frame in changed})
-        places |= {(drawn.label.id, group, frame) for frame, groups in changed.items() for group in groups}
-    missing = without(annotations_of(now.objects, own, options.form, frames), there)
-    return Upload(results.found, made, missing, outdated=without(at_places(there, places), made))
+    if options.around:
+        there = {"shapes": at_places(there["shapes"], places), "tracks": []}
+    return Upload(results, made, missing=without(made, there), outdated=without(there, made))
+
+
+def _refuse_tracks(outlined: JobToTrack, parts: Sequence[Stretch]) -> None:
+    corrected = [outlined.objects[slot] for part in parts for slot in part.to_find]
+    objects = {(drawn.label.id, drawn.group) for drawn in corrected}
+    tracks = earlier_results(outlined.annotations, outlined.label_ids)["tracks"]
+    if any((track["label_id"], track["group"] or 0) in objects for track in tracks):
+        raise ValueError(
+            f"In job {outlined.job.id} results of these objects are tracks, of which no part is replaced; run this "
+            "with --replace and without --around."
+        )
 
 
 def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptions) -> None:
-    if count(outdated) and not (options.replace or options.dry_run):
+    if count(outdated) and not (options.replaces or options.dry_run):
         raise ValueError(
             f"Job {job.id} already has {count(outdated)} automatic annotations of these labels, of an earlier run or "
-            "another program; give --corrected to track only what outlines changed since, or --replace to delete them."
+            "another program; give --replace to delete them first, or --around with the frames that you corrected."
         )
 
 
-def _form_of(earlier: EarlierRuns, outlined: JobToTrack, options: AnnotateOptions) -> str | None:
-    """The form of the last run, which what is tracked again must have. Raises ValueError if another one is given."""
-    form = earlier.folder.noted("uploading")
-    if options.form not in (None, form):
-        raise ValueError(
-            f"Job {outlined.job.id}: the last run made annotations {form if form == AS_DRAWN else f'--as {form}'}, and "
-            f"--as {options.form} would not fit them; run this without --corrected."
-        )
-    return None if form == AS_DRAWN else form
-
-
-def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]], options: AnnotateOptions) -> str:
+def report(
+    outlined: JobToTrack,
+    parts: Sequence[Stretch],
+    upload: Upload,
+    hard: Iterable[tuple[int, int]],
+    options: AnnotateOptions,
+) -> str:
     """What was done, and what an annotator should look at; `hard`: see `hard_boxes`."""
+    tracked = sorted({slot for part in parts for slot in part.to_find})
     made, there = count(upload.made), count(upload.made) - count(upload.missing)
     frames = len({frame for found in upload.results for frame in found})
     kind = "track" if options.form == "track" else "shape"
     done = "would be uploaded" if options.dry_run else "uploaded"
     lines = [
-        f"Job {outlined.job.id}: {_counted(len(outlined.objects), 'object')} tracked on {_counted(frames, 'frame')}, "
+        f"Job {outlined.job.id}: {_counted(len(tracked), 'object')} tracked on {_counted(frames, 'frame')}, "
         f"{_counted(made, kind)} made, {count(upload.missing)} {done}" + (f", {there} there already." if there else ".")
     ]
     if count(upload.outdated):
-        done = "would have to be deleted first (--replace)" if options.dry_run else "deleted"
+        first = "would be deleted" if options.replaces else "would have to be deleted first (--replace)"
+        done = first if options.dry_run else "deleted"
         lines.append(f"  {_counted(count(upload.outdated), 'automatic annotation')} of earlier runs {done}.")
-    for drawn, found in zip(outlined.objects, upload.results, strict=True):
+    for slot in tracked:
+        drawn, found = outlined.objects[slot], upload.results[slot]
         unsure = [frame for frame, answer in found.items() if answer.confidence < UNSURE_BELOW]
         gone = [frame for frame, answer in found.items() if answer.mask is None]
         by_track = drawn.interpolated(outlined.job.frames)
@@ -391,12 +402,6 @@ def report(outlined: JobToTrack, upload: Upload, hard: Iterable[tuple[int, int]]
     if options.form == "track" and made:
         lines.append("  The tracks are off on the frames that people outlined, whose shapes stay as they are.")
     return "\n".join(lines)
-
-
-def tracked_again(objects: Sequence[JobObject], parts: Sequence[Stretch]) -> str:
-    """What was not left as it was."""
-    again = [f"{objects[slot].name} on {ranges(part.frames)}" for part in parts for slot in part.to_find]
-    return f"Tracked again: {', '.join(again) or 'nothing'}; the rest stays as it was."
 
 
 def what_next(outlined: JobToTrack, upload: Upload) -> str:

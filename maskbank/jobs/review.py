@@ -1,6 +1,5 @@
 """The record of a job's run, of which its page is made: `maskbank review` then needs no server."""
 
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -36,15 +35,6 @@ def keep_picture(folder: Path, frame: int, image: bytes) -> None:
         draft.write_bytes(small_jpeg(pixels))
 
 
-def take_pictures(folder: Path, earlier: Path) -> None:
-    """Takes over the pictures of an earlier run."""
-    (folder / PICTURES).mkdir(exist_ok=True)
-    for picture in (earlier / PICTURES).glob("*.jpg"):
-        if not (folder / PICTURES / picture.name).exists():
-            with atomic_write(folder / PICTURES / picture.name) as draft:
-                shutil.copyfile(picture, draft)
-
-
 def frames_without_picture(folder: Path, frames: Iterable[int]) -> list[int]:
     """Those that no sweep fetched, or that were fetched before pictures were kept."""
     return [frame for frame in frames if _picture(folder, frame) is None]
@@ -54,6 +44,7 @@ def record_job(
     folder: Path,
     host: str,
     job: CvatJob,
+    frames: Iterable[int],
     objects: Sequence[JobObject],
     results: Sequence[Mapping[int, SweepPrediction]],
     sweeps: Sequence[Answers],
@@ -64,6 +55,7 @@ def record_job(
         folder: of the run.
         host: CVAT's address.
         job: that was tracked.
+        frames: of the job, those that were tracked.
         objects: of the job.
         results: for each object by frame, without the frames where a person outlined it.
         sweeps: their answers, which hold the masks of those frames.
@@ -75,7 +67,7 @@ def record_job(
         job_url=f"{host.rstrip('/')}/tasks/{job.task}/jobs/{job.id}",
     )
     with RunRecord(folder, facts) as record:
-        for frame in job.frames:
+        for frame in frames:
             picture = _picture(folder, frame)
             if picture is None:
                 continue

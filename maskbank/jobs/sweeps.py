@@ -244,36 +244,24 @@ def fuse(
         seeded = drawn.seeds.keys() & set(frames)
         results.append(fusion.fuse(frames, seeded, set(drawn.to_find(frames)), ahead, back, _agreement))
     for frame in frames:
-        found = [own[frame].mask for own in results if frame in own and own[frame].visible]
+        found = {slot: own[frame] for slot, own in enumerate(results) if frame in own and own[frame].mask is not None}
         ahead_there = [each.mask for each in forward.get(frame, ()) if each]  # which share no pixel with each other
-        if len({any(mask is other for other in ahead_there) for mask in found}) > 1:
-            keep_apart(frame, results)
+        if len({any(answer.mask is mask for mask in ahead_there) for answer in found.values()}) > 1:
+            for slot, answer in _apart(found):
+                results[slot][frame] = answer
     return results
 
 
-def keep_apart(frame: int, results: Sequence[dict[int, SweepPrediction]], outlined: Sequence[np.ndarray] = ()) -> None:
-    """Replaces results of objects on a frame so that their masks share no pixel, see `fusion.apart`.
-
-    outlined: CVAT's points of masks that persons drew there, of which none of theirs takes a pixel.
-    """
-    found = {slot: own[frame] for slot, own in enumerate(results) if frame in own}
+def _apart(found: Mapping[int, SweepPrediction]) -> Iterator[tuple[int, SweepPrediction]]:
+    """Answers on one frame, by slot, that have masks, see `fusion.apart`."""
     points = {slot: answer.mask for slot, answer in found.items() if answer.mask is not None}
-    if len(points) + len(outlined) < 2 or not points:
-        return
-    width, height = np.max([each[-2:] for each in (*points.values(), *outlined)], axis=0) + 1
+    width, height = np.max([each[-2:] for each in points.values()], axis=0) + 1
     masks = {slot: decode_rle(each, height, width) for slot, each in points.items()}
-    apart = fusion.apart(masks, {slot: found[slot].confidence for slot in points})
-    taken = np.zeros((height, width), bool)
-    for each in outlined:
-        taken |= decode_rle(each, height, width)
-    for slot, mask in apart.items():
-        mask = mask & ~taken
-        if mask.sum() == masks[slot].sum():
-            continue
+    for slot, mask in fusion.apart(masks, {slot: found[slot].confidence for slot in points}).items():
         if mask.any():
-            results[slot][frame] = found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
+            yield slot, found[slot]._replace(mask=np.array(encode_rle(mask), np.int32))
         else:
-            results[slot][frame] = SweepPrediction(None, round(1 - found[slot].confidence, 3))
+            yield slot, SweepPrediction(None, round(1 - found[slot].confidence, 3))
 
 
 def _agreement(ahead: SweepPrediction, back: SweepPrediction) -> float:

@@ -1,7 +1,7 @@
 """Results as CVAT's annotations: masks, polygons, boxes and ellipses, or tracks; and what of them a job lacks."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -123,13 +123,9 @@ def earlier_results(annotations: Mapping[str, Any], label_ids: Collection[int]) 
     }
 
 
-def at_places(annotations: Annotations, places: Collection[tuple[int, int, int]]) -> Annotations:
-    """Those with the id of a label, a group and a frame that are among these; of tracks the frame does not count."""
-    of_tracks = {(label_id, group) for label_id, group, _ in places}
-    return {
-        "shapes": [s for s in annotations["shapes"] if (s["label_id"], s["group"] or 0, s["frame"]) in places],
-        "tracks": [t for t in annotations["tracks"] if (t["label_id"], t["group"] or 0) in of_tracks],
-    }
+def at_places(shapes: Iterable[dict[str, Any]], places: Collection[tuple[int, int, int]]) -> list[dict[str, Any]]:
+    """Those whose label, group and frame are among these; `places` has their numbers."""
+    return [each for each in shapes if (each["label_id"], each["group"] or 0, each["frame"]) in places]
 
 
 def without(these: Annotations, those: Annotations) -> Annotations:

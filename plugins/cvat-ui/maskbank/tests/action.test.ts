@@ -934,7 +934,27 @@ describe('only up to the outlines around the current frame', () => {
         };
         await run(8, 19, AROUND);
         expect(new Set(job.commits[0]!.created.shapes.map(({ group }) => group))).toEqual(new Set([1]));
-        expect(notices).toEqual([['error', 'Frame 5: It has no area. What was tracked up to frame 12 is kept.']]);
+        const kept = 'What was tracked up to frame 12 is kept. Then run this on frame 8 again.';
+        expect(notices).toEqual([['error', `Frame 5: It has no area. ${kept}`]]);
+    });
+
+    test('what is said names the object that was tracked, and what is left to do', async () => {
+        [7, 9].forEach((frame) => drawn(frame, 1)); // nothing of it is to be tracked
+        [0, 16].forEach((frame) => drawn(frame, 2));
+        [1, 2].forEach((group) => drawn(8, group));
+        server.confidence = (_, frame, seeded) => (seeded ? 1 : frame === 12 ? 0.1 : 0.9);
+        await run(8, 19, { ...AROUND, 'Stop when unsure': 0.3 });
+        const stopped = 'Stopped on frame 12: the confidence for koi (group 2) is 0.10.';
+        expect(notices).toEqual([['info', `${stopped} Correct it here, then run this on frame 8 again.`]]);
+        expect(summaries[0]?.text).toContain('koi (group 2): unsure on 12.');
+    });
+
+    test('that CVAT hides the states is said once', async () => {
+        server.sign = (state) => `gAAAA-${state.bank}-${state.object}-${state.revision}`;
+        [1, 2].forEach((group) => [0, 8 + group, 12 + group].forEach((frame) => drawn(frame, group)));
+        [1, 2].forEach((group) => drawn(8, group));
+        await run(8, 19, { ...AROUND, 'Stop when unsure': 0.3 });
+        expect(notices.filter(([, sentence]) => sentence.includes('hides how sure'))).toHaveLength(1);
     });
 
     test('it has to be clear which outlines are of an object', async () => {

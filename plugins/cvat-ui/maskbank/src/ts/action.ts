@@ -100,7 +100,12 @@ export class AITracker extends BaseCollectionAction {
         const { tracked, frames } = together(runs, outcomes, objects.length);
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
         const names = namesOf(objects, job.labels);
-        this.#tellEnd(tracked, names, kept);
+        this.#tellEnd(
+            tracked,
+            names,
+            kept,
+            settings.onlyAround ? `run this on frame ${asked.frame} again` : 'track on',
+        );
         if (!kept) {
             return { created: nothing(), deleted: nothing() };
         }
@@ -138,6 +143,7 @@ export class AITracker extends BaseCollectionAction {
             input.onProgress(`${what} (${count} of ${steps})${how}${pace.left(count, steps)}`, percent);
         };
         const outcomes: Tracked[] = [];
+        let hasToldUnreadable = false;
         for (const run of runs) {
             const { objects, from, frames } = run;
             const others = outlinedAhead(from, objects, { from, useSeeds: settings.useSeeds });
@@ -158,7 +164,12 @@ export class AITracker extends BaseCollectionAction {
                             tell(`Back to frame ${frame}`, '');
                         },
                         onWait: () => input.onProgress('Waiting for the tracker…', percent),
-                        onUnreadable: () => this.#tellUnreadable(objects),
+                        onUnreadable: () => {
+                            if (!hasToldUnreadable) {
+                                this.#tellUnreadable(objects);
+                            }
+                            hasToldUnreadable = true;
+                        },
                     }),
                 );
             } catch (error) {
@@ -197,17 +208,18 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    #tellEnd({ done, end }: Tracked, names: readonly string[], kept: boolean): void {
+    #tellEnd({ done, end }: Tracked, names: readonly string[], kept: boolean, goOn: string): void {
         if (end.reason === 'failed') {
             const what = kept ? `What was tracked up to frame ${done.at(-1)} is kept.` : 'Nothing of this run is kept.';
-            this.#screen.notify('error', `Frame ${end.frame}: ${sentenceOf(end.error)} ${what}`);
+            const then = this.#settings.onlyAround ? ` Then ${goOn}.` : '';
+            this.#screen.notify('error', `Frame ${end.frame}: ${sentenceOf(end.error)} ${what}${then}`);
         }
         if (end.reason === 'unsure') {
             this.#frameToShow = end.frame;
             this.#screen.notify(
                 'info',
                 `Stopped on frame ${end.frame}: the confidence for ${names[end.object]} is ` +
-                    `${end.confidence.toFixed(2)}. Correct it here, then track on.`,
+                    `${end.confidence.toFixed(2)}. Correct it here, then ${goOn}.`,
             );
         }
     }

@@ -16,7 +16,7 @@ export function together(
     count: number,
 ): { tracked: Tracked; frames: number[] } {
     const [{ from }, first] = [runs[0]!, outcomes[0]!];
-    if (outcomes.length === 1 && runs.length === 1) {
+    if (runs.length === 1 && first.found.length === count) {
         return { tracked: first, frames: [from, ...first.done] };
     }
     const found = Array.from({ length: count }, () => new Map());

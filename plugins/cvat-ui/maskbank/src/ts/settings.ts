@@ -3,7 +3,7 @@ import type { ActionParameters, Job, Model } from './cvat-types';
 export interface Settings {
     target: number; // frame
     useSeeds: boolean;
-    onlyAround: boolean; // only what corrections on the current frame can change is tracked; there is no target then
+    onlyAround: boolean; // only what corrections on the current frame can change is tracked
     convert: boolean;
     stopBelow: number; // confidence; 0: never
     keepOnCancel: boolean;

@@ -30,7 +30,6 @@ export function stretchesAround(object: FollowedObject, { frame, target, numbers
         { from, frames: framesToTrack(numbers, from, last) },
         { from: frame, frames: framesToTrack(numbers, frame, Math.min(frame, ...made)) },
     ];
-    return stretches.filter(({ frames }) =>
-        frames.some((each) => each !== frame && !object.annotated.has(each) && !object.absent.has(each)),
-    );
+    const said = (each: number): boolean => each === frame || object.annotated.has(each) || object.absent.has(each);
+    return stretches.filter(({ frames }) => !frames.every(said));
 }
