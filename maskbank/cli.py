@@ -382,7 +382,7 @@ def _add_job(job: argparse.ArgumentParser) -> None:
         type=_minutes,
         metavar="MINUTES",
         help="first train the network on what is outlined in the job, on this machine: outline two or more frames, and "
-        "give it five minutes",
+        "give it five to fifteen minutes",
     )
     _add_model_options(job)
     job.set_defaults(run=_job, extra="job")
@@ -658,7 +658,8 @@ def _tuning(minutes: float, settings: "Settings", environment: dict[str, str]) -
     from maskbank.training.trainer import train
 
     def tune(data: Path, run: Path) -> "Propagate":
-        weights = train([data], run, minutes=minutes, init=settings.weights or BUNDLED_WEIGHTS["lite"])
+        init = settings.weights or BUNDLED_WEIGHTS["lite"]
+        weights = train([data], run, minutes=minutes, init=init, blend=1.0)  # they serve this job only: let them forget
         chosen = {"MASKBANK_WEIGHTS": str(weights), "MASKBANK_INTERACTOR_WEIGHTS": str(settings.interactor)}
         return in_this_process(environment | chosen)
 

@@ -55,7 +55,7 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=5, help="to outline at most (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=5.0, help="of training (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="of training, instead of minutes")
-    parser.add_argument("--blend", type=float, default=0.5, help="share of the trained weights (default: %(default)s)")
+    parser.add_argument("--blend", type=float, default=1.0, help="share of the trained weights (default: %(default)s)")
     parser.add_argument("--init", default="lite", choices=sorted(BUNDLED_WEIGHTS), help="(default: %(default)s)")
     options = parser.parse_args()
     settings, init = read_settings(dict(os.environ)), BUNDLED_WEIGHTS[options.init]
