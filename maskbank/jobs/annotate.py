@@ -327,17 +327,17 @@ def plan_upload(
             f"The outlines in job {now.job.id} were changed while they were tracked, so nothing was uploaded; "
             "run this again to track the new ones."
         )
-    frames = sorted(set(now.job.frames) & set(outlined.job.frames))
+    kept = set(now.job.frames) & set(outlined.job.frames)
     results: list[dict[int, SweepPrediction]] = [{} for _ in now.objects]
     places: set[tuple[int, int, int]] = set()  # of the results, in CVAT: label, group and frame
     for part, both in zip(parts, sweeps, strict=True):
-        own = [frame for frame in part.frames if frame in frames]
+        own = [frame for frame in part.frames if frame in kept]
         for slot, found in zip(part.slots, fuse(own, [now.objects[i] for i in part.slots], *both), strict=True):
             if slot in part.to_find:
                 drawn = now.objects[slot]
                 results[slot] |= found
                 places |= {(drawn.label.id, drawn.group, frame) for frame in own}
-    made = annotations_of(now.objects, results, options.form, frames)
+    made = annotations_of(now.objects, results, options.form, sorted(kept))
     there = earlier_results(now.annotations, now.label_ids)
     if options.around:
         there = {"shapes": at_places(there["shapes"], places), "tracks": []}

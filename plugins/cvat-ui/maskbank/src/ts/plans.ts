@@ -33,7 +33,8 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     if (!frames.length) {
         throw new Error('There is no frame between this one and the target frame; choose another target frame.');
     }
-    const others = settings.useSeeds ? numbers.filter((each) => each !== from && !frames.includes(each)) : [];
+    const visited = new Set([from, ...frames]);
+    const others = settings.useSeeds ? numbers.filter((each) => !visited.has(each)) : [];
     const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
     const { objects, crowded } = followed;
     if (!objects.length) {
