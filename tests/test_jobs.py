@@ -914,6 +914,7 @@ def test_a_correction_of_one_object_leaves_the_others(cvat, run, watched):
         said.startswith("Job 12: 1 object tracked on 7 frames") and "(group 1)" not in said.partition("Outline next")[0]
     )
     assert set(asked) == set(range(FRAMES))
+    assert list(read_record(run_folder(said))[0].objects.values()) == ["koi (group 2)"]
     assert by_frame(cvat, group=1) == before
     red = by_frame(cvat, group=2)
     assert sorted(red) == [1, 2, 3, 5, 6, 7, 8] and quality(list(red.values()), RED_KOI) > 0.5

@@ -192,8 +192,10 @@ def annotate_job(
         found = retried(plan, options.retry_s, Waiting("CVAT").tell)
         next_steps = f"  {what_next(outlined, found)}"
         if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-            answers = _by_object(parts, sweeps, len(objects))
-            record_job(folder.path, cvat.host, job, _frames_of(parts), objects, found.results, answers)
+            slots = _found_in(parts)
+            tracked, own = [objects[slot] for slot in slots], [found.results[slot] for slot in slots]
+            answers = _by_object(parts, sweeps, slots)
+            record_job(folder.path, cvat.host, job, _frames_of(parts), tracked, own, answers)
             next_steps += f"\n  Look at {write_page(folder.path)}."
         folder.note("what next", next_steps)
 
@@ -285,15 +287,17 @@ def _frames_of(parts: Iterable[Stretch]) -> list[int]:
     return sorted({frame for part in parts for frame in part.frames})
 
 
+def _found_in(parts: Iterable[Stretch]) -> list[int]:
+    """The slots of the objects whose results are taken."""
+    return sorted({slot for part in parts for slot in part.to_find})
+
+
 def _by_object(
-    parts: Sequence[Stretch], sweeps: Sequence[tuple[Answers, Answers]], objects: int
+    parts: Sequence[Stretch], sweeps: Sequence[tuple[Answers, Answers]], slots: Sequence[int]
 ) -> list[dict[int, list[SweepPrediction | None]]]:
-    """The answers of all sweeps for all objects of the job; None where one was not tracked."""
+    """The answers of all sweeps for the objects with these slots; None where one was not tracked."""
     return [
-        {
-            frame: [dict(zip(part.slots, own, strict=True)).get(slot) for slot in range(objects)]
-            for frame, own in answers.items()
-        }
+        {frame: [dict(zip(part.slots, own, strict=True)).get(slot) for slot in slots] for frame, own in answers.items()}
         for part, both in zip(parts, sweeps, strict=True)
         for answers in both
     ]
@@ -371,7 +375,7 @@ def report(
     options: AnnotateOptions,
 ) -> str:
     """What was done, and what an annotator should look at; `hard`: see `hard_boxes`."""
-    tracked = sorted({slot for part in parts for slot in part.to_find})
+    tracked = _found_in(parts)
     made, there = count(upload.made), count(upload.made) - count(upload.missing)
     frames = len({frame for found in upload.results for frame in found})
     kind = "track" if options.form == "track" else "shape"
