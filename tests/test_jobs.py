@@ -1226,6 +1226,26 @@ def test_a_function_that_restarts_and_forgets(cvat, run, monkeypatch):
     assert quality(results(cvat), GOLDEN_KOI) > 0.6
 
 
+def test_a_function_forgets_objects_that_are_outlined_on_different_frames(cvat, run, propagate, monkeypatch):
+    """Until the turtle starts again, what was found of it counts."""
+    monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 1)
+    drawn = [outline(0, GOLDEN_KOI), outline(3, GOLDEN_KOI), outline(1, TURTLE), outline(6, TURTLE)]
+    cvat.add(JOB, shapes=[each | {"group": 1 + (number > 1)} for number, each in enumerate(drawn)])
+    frame_of = {base64.b64encode(jpeg(i)).decode(): i for i in range(FRAMES)}
+    asked: list[int] = []
+
+    def call(body: dict) -> dict:
+        asked.append(frame_of[body["frames"][0]["image"]])
+        if asked[-4:] == [3, 2, 1, 0] and asked.count(0) == 4:  # at the end of the way back
+            raise StateExpired("The tracker no longer remembers it.")
+        return propagate(body)
+
+    run(call)
+    found = results(cvat)
+    for group, seeded in ((1, {0, 3}), (2, {1, 6})):
+        assert frames_of([each for each in found if each["group"] == group]) == sorted(set(range(FRAMES)) - seeded)
+
+
 def test_a_function_that_never_remembers(cvat, run, propagate):
     """Such as several workers with a store in the memory of each."""
     cvat.add(JOB, shapes=seeds())

@@ -466,6 +466,27 @@ def test_dropped_answers_stay_dropped(tmp_path):
     assert lefts(SweepLog(tmp_path / "log", range(9))) == lefts(log) == [0, 1, 8]
 
 
+def test_what_was_found_stays_where_an_object_starts_anew_later(tmp_path):
+    def both(one: int | None, other: int | None) -> dict:
+        frame = {"shapes": [], "confidences": []}
+        for left in (one, other):
+            frame["shapes"].append(None if left is None else {"type": "mask", "points": mask(left).tolist()})
+            frame["confidences"].append(None if left is None else 0.5)
+        return {"frames": [frame], "states": ["now", "now"]}
+
+    def lefts(log: SweepLog) -> list[list[int | None]]:
+        return [[each and int(each.mask[-4]) for each in own] for own in log.answers]
+
+    log = SweepLog(tmp_path / "log", range(9))
+    for frame in range(3):
+        log.append([frame], both(frame, frame + 4))
+    log.drop_from(1)
+    log.append([1], both(21, None))
+    assert lefts(log) == lefts(SweepLog(tmp_path / "log", range(9))) == [[0, 4], [21, 5]]
+    log.append([2], both(22, 26))
+    assert lefts(log) == lefts(SweepLog(tmp_path / "log", range(9))) == [[0, 4], [21, 5], [22, 26]]
+
+
 def test_frames_that_are_deleted_later_are_skipped(tmp_path):
     log = SweepLog(tmp_path / "log", [0, 1, 2, 3])
     log.append([0, 1, 2], reply(0, 1, 2))

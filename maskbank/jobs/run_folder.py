@@ -29,12 +29,16 @@ class SweepPrediction(NamedTuple):
         return self._replace(confidence=confidence)
 
 
+_Answers = list[SweepPrediction | None]  # on a frame, of all objects
+
+
 class SweepLog:
     """The answers of one sweep, in the order of its frames, and the states to go on with.
 
     Every answered request is a line of JSON, on the disk before anything else is done. A last line that a killed
     process left unfinished is dropped. Answers for frames that were deleted meanwhile are skipped; after a frame that
-    is new to the sweep none counts.
+    is new to the sweep none counts. Where a frame is tracked again, what was found of objects that have yet to start
+    anew stays.
 
     Args:
         path: the file; made with the first answer.
@@ -48,23 +52,30 @@ class SweepLog:
     def __init__(self, path: Path, order: Sequence[int]):
         self.path = path
         self.order = order
-        self.answers: list[list[SweepPrediction | None]] = []
+        self.answers: list[_Answers] = []
         self.states: list[Any] | None = None
+        self._before: dict[int, _Answers] = {}  # what was found of frames that are tracked again
         if path.exists():
             self._read()
 
     def append(self, frames: Sequence[int], reply: Mapping[str, Any]) -> None:
         """Keeps a reply of the function for these frames, which follow those answered so far."""
         self._write({"frames": list(frames), "answers": reply["frames"], "states": reply["states"]})
-        self.answers += map(_answers, reply["frames"])
+        self.answers += map(self._joined, frames, map(_answers, reply["frames"]))
         self.states = reply["states"]
 
     def drop_from(self, position: int) -> None:
-        """Forgets the answers from a position of the order on, and the states."""
+        """Lets the frames from a position of the order on be tracked again, and forgets the states."""
         if position < len(self.answers):
             self._write({"again_from": self.order[position]})
+            self._before |= zip(self.order[position:], self.answers[position:], strict=False)
             del self.answers[position:]
         self.states = None
+
+    def _joined(self, frame: int, answers: _Answers) -> _Answers:
+        """Answers, with those from before where an object has none yet."""
+        before = self._before.get(frame, answers)
+        return [old if new is None else new for new, old in zip(answers, before, strict=True)]
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
@@ -74,7 +85,7 @@ class SweepLog:
 
     def _read(self) -> None:
         with self.path.open("r+b") as file:
-            kept: dict[int, list[SweepPrediction | None]] = {}  # by frame, in the order of the sweep
+            kept: dict[int, _Answers] = {}  # by frame, in the order of the sweep
             whole = 0
             for line in file:
                 if not line.endswith(b"\n"):
@@ -84,10 +95,11 @@ class SweepLog:
                 if "again_from" in record:
                     frames = list(kept)
                     for frame in frames[frames.index(record["again_from"]) :]:
-                        del kept[frame]
+                        self._before[frame] = kept.pop(frame)
                     self.states = None
                 else:
-                    kept |= zip(record["frames"], map(_answers, record["answers"]), strict=True)
+                    for frame, answers in zip(record["frames"], map(_answers, record["answers"]), strict=True):
+                        kept[frame] = self._joined(frame, answers)
                     self.states = record["states"]
             file.truncate(whole)
         known = [frame for frame in kept if frame in set(self.order)]
@@ -97,7 +109,7 @@ class SweepLog:
         self.answers = [kept[frame] for frame in known[:same]]
 
 
-def _answers(frame: Mapping[str, Any]) -> list[SweepPrediction | None]:
+def _answers(frame: Mapping[str, Any]) -> _Answers:
     return [
         None if confidence is None else SweepPrediction(shape and np.array(shape["points"], np.int32), confidence)
         for shape, confidence in zip(frame["shapes"], frame["confidences"], strict=True)

@@ -141,7 +141,10 @@ def _with_all_seeds(
 
 
 def last_seeds(answered: Sequence[int], objects: Sequence[JobObject]) -> int:
-    """The latest position from which on every object that was begun in these frames has a seed; 0 if none was."""
+    """The latest position from which on every object that was begun in these frames has a seed; 0 if none was.
+
+    Objects whose seed comes later than there have no answers up to it, see `SweepLog`.
+    """
     position = {frame: i for i, frame in enumerate(answered)}
     seeded = [[position[frame] for frame in each.seeds if frame in position] for each in objects]
     return min((max(own) for own in seeded if own), default=0)
