@@ -3,9 +3,11 @@
 import argparse
 import itertools
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ if TYPE_CHECKING:  # what commands need is imported when they run
     from maskbank.jobs.function import Propagate
     from maskbank.settings import Settings
 
+KEPT = "what was done so far is kept"
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
 
 
@@ -39,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maskbank: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("maskbank: stopped; what was done so far is kept.", file=sys.stderr)
+        print(f"maskbank: stopped; {options.when_stopped}.", file=sys.stderr)
         return 130
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maskbank", description=__doc__)
-    parser.set_defaults(extra="cli")  # of pyproject.toml, with what most commands need
+    parser.set_defaults(extra="cli", when_stopped=KEPT)  # the extra of pyproject.toml that most commands need
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     track = commands.add_parser(
@@ -121,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("proposal"), help="folder for mask and picture (default: %(default)s)"
     )
     _add_model_options(propose)
-    propose.set_defaults(run=_propose)
+    propose.set_defaults(run=_propose, when_stopped="nothing is proposed")
 
     evaluate = commands.add_parser(
         "evaluate",
@@ -477,17 +480,21 @@ def _track(options: argparse.Namespace) -> None:
     video = None if options.video == "none" else options.video
     objects = sorted({int(i) for seed in seeds.values() for i in np.unique(seed) if i})
     facts = facts_of(options.frames, {i: f"object {i}" for i in objects})
+    options.when_stopped = "no frame was finished"
     with (
         ResultFolder(options.out, video, frames.fps) as results,
-        RunRecord(options.out, facts) as record,
         tqdm(total=frames_to_track(len(frames), seeds), unit="frame", desc="tracking") as bar,
     ):
-        for index, tracked in enumerate(track_clip(tracker, frames, seeds, bar.update)):
-            seeded = np.unique(seeds[index]).tolist() if index in seeds else []
-            findings = findings_of(tracked.ids, objects, tracked.confidence, seeded)
-            with interruptions_held_back():  # both have the frame, or neither
-                results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
-                record.add(index, frames.name(index), tracked.ids.shape, findings)
+        tracked_frames = track_clip(tracker, frames, seeds, bar.update)
+        first = next(tracked_frames)  # until there is a frame, the record of an earlier run stays
+        options.when_stopped = KEPT
+        with RunRecord(options.out, facts) as record:
+            for index, tracked in enumerate(itertools.chain([first], tracked_frames)):
+                seeded = np.unique(seeds[index]).tolist() if index in seeds else []
+                findings = findings_of(tracked.ids, objects, tracked.confidence, seeded)
+                with interruptions_held_back():  # both have the frame, or neither
+                    results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
+                    record.add(index, frames.name(index), tracked.ids.shape, findings)
     print(f"Look at {write_page(options.out)}.")
     if options.suggest:
         print(what_to_outline_next(*read_record(options.out)))
@@ -546,6 +553,8 @@ def _propose(options: argparse.Namespace) -> None:
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
 
+    if any(options.out.glob("*.png")):
+        raise ValueError(f"{options.out} has a mask already, which somebody may have corrected; choose another --out.")
     frames = open_frames(options.frames)
     settings = read_settings(_environment(options))
     tracker, _ = load_tracker(settings)
@@ -562,7 +571,8 @@ def _propose(options: argparse.Namespace) -> None:
     write_id_mask(mask, found.ids)
     Image.fromarray(overlay(found.image, found.ids, {i: str(i) for i in range(1, found.count + 1)})).save(picture)
     print(f"{found.count} proposed on frame {found.frame} ({frames.name(found.frame)}). {found.how_sure}")
-    print(f"Look at {picture}, correct {mask}, then: maskbank track {options.frames} --seed {found.frame}={mask}")
+    track = ["maskbank", "track", str(options.frames), "--seed", f"{found.frame}={mask}", "--out", "results"]
+    print(f"Look at {picture}, correct {mask}, then: {shlex.join(track)}")
 
 
 def _job(options: argparse.Namespace) -> None:
@@ -571,7 +581,8 @@ def _job(options: argparse.Namespace) -> None:
 
     from maskbank.jobs.annotate import AnnotateOptions, annotate
     from maskbank.jobs.cvat import Login, connect
-    from maskbank.jobs.function import deployed, in_this_process
+    from maskbank.jobs.function import deployed, identity_of, in_this_process
+    from maskbank.jobs.retrying import RETRY_S, Waiting, retried
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token
 
@@ -597,7 +608,9 @@ def _job(options: argparse.Namespace) -> None:
     if options.function_url:
         if any((options.model, options.weights, options.device, options.size)):
             raise ValueError("--model, --weights, --device and --size are for this machine, not for --function-url.")
-        propagate, tracker = deployed(options.function_url, read_token(os.environ)), options.function_url
+        propagate = deployed(options.function_url, read_token(os.environ))
+        identity = partial(identity_of, options.function_url)
+        tracker = f"{options.function_url} {retried(identity, RETRY_S, Waiting('the tracker').tell)}"
     else:
         propagate = in_this_process(environment)
         tracker = _identity(settings)

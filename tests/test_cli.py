@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,47 @@ def test_interruption_comes_after_the_frame_that_is_being_written(tmp_path, monk
     finally:
         signal.signal(number, before)
     check_results(tmp_path, ["00000.jpg", "00001.jpg"])
+
+
+def test_frames_of_several_sizes(folder, tmp_path, seed):
+    """The masks have each frame's size, the video that of the first."""
+    Image.open(folder / "00002.jpg").resize((300, 400)).save(folder / "00002.jpg")
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 0
+    assert read_id_mask(tmp_path / "out" / "masks" / "00002.png").shape == (400, 300)
+    assert len({image.shape for image in open_frames(tmp_path / "out" / "overlay.webm")}) == 1
+
+
+def test_a_run_that_fails_before_its_first_frame_leaves_what_was_there(folder, tmp_path, seed, capsys):
+    out = tmp_path / "out"
+    assert track(folder, "--seed", f"0={seed}", "--out", out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    write_id_mask(tmp_path / "small.png", np.ones((9, 9), np.uint8))
+    assert track(folder, "--seed", f"0={seed}", "--seed", f"1={tmp_path / 'small.png'}", "--out", out) == 1
+    assert "The seed mask of frame 1 is 9 x 9 pixels" in last_line(capsys)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_stop_before_the_first_frame_does_not_claim_that_anything_is_kept(
+    folder, tmp_path, seed, capsys, monkeypatch
+):
+    def stopped(*_: object) -> Iterator[object]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("maskbank.tracking.clip.track_clip", stopped)
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 130
+    assert last_line(capsys) == "maskbank: stopped; no frame was finished."
+
+
+def test_masks_that_no_run_made_are_not_touched(folder, tmp_path, seed, capsys):
+    (tmp_path / "data" / "masks").mkdir(parents=True)
+    drawn = tmp_path / "data" / "masks" / "00000.png"
+    drawn.write_bytes(seed.read_bytes())
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "data") == 1
+    assert "has masks that do not come from an earlier run; choose another folder" in last_line(capsys)
+    assert drawn.read_bytes() == seed.read_bytes() and list(tmp_path.joinpath("data").rglob("*.png")) == [drawn]
+    for _ in range(2):  # its own are written again
+        assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "own") == 0
 
 
 def test_frame_that_cannot_be_read_leaves_those_before_it(folder, tmp_path, seed, capsys):

@@ -43,13 +43,14 @@ from maskbank.function.local import local_function
 from maskbank.jobs import retrying, sweeps, uploads
 from maskbank.jobs.annotate import AnnotateOptions, annotate
 from maskbank.jobs.cvat import Login, connect
-from maskbank.jobs.function import Propagate, StateExpired, deployed, in_this_process
+from maskbank.jobs.function import Propagate, StateExpired, deployed, identity_of, in_this_process
 from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
 from maskbank.networks.lite import Lite
 from maskbank.networks.models import BUNDLED_INTERACTORS, BUNDLED_WEIGHTS
 from maskbank.networks.outliner import Outliner, load_outliner
 from maskbank.networks.weights import fingerprint, fit_weights, load_state_dict
+from maskbank.review.marks import what_to_outline_next
 from maskbank.review.record import decode_mask, read_record
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import Shape
@@ -938,8 +939,8 @@ def test_what_was_deleted_and_what_others_made_elsewhere_stays_so(cvat, run):
     run(form="polygon")
     shapes = cvat.jobs[JOB].annotations["shapes"]
     shapes[:] = [each for each in shapes if each["frame"] not in (2, 5)]
-    others = [box(frame, GOLDEN_KOI, source="auto") for frame in (1, 8)]
-    cvat.add(JOB, shapes=[*others, box(8, TURTLE, source="auto"), outline(7, GOLDEN_KOI)])
+    others = [box(1, GOLDEN_KOI, source="auto"), box(8, TURTLE, source="auto")]
+    cvat.add(JOB, shapes=[*others, outline(7, GOLDEN_KOI)])
     run(around=(7,))
     koi = [(each["frame"], each["type"]) for each in results(cvat) if each["label_id"] == KOI["id"]]
     made = [(frame, "mask") for frame in (5, 6, 8)]
@@ -999,6 +1000,51 @@ def test_corrections_of_which_it_is_unclear_what_they_change(cvat, run, propagat
     assert sizes == []
 
 
+@pytest.mark.parametrize(
+    ("drawn", "automatic", "complaint"),
+    [
+        ([(0, 0), (5, 0)], [(3, 0), (3, 0)], "In job 12 frame 3 has 2 automatic shapes of the label koi"),
+        ([(0, 1), (5, 1)], [(3, 0)], "automatic annotations of the label koi have another group than its outlined"),
+        ([(0, 1), (0, 2), (5, 0)], [(3, 1), (3, 2)], "Job 12: koi, outlined on 5, has no group"),
+    ],
+)
+def test_corrections_among_results_of_which_it_is_unclear_whose_they_are(
+    cvat, run, propagate, drawn, automatic, complaint
+):
+    """As a detector leaves them, or a run before the groups were given."""
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI, group=group) for frame, group in drawn])
+    cvat.add(JOB, shapes=[box(frame, GOLDEN_KOI, group=group, source="auto") for frame, group in automatic])
+    before = results(cvat)
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match=complaint):
+        run(call, around=(5,))
+    assert sizes == [] and results(cvat) == before
+
+
+def test_a_correction_of_an_object_whose_neighbours_are_tracks(cvat, run):
+    cvat.add(JOB, shapes=[outline(frame, RED_KOI, group=2) for frame in (0, 9)])
+    run(form="track")
+    tracks = results(cvat, "tracks")
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI, group=1) for frame in (3, 5)])
+    run(around=(5,))
+    assert frames_of(results(cvat)) == [4, 6, 7, 8, 9] and results(cvat, "tracks") == tracks
+
+
+def test_the_report_of_a_correction_and_its_page_name_the_same_frame(cvat, run, propagate):
+    def unsure(body: dict) -> dict:
+        reply = propagate(body)
+        for frame in reply["frames"]:
+            frame["confidences"] = [None if each is None else min(each, 0.5) for each in frame["confidences"]]
+        return reply
+
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 4, 5, 9)])
+    said = run(unsure, around=(5,))
+    frames = read_record(run_folder(said))
+    [named] = re.findall(r"Outline next: .*", said)
+    assert named == what_to_outline_next(*frames)
+    assert int(re.findall(r"frame (\d+)", named)[0]) in (6, 7, 8)
+
+
 def test_no_part_of_a_track_is_replaced(cvat, run, propagate):
     cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 9)])
     run(form="track")
@@ -1045,6 +1091,24 @@ def test_attributes_that_change_midway_are_the_new_ones(cvat, run):
     cvat.once("GET", "/data$", lambda: drawn.update(attributes=[{"spec_id": NAME, "value": "Hana"}]), after=4)
     run()
     assert {each["attributes"][0]["value"] for each in results(cvat)} == {"Hana"}
+
+
+@pytest.mark.parametrize("form", [None, "track"])
+@pytest.mark.parametrize("change", [{"z_order": 5}, {"attributes": [{"spec_id": NAME, "value": "Hana"}]}])
+def test_what_changes_but_the_outline_is_made_anew(cvat, run, propagate, form: str | None, change: dict):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run(form=form)
+    cvat.jobs[JOB].annotations["shapes"][0].update(change)
+    with pytest.raises(ValueError, match="give --replace to delete them first"):
+        run(form=form)
+    call, sizes = counting(propagate)
+    run(call, form=form, replace=True)
+    assert sizes == []  # it is known where the object is
+    [(name, value)] = change.items()
+    for each in results(cvat, "tracks" if form else "shapes"):
+        parts = [each] if form is None or name == "attributes" else each["shapes"]
+        assert all(value == part[name] or value[0] in part[name] for part in parts)
+    assert "nothing to do" in run(form=form)
 
 
 def test_a_frame_that_is_deleted_midway(cvat, run):
@@ -1316,6 +1380,20 @@ def test_a_task(cvat, run, tmp_path, capsys):
     assert frames_of(cvat.of_source(14, "auto")["shapes"]) == [8, 9]
 
 
+def test_what_is_outlined_while_the_jobs_before_are_tracked_counts(cvat, run, propagate):
+    cvat.jobs = {job: StoredJob({i: jpeg(i) for i in range(3)}, LABELS, task=3) for job in (12, 13)}
+    for job in (12, 13):
+        cvat.add(job, shapes=[outline(0, GOLDEN_KOI)])
+
+    def call(body: dict) -> dict:
+        if len(cvat.jobs[13].annotations["shapes"]) == 1:
+            cvat.add(13, shapes=[outline(2, GOLDEN_KOI)])
+        return propagate(body)
+
+    run(call, jobs=(12, 13))
+    assert [frames_of(cvat.of_source(job, "auto")["shapes"]) for job in (12, 13)] == [[1, 2], [1]]
+
+
 def test_of_a_task_one_job_that_cannot_be_tracked_does_not_keep_the_others_from_it(cvat, run, capsys):
     cvat.jobs[13] = StoredJob({i: jpeg(i) for i in range(4)}, LABELS)
     cvat.add(JOB, shapes=[outline(3, TURTLE, type="polygon", points=[700.0, 0.0, 800.0, 0.0, 700.0, 50.0])])
@@ -1387,6 +1465,19 @@ def test_the_report_names_the_groups(cvat, run):
     cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI, group=8), outline(4, RED_KOI, group=3), outline(4, TURTLE, group=5)])
     names = [line.strip().rpartition(": ")[0] for line in run().splitlines()[1:4]]
     assert sorted(names) == ["koi (group 3)", "koi (group 8)", "turtle"]
+
+
+def test_what_another_model_tracked_behind_the_same_address_is_not_gone_on_with(cvat, command):
+    known = ("--auth", f"{USER}:{PASSWORD}", "--job", JOB, "--replace", "--function-url")
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    with local_function(environment={"MASKBANK_SIZE": "96"}) as url:
+        before = identity_of(url)
+        assert command(*known, url)[0] == 0
+        first = results(cvat)
+    with local_function(int(url.rpartition(":")[2]), environment={"MASKBANK_SIZE": "128"}):
+        assert identity_of(url) != before
+        assert command(*known, url)[0] == 0
+    assert frames_of(results(cvat)) == frames_of(first) and results(cvat) != first
 
 
 def test_the_command_with_a_token_and_a_function(cvat, command, function_url, monkeypatch, tmp_path):

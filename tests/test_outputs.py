@@ -82,6 +82,18 @@ def test_void_is_background_and_grey_masks_are_object_one(tmp_path, ids):
         np.testing.assert_array_equal(mask, thing)
 
 
+def test_grey_masks_with_soft_edges_are_one_object_but_grey_ids_are_refused(tmp_path, ids):
+    thing = ids > 0
+    soft = np.where(thing, 255, 0).astype(np.uint8)
+    soft[0, :9] = 28 * np.arange(9)
+    Image.fromarray(soft).save(tmp_path / "soft.png")
+    np.testing.assert_array_equal(read_id_mask(tmp_path / "soft.png"), soft > 0)
+    assert len(np.unique(ids)) > 2
+    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "ids.png")
+    with pytest.raises(ValueError, match="ids.png is a grey image with the values 1, 2.*; save an indexed PNG"):
+        read_id_mask(tmp_path / "ids.png")
+
+
 def test_bad_masks_give_sentences(tmp_path, ids):
     save_image(tmp_path / "colour.png", 3)
     (tmp_path / "text.png").write_text("no image")

@@ -53,6 +53,20 @@ def run(
     return steps
 
 
+def test_an_object_with_more_outlines_than_its_memory_holds_starts_anew(images):
+    segmenter, _ = load_segmenter("lite", None, torch.device("cpu"))
+    entries = (128 // 16) * (240 // 16)  # of a frame
+    small = Tracker(MODELS["lite"], segmenter, torch.device("cpu"), short_side=128, budget=3 * entries + entries // 2)
+    seeds = {0: truth(0, gold=1, turtle=2)} | {index: truth(index, gold=1) for index in range(1, FRAMES - 1)}
+    steps = run(small, images, seeds)
+    for step, index in zip(steps[1:-1], range(1, FRAMES - 1), strict=True):
+        np.testing.assert_array_equal(step.ids == 1, seeds[index] == 1)
+    for index, step in enumerate(steps):
+        for name, number in (("gold", 1), ("turtle", 2)):
+            assert jaccard(step.ids == number, truth(index, **{name: 1}) == 1) > 0.6
+            assert number in step.confidence
+
+
 def test_ids_are_kept_and_frames_before_the_first_seed_are_empty(tracker, images):
     seed = truth(2, gold=7, turtle=3)
     steps = run(tracker, images, {2: seed})

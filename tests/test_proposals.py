@@ -1,6 +1,7 @@
 """`maskbank propose` on the sample clip and on a photo that a camera pans over: what moves by itself."""
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -46,17 +47,23 @@ def test_what_moves_by_itself_stands_out_from_what_the_camera_moves():
 
 
 def test_the_proposal_is_a_seed_of_animals_to_track_from(tmp_path, capsys):
-    out = tmp_path / "out"
+    out = tmp_path / "the out"
     assert cli.main(["propose", str(CLIP / "frames"), "--out", str(out)]) == 0
     said, go_on = capsys.readouterr().out.splitlines()
     [mask] = out.glob("*.png")
     frame, ids = int(mask.stem), read_id_mask(mask)
     assert said.startswith(f"{ids.max()} proposed on frame {frame} ({mask.stem}.jpg). ")
-    assert go_on.endswith(f"maskbank track {CLIP / 'frames'} --seed {frame}={mask}")
+    command = shlex.split(go_on.partition("then: ")[2])
+    assert command == ["maskbank", "track", str(CLIP / "frames"), "--seed", f"{frame}={mask}", "--out", "results"]
     overlaps = {each: jaccard(ids == 1, true_mask(frame, each)) for each in (RED_KOI, GOLDEN_KOI, TURTLE)}
     assert max(overlaps.values()) > 0.7
     with Image.open(out / f"{mask.stem}-overlay.jpg") as picture:
         assert picture.size == (640, 360)
+    corrected = mask.read_bytes() + b"corrected"
+    mask.write_bytes(corrected)
+    assert cli.main(["propose", str(CLIP / "frames"), "--out", str(out)]) == 1
+    assert "has a mask already, which somebody may have corrected" in capsys.readouterr().err
+    assert mask.read_bytes() == corrected
 
 
 def test_objects_that_do_not_touch_are_apart():

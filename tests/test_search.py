@@ -111,6 +111,15 @@ def test_without_a_folder_it_only_says_what_it_found(folder, tmp_path, monkeypat
     assert not list((tmp_path / "here").iterdir())
 
 
+def test_masks_that_no_search_made_are_not_touched(folder, tmp_path, capsys):
+    (tmp_path / "data" / "masks").mkdir(parents=True)
+    drawn = seed_mask(tmp_path / "data" / "masks" / "without-10.png", TURTLE)
+    before = drawn.read_bytes()
+    assert search(folder, seed_mask(tmp_path / "koi.png", GOLDEN_KOI), "--out", tmp_path / "data") == 1
+    assert "has masks that do not come from an earlier run" in capsys.readouterr().err
+    assert drawn.read_bytes() == before
+
+
 def test_a_mask_of_an_earlier_search_does_not_stay(tmp_path):
     image, mask = rgb(0), true_mask(0, TURTLE)
     for match, there in ((Match(mask, 0.9), True), (Match(mask, FOUND_FROM - 0.01), False)):

@@ -1,11 +1,13 @@
 """Indexed PNG masks, whose palette index is the object's id."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 VOID = 255  # DAVIS, PASCAL VOC: "nobody knows"; nothing to track there
+DARK = 64  # a grey mask with soft edges has brighter pixels as well
 
 
 def read_id_mask(path: str | Path) -> np.ndarray:
@@ -13,7 +15,7 @@ def read_id_mask(path: str | Path) -> np.ndarray:
 
     An indexed image (PNG mode P, as DAVIS has): the palette index is the object id; 255 means "void" and
     becomes background. A grey or black-and-white image: any non-zero pixel is object 1, 255 too. Raises
-    ValueError, one sentence, for anything else.
+    ValueError, one sentence, for anything else, and for a grey image whose few dark values look like object ids.
     """
     path = Path(path)
     if not path.exists():
@@ -27,8 +29,22 @@ def read_id_mask(path: str | Path) -> np.ndarray:
     if mode == "P":
         return np.where(pixels == VOID, 0, pixels).astype(np.uint8)
     if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"):
+        values = np.unique(pixels[(pixels != 0) & (pixels != VOID)])
+        if len(values) > 1 and values.max() < DARK:
+            raise ValueError(
+                f"{path} is a grey image with the values {', '.join(map(str, values[:3]))}, of which it is unclear "
+                "whether they are objects; save an indexed PNG for several objects, black and white for one."
+            )
         return np.where(pixels != 0, 1, 0).astype(np.uint8)
     raise ValueError(f"{path} is a colour image ({mode}); a mask is an indexed or a grey image.")
+
+
+def refuse_masks_of_others(out: Path, left_by_a_run: Iterable[str]) -> None:
+    """Raises ValueError, one sentence, where the folder `out`/masks has masks, and `out` nothing of a name that an
+    earlier run leaves beside them: a person may have drawn them."""
+    masks = out / "masks"
+    if any(masks.glob("*.png")) and not any(any(out.glob(name)) for name in left_by_a_run):
+        raise ValueError(f"{masks} has masks that do not come from an earlier run; choose another folder.")
 
 
 def write_id_mask(path: str | Path, ids: np.ndarray) -> None:

@@ -66,6 +66,17 @@ def contact_sheet(
     return sheet
 
 
+def letterboxed(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """An image (H, W, 3) uint8 in another size, black beside it or above and below where it has another shape."""
+    if image.shape[:2] == (height, width):
+        return image
+    scale = min(height / image.shape[0], width / image.shape[1])
+    small = cv2.resize(image, (max(int(image.shape[1] * scale), 1), max(int(image.shape[0] * scale), 1)))
+    above, before = (height - small.shape[0]) // 2, (width - small.shape[1]) // 2
+    below, after = height - small.shape[0] - above, width - small.shape[1] - before
+    return cv2.copyMakeBorder(small, above, below, before, after, cv2.BORDER_CONSTANT)
+
+
 def _outline(ids: np.ndarray) -> np.ndarray:
     """(H, W) bool: pixels near another id, as a line that is thicker on larger images."""
     width = max(1, round(min(ids.shape) / 240))

@@ -8,30 +8,36 @@ from pathlib import Path
 import numpy as np
 
 from maskbank.files.coco import CocoWriter
-from maskbank.files.masks import write_id_mask
-from maskbank.files.rendering import overlay
+from maskbank.files.masks import refuse_masks_of_others, write_id_mask
+from maskbank.files.rendering import letterboxed, overlay
 from maskbank.files.video import VideoWriter
+
+ANNOTATIONS = "annotations.json"
 
 
 class ResultFolder:
     """Writes masks/NAME.png, annotations.json and overlay.* as frames come; whole up to the last frame added.
 
     An interruption comes before or after a frame, never in the middle of one. Without any frame there is no
-    annotations.json, and one of an earlier run stays.
+    annotations.json, and one of an earlier run stays. In the video all frames have the size of the first.
 
     Args:
         out: the folder; made if needed.
         video: the ending of the overlay video; None for none.
         fps: of that video.
         labels: names of objects by id.
+
+    Raises ValueError, one sentence, where the folder has masks that no run left there.
     """
 
     def __init__(self, out: str | Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
         self.out = out = Path(out)
+        refuse_masks_of_others(out, (ANNOTATIONS, "overlay.*"))
         (out / "masks").mkdir(parents=True, exist_ok=True)
         self._coco = CocoWriter(labels)
         self._labels = labels or {}
         self._closing = ExitStack()
+        self._size: tuple[int, int] | None = None  # of the video's frames
         self._video = self._closing.enter_context(VideoWriter(out / f"overlay.{video}", fps)) if video else None
 
     def add(self, name: str, image: np.ndarray, ids: np.ndarray, confidence: Mapping[int, float]) -> np.ndarray:
@@ -40,7 +46,8 @@ class ResultFolder:
         drawn = overlay(image, ids, labels)
         with interruptions_held_back():
             if self._video:
-                self._video.write(drawn)
+                self._size = self._size or image.shape[:2]
+                self._video.write(letterboxed(drawn, *self._size))
             write_id_mask(self.out / "masks" / f"{Path(name).stem}.png", ids)
             self._coco.add(name, ids)
         return drawn
@@ -52,7 +59,7 @@ class ResultFolder:
         with interruptions_held_back():
             self._closing.close()
             if len(self._coco):
-                self._coco.save(self.out / "annotations.json")
+                self._coco.save(self.out / ANNOTATIONS)
 
 
 @contextmanager

@@ -31,18 +31,22 @@ class FunctionError(RuntimeError):
 def http_call(url: str, timeout: float = 120.0, token: str | None = None) -> Call:
     """A call to a function at `url`, with its token if it has one; CVAT waits 120 s."""
     headers = {"Content-Type": "application/json"} | ({TOKEN_HEADER: token} if token else {})
+    return lambda body: _answer(request.Request(url, json.dumps(body).encode(), headers), timeout)
 
-    def call(body: dict[str, Any]) -> dict[str, Any]:
-        message = request.Request(url, json.dumps(body).encode(), headers)
-        try:
-            with request.urlopen(message, timeout=timeout) as response:
-                reply: dict[str, Any] = json.load(response)
-            return reply
-        except error.HTTPError as refused:
-            sentence = refused.read().decode(errors="replace")
-            raise FunctionError(refused.code, sentence, seconds_to_wait(refused.headers["Retry-After"])) from None
 
-    return call
+def http_description(url: str, timeout: float = 30.0) -> dict[str, Any]:
+    """What a function at `url` says of itself; raises as a call does."""
+    return _answer(request.Request(url), timeout)
+
+
+def _answer(message: request.Request, timeout: float) -> dict[str, Any]:
+    try:
+        with request.urlopen(message, timeout=timeout) as response:
+            reply: dict[str, Any] = json.load(response)
+        return reply
+    except error.HTTPError as refused:
+        sentence = refused.read().decode(errors="replace")
+        raise FunctionError(refused.code, sentence, seconds_to_wait(refused.headers["Retry-After"])) from None
 
 
 def seconds_to_wait(retry_after: str | None) -> float | None:

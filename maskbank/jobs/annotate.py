@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -116,25 +117,22 @@ def annotate(
     with one sentence.
     """
     jobs = [load_job(cvat, job_id, options) for job_id in job_ids]
+    several = len(jobs) > 1
     if not any(each.objects for each in jobs):
         raise ValueError(
             "There is nothing to track: outline each object on a frame, as a mask, a polygon, a box or an ellipse."
         )
     failed: list[int] = []
     for each in jobs:
-        if not each.objects:
-            print(f"Job {each.job.id}: nothing is outlined in it.")
-            continue
-        if not any(drawn.to_find(each.job.frames) for drawn in each.objects):
-            print(f"Job {each.job.id}: people have outlined its objects on all frames, or made tracks; nothing to do.")
-            continue
         try:
+            if several:  # those before it took their time, and people go on outlining
+                each = load_job(cvat, each.job.id, options)
             print(annotate_job(cvat, each, propagate, object_of, options))
         except ConnectionError as error:
             reason = str(error).rstrip(".")
             raise ConnectionError(f"{reason}; what was done is kept, so run this again later.") from error
         except ValueError as error:
-            if len(jobs) == 1:
+            if not several:
                 raise
             failed.append(each.job.id)
             print(f"Job {each.job.id}: {error}", file=sys.stderr)
@@ -162,6 +160,10 @@ def annotate_job(
 ) -> str:
     """Tracks and uploads; returns the report."""
     job, objects = outlined.job, outlined.objects
+    if not objects:
+        return f"Job {job.id}: nothing is outlined in it."
+    if not any(drawn.to_find(job.frames) for drawn in objects):
+        return f"Job {job.id}: people have outlined its objects on all frames, or made tracks; nothing to do."
     try:
         parts = (
             stretches_around(options.around, job.frames, objects)
@@ -171,11 +173,11 @@ def annotate_job(
     except ValueError as error:
         raise ValueError(f"Job {job.id}: {error}") from error
     if options.around:
-        _refuse_tracks(outlined, parts)
+        _refuse_unclear_results(outlined, parts)
     folder = RunFolder(outlined.folder(cvat.host, options))
     form = options.form or "as drawn"
     with folder.alone():
-        finished = f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in outlined.objects]}"
+        finished = _said_of_results(job, objects, form)
         if folder.noted("uploaded") == finished and not (options.replace or options.dry_run):
             return (
                 f"Job {job.id}: these outlines were tracked and the results uploaded before; nothing to do. "
@@ -190,7 +192,7 @@ def annotate_job(
 
         plan = partial(plan_upload, cvat, outlined, parts, sweeps, options)
         found = retried(plan, options.retry_s, Waiting("CVAT").tell)
-        next_steps = f"  {what_next(outlined, found)}"
+        next_steps = f"  {what_next(outlined, parts, found)}"
         if any(found.results):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
             slots = _found_in(parts)
             tracked, own = [objects[slot] for slot in slots], [found.results[slot] for slot in slots]
@@ -223,6 +225,15 @@ def annotate_job(
         if not options.dry_run:
             folder.note("uploaded", finished)
     return text
+
+
+def _said_of_results(job: CvatJob, objects: Sequence[JobObject], form: str) -> str:
+    """What decides on the results beside the outlines."""
+    looks = [
+        [(frame, seed.z_order, sorted(seed.attributes.items())) for frame, seed in o.seeds.items()] for o in objects
+    ]
+    digest = hashlib.sha256(json.dumps(looks).encode()).hexdigest()
+    return f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in objects]}, looks {digest[:16]}"
 
 
 def _track(
@@ -348,15 +359,44 @@ def plan_upload(
     return Upload(results, made, missing=without(made, there), outdated=without(there, made))
 
 
-def _refuse_tracks(outlined: JobToTrack, parts: Sequence[Stretch]) -> None:
-    corrected = [outlined.objects[slot] for part in parts for slot in part.to_find]
-    objects = {(drawn.label.id, drawn.group) for drawn in corrected}
-    tracks = earlier_results(outlined.annotations, outlined.label_ids)["tracks"]
-    if any((track["label_id"], track["group"] or 0) in objects for track in tracks):
+def _refuse_unclear_results(outlined: JobToTrack, parts: Sequence[Stretch]) -> None:
+    """Raises ValueError where it is unclear which automatic annotations a correction is to replace, or where it cannot
+    replace them."""
+    job, corrected = outlined.job.id, [outlined.objects[slot] for slot in _found_in(parts)]
+    labels = {drawn.label.id: drawn.label.name for drawn in corrected}
+    for drawn in without_group(outlined.objects):
+        if drawn in corrected:
+            raise ValueError(
+                f"Job {job}: {drawn.name}, outlined on {ranges(list(drawn.seeds))}, has no group, but other objects of "
+                "its label have: put it into the group of its object, or into one of its own."
+            )
+
+    def groups(those: Iterable[Any]) -> set[tuple[int, int]]:
+        return {(each["label_id"], each["group"] or 0) for each in those}
+
+    known, to_replace = ({(drawn.label.id, drawn.group) for drawn in those} for those in (outlined.objects, corrected))
+    frames = set(_frames_of(parts))
+    there = earlier_results(outlined.annotations, labels.keys())
+    shapes = [shape for shape in there["shapes"] if shape["frame"] in frames]
+    if groups(there["tracks"]) & to_replace:
         raise ValueError(
-            f"In job {outlined.job.id} results of these objects are tracks, of which no part is replaced; run this "
-            "with --replace and without --around."
+            f"In job {job} results of these objects are tracks, of which no part is replaced; run this with --replace "
+            "and without --around."
         )
+    for label, _ in groups([*shapes, *there["tracks"]]) - known:
+        raise ValueError(
+            f"In job {job} automatic annotations of the label {labels[label]} have another group than its outlined "
+            "objects, or none, so it is unclear which of them this is to replace; run it with --replace and without "
+            "--around."
+        )
+    places = Counter((shape["label_id"], shape["group"] or 0, shape["frame"]) for shape in shapes)
+    for (label, group, frame), times in places.items():
+        if times > 1 and (label, group) in to_replace:
+            raise ValueError(
+                f"In job {job} frame {frame} has {times} automatic shapes of the label {labels[label]} with the same "
+                "group, or without one, so not all of them are of an earlier run, and it is unclear which of them this "
+                "is to replace."
+            )
 
 
 def _refuse_outdated(job: CvatJob, outdated: Annotations, options: AnnotateOptions) -> None:
@@ -408,14 +448,15 @@ def report(
     return "\n".join(lines)
 
 
-def what_next(outlined: JobToTrack, upload: Upload) -> str:
-    """Which frame to outline next, and which objects on it."""
-    frames, objects = outlined.job.frames, outlined.objects
+def what_next(outlined: JobToTrack, parts: Sequence[Stretch], upload: Upload) -> str:
+    """Which frame to outline next, and which objects on it, as the page of the run says it: among those tracked."""
+    frames = _frames_of(parts)
+    found = {slot: upload.results[slot] for slot in _found_in(parts)}
     confidence = {
-        slot: [sureness(found[frame].confidence, found[frame].visible) if frame in found else None for frame in frames]
-        for slot, found in enumerate(upload.results)
+        slot: [sureness(own[frame].confidence, own[frame].visible) if frame in own else None for frame in frames]
+        for slot, own in found.items()
     }
-    return next_step({slot: drawn.name for slot, drawn in enumerate(objects)}, confidence, frames)
+    return next_step({slot: outlined.objects[slot].name for slot in confidence}, confidence, frames)
 
 
 def _counted(number: int, what: str) -> str:

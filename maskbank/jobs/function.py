@@ -6,7 +6,7 @@ from functools import cache
 from http.client import HTTPException
 from typing import Any
 
-from maskbank.function.client import FunctionError, http_call
+from maskbank.function.client import FunctionError, http_call, http_description
 from maskbank.function.local import invoke, start_worker
 from maskbank.jobs.retrying import RETRYABLE, BusyError
 
@@ -28,23 +28,37 @@ def deployed(url: str, token: str | None = None) -> Propagate:
 
     Raises ValueError with one sentence for what is no such address.
     """
+    call = http_call(f"{_address(url)}/propagate", token=token)
+    return lambda body: _checked(_answer(url, lambda: call(body)), url)
+
+
+def identity_of(url: str) -> str:
+    """Names what the function at an address tracks with: other weights there make something else of the same outlines.
+
+    Raises what `deployed`, or a call of what it returns, raises.
+    """
+    said = _answer(url, lambda: http_description(_address(url)))
+    if not isinstance(said, dict) or "weights" not in said:
+        raise ValueError(f"What answers at {url} is no MaskBank function.")
+    return " ".join(str(said.get(name)) for name in ("model", "weights", "short_side"))
+
+
+def _address(url: str) -> str:
     if not url.startswith(("http://", "https://")):
         raise ValueError(f"A function's address begins with http:// or https://, but {url} does not.")
-    call = http_call(f"{url.rstrip('/')}/propagate", token=token)
+    return url.rstrip("/")
 
-    def propagate(body: dict[str, Any]) -> dict[str, Any]:
-        try:
-            reply = call(body)
-        except FunctionError as error:
-            raise _refusal(error.status, f"The function at {url}", error.sentence, error.retry_after_s) from error
-        except (OSError, HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ConnectionError(f"The function at {url} cannot be reached ({reason}).") from error
-        except ValueError as error:
-            raise ValueError(f"What answers at {url} is no MaskBank function: its answer is no JSON.") from error
-        return _checked(reply, url)
 
-    return propagate
+def _answer(url: str, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return ask()
+    except FunctionError as error:
+        raise _refusal(error.status, f"The function at {url}", error.sentence, error.retry_after_s) from error
+    except (OSError, HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"The function at {url} cannot be reached ({reason}).") from error
+    except ValueError as error:
+        raise ValueError(f"What answers at {url} is no MaskBank function: its answer is no JSON.") from error
 
 
 def in_this_process(environment: Mapping[str, str] | None = None) -> Propagate:

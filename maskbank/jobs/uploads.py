@@ -1,6 +1,6 @@
 """Results as CVAT's annotations: masks, polygons, boxes and ellipses, or tracks; and what of them a job lacks."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -130,26 +130,37 @@ def at_places(shapes: Iterable[dict[str, Any]], places: Collection[tuple[int, in
 
 def without(these: Annotations, those: Annotations) -> Annotations:
     """These annotations without one equal one for each of those; ids, and what CVAT adds by itself, do not count."""
-    left: Annotations = {}
+    left: Annotations = {"shapes": [], "tracks": []}
     for kind, identity in (("shapes", _shape_identity), ("tracks", _track_identity)):
-        there = Counter(map(identity, those[kind]))
-        left[kind] = []
+        there: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+        for each in those[kind]:
+            there[identity(each)].append(each)
         for each in these[kind]:
-            if there[identity(each)]:
-                there[identity(each)] -= 1
-            else:
+            alike = there[identity(each)]
+            equal = next((i for i, other in enumerate(alike) if _say_the_same(each, other)), None)
+            if equal is None:
                 left[kind].append(each)
+            else:
+                del alike[equal]
     return left
 
 
 def _shape_identity(shape: Mapping[str, Any]) -> tuple[Any, ...]:
     points = tuple(np.round(shape["points"], DECIMALS).tolist())
-    return shape["label_id"], shape["group"] or 0, shape["frame"], shape["type"], points
+    return shape["label_id"], shape["group"] or 0, shape["frame"], shape["type"], shape["z_order"], points
 
 
 def _track_identity(track: Mapping[str, Any]) -> tuple[Any, ...]:
-    keyframes = [(each["frame"], each["outside"], each["type"], *each["points"]) for each in track["shapes"]]
+    names = ("frame", "outside", "type", "z_order")
+    keyframes = [(*(each[name] for name in names), *each["points"]) for each in track["shapes"]]
     return track["label_id"], track["group"] or 0, *keyframes
+
+
+def _say_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two annotations with the same identity agree in the attributes that both have; CVAT fills in others."""
+    parts = zip((one, *one.get("shapes", ())), (other, *other.get("shapes", ())), strict=True)
+    values = [[{a["spec_id"]: a["value"] for a in part["attributes"]} for part in both] for both in parts]
+    return all(mine[id] == theirs[id] for mine, theirs in values for id in mine.keys() & theirs.keys())
 
 
 def count(annotations: Annotations) -> int:

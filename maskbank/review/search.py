@@ -14,7 +14,7 @@ from string import Template
 import numpy as np
 
 from maskbank.files.atomic import atomic_write
-from maskbank.files.masks import write_id_mask
+from maskbank.files.masks import refuse_masks_of_others, write_id_mask
 from maskbank.files.rendering import overlay
 from maskbank.review.page import policy_digest
 from maskbank.review.pictures import small_jpeg
@@ -46,9 +46,13 @@ class SearchResults:
         out: the folder; None writes nothing.
         frames: what is searched, whose name is the page's title.
         references: images and masks of the object.
+
+    Raises ValueError, one sentence, where the folder has masks that no search left there.
     """
 
     def __init__(self, out: Path | None, frames: Path, references: Iterable[tuple[np.ndarray, np.ndarray]]):
+        if out:
+            refuse_masks_of_others(out, [RANKING])
         self._out, self._title = out, frames.resolve().name
         self._ranking: list[RankedFrame] = []
         self._pictures: dict[int, str] = {}  # of the best frames so far, by index

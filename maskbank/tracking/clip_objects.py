@@ -24,6 +24,15 @@ class ClipObjects:
     memories: tuple[Memory, ...] = ()
     places: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
+    def without(self, ids: Collection[int]) -> "ClipObjects":
+        """The others; what their memories hold of these objects competes with nobody any more."""
+        places = {i: place for i, place in self.places.items() if i not in ids}
+        used = sorted({position for position, _ in places.values()})
+        return ClipObjects(
+            tuple(self.memories[position] for position in used),
+            {i: (used.index(position), number) for i, (position, number) in places.items()},
+        )
+
     def joined(self, others: "ClipObjects") -> "ClipObjects":
         """These objects and others."""
         moved = {i: (len(self.memories) + position, number) for i, (position, number) in others.places.items()}
@@ -39,10 +48,11 @@ def track_clip_objects(
 ) -> Iterator[tuple[Frame, dict[int, Prediction]]]:
     """Tracks the objects of a clip through its frames; yields each with its predictions by object id.
 
-    An object joins on the first of these frames that outlines it, and each later outline corrects it. All its outlines
-    count from the start: they are memorized when it joins, as in the permanent memory of XMem++ (Bekuzarov et al.,
-    ICCV 2023, arXiv 2307.15958). On the 25 training sequences of DAVIS-2016, which `lite-open` never saw, J&F of the
-    frames that are not outlined is 0.9, 1.9 and 1.1 higher for that, with 2, 3 and 5 outlines (docs/developers.md).
+    An object joins on the first of these frames that outlines it, and each later outline corrects it; where its memory
+    has no room for one more, it starts anew from there. All its outlines count from the start: they are memorized when
+    it joins, as in the permanent memory of XMem++ (Bekuzarov et al., ICCV 2023, arXiv 2307.15958). On the 25 training
+    sequences of DAVIS-2016, which `lite-open` never saw, J&F of the frames that are not outlined is 0.9, 1.9 and 1.1
+    higher for that, with 2, 3 and 5 outlines (docs/developers.md).
 
     Args:
         tracker: for instance from `maskbank.tracking.loading.load_tracker`.
@@ -63,7 +73,13 @@ def track_clip_objects(
             others = [(frame_at(each), outlines[each]) for each in ahead(number, showing)]
             if others:
                 objects = objects.joined(_by_all_outlines(tracker, joining, [(frame, outlined), *others]))
-        objects, predictions = track_objects(tracker, frame, objects, outlined)
+        try:
+            objects, predictions = track_objects(tracker, frame, objects, outlined)
+        except BankFullError:  # of objects with very many outlines: they start anew from this one
+            if outlined is None or not np.isin(outlined, list(objects.places)).any():
+                raise
+            objects = objects.without(np.unique(outlined).tolist())
+            objects, predictions = track_objects(tracker, frame, objects, outlined)
         yield frame, predictions
 
 
@@ -120,13 +136,20 @@ def track_objects(
     for i, seed in seeds.items():
         position, number = places[i]
         own[position][number] = seed
-    requests = [BankRequest(*each) for each in zip(memories, own, strict=True)]
+    tracked: list[set[int]] = [set() for _ in memories]
+    for position, number in places.values():
+        tracked[position].add(number)
+    requests = [
+        BankRequest(memory, seeds, frozenset(numbers))
+        for memory, seeds, numbers in zip(memories, own, tracked, strict=True)
+    ]
     parts: list[BankRequest] = []
     moved: dict[tuple[int, int], tuple[int, int]] = {}  # places, as objects that drifted apart get their own memories
     for position, apart in enumerate(tracker.drifted_apart(frame.image.shape[:2], requests)):
         for numbers in apart:
-            moved |= {(position, number): (len(parts), new) for new, number in enumerate(numbers)}
-            parts.append(requests[position] if len(apart) == 1 else requests[position].of_objects(numbers))
+            stays = len(apart) == 1
+            moved |= {(position, each): (len(parts), each if stays else new) for new, each in enumerate(numbers)}
+            parts.append(requests[position] if stays else requests[position].of_objects(numbers))
     places = {i: moved[place] for i, place in places.items()}
     results = tracker.track(frame, parts)
     after = ClipObjects(tuple(memory for memory, _ in results), places)
