@@ -71,7 +71,7 @@ for name in REGISTRY RUN_REGISTRY NAMESPACE; do
     fi
 done
 
-stage='' image='' rollback=false build_only=false no_pull=false dry_run=false arguments=("$@")
+stage='' image='' before='' rollback=false build_only=false no_pull=false dry_run=false arguments=("$@")
 
 while (($#)); do
     case $1 in
@@ -111,7 +111,9 @@ done
 # ---- the choices: from this call, and from deploy.env ----
 
 KEPT=deploy.env
-DEPLOYED=.deployed # what works now and what worked before: in current/ and previous/ an image, its settings and choices
+# What works now and what worked before: in current/ and previous/ an image, its settings and choices; and in next/ what
+# is being deployed, or has failed.
+DEPLOYED=.deployed
 
 # The names of all MASKBANK_* variables that are set, exported or not.
 settings_named() { compgen -v MASKBANK_ || true; }
@@ -161,11 +163,12 @@ keep_choices() {
     )
 }
 
+given_workers=${WORKERS-}
 if "$rollback"; then
     for name in ${arguments[@]+"${arguments[@]}"}; do
         [[ $name == --rollback || $name == --dry-run ]] || misused "--rollback takes all from the deployment before."
     done
-    # After a deployment that failed, the one before is the one that is noted as current.
+    # After a deployment or a rollback that failed, the one before is the one that is noted as current.
     before=$DEPLOYED/previous
     if [[ -d $DEPLOYED/next ]]; then before=$DEPLOYED/current; fi
     [[ -d $before ]] || fail "there is no earlier deployment to go back to."
@@ -255,14 +258,19 @@ run() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# The weights of the network that finds objects in boxes: unless chosen, those whose terms are the tracker's. Weights that
-# were trained from others name them (maskbank/networks/weights.py).
+# The bundled interactor whose terms are the tracker's: weights that were trained from others name it
+# (maskbank/networks/weights.py).
+interactor_named() {
+    local name
+    for name in interactor interactor-open; do
+        if [[ -f $weights ]] && LC_ALL=C grep -aqF "\"interactor\":\"$name\"" "$weights"; then echo "$name"; fi
+    done
+}
+
+# The weights of the network that finds objects in boxes: unless chosen, those whose terms are the tracker's.
 interactor_weights() {
     local open=''
-    if [[ ${weights##*/} == lite-open.safetensors ]] ||
-        { [[ -f $weights ]] && LC_ALL=C grep -aqF '"interactor":"interactor-open"' "$weights"; }; then
-        open=-open
-    fi
+    if [[ ${weights##*/} == lite-open.safetensors || $(interactor_named) == interactor-open ]]; then open=-open; fi
     echo "${MASKBANK_INTERACTOR_WEIGHTS:-weights/interactor$open.safetensors}"
 }
 
@@ -278,13 +286,13 @@ stage_files() {
     run find "$1" -name __pycache__ -prune -exec rm -rf '{}' +
 }
 
-# Ten digits that stand for what stage_files would put into a folder, and for what it will be run with.
+# Ten digits that stand for what stage_files would put into a folder, and for the base image that it goes on.
 digest_of_files() {
     local skipped=() file sum
     for file in "${NOT_IN_FUNCTION[@]}"; do skipped+=(-path "$file" -o); done
     sum=$(
         {
-            echo "$torch_index"
+            printf '%s\n' "$PYTHON_IMAGE" "$torch_index" "$TORCH_WHEEL" base.Dockerfile
             printf '%s\n' "${FUNCTION_FILES[@]}" weights/MODEL_CARD.md weights/LICENSE \
                 "${weights:-weights/lite.safetensors}" "$(interactor_weights)"
             find maskbank \( "${skipped[@]}" -name __pycache__ \) -prune -o -type f -print | LC_ALL=C sort
@@ -394,6 +402,16 @@ default_workers() {
     echo "$half"
 }
 
+# A number that was kept is for its variant: as many workers as suit a CPU would be as many CUDA processes on one GPU.
+forget_workers_of_other_variant() {
+    local kept=$DEPLOYED/current/$KEPT
+    [[ -z $given_workers && -f $kept ]] || return 0
+    if grep -qx "WORKERS=$WORKERS" "$kept" && ! grep -qx "VARIANT=$VARIANT" "$kept"; then
+        note "the $WORKERS workers were for the other variant and are not kept; --workers chooses a number for this one."
+        WORKERS=''
+    fi
+}
+
 show_choices() {
     local line
     echo "chosen, and kept in deploy.env once it works:"
@@ -501,7 +519,10 @@ fi
 
 not_working() {
     "${logs[@]}" >&2 || true
-    if [[ -d $DEPLOYED/current ]]; then note "./deploy.sh --rollback puts back what worked before."; fi
+    # Where going back to that is what has failed, it is no advice.
+    if [[ -d $DEPLOYED/current && $before != */current ]]; then
+        note "./deploy.sh --rollback puts back what worked before."
+    fi
     fail "$1 The last lines of its log are above; see more with: ${logs[*]}"
 }
 
@@ -576,6 +597,13 @@ deploy() {
         not_working "The function runs, but its trial failed."
 }
 
+# Notes that what is in next/ works, and takes the place of what worked before.
+next_works() {
+    rm -rf "$DEPLOYED/previous"
+    if [[ -d $DEPLOYED/current ]]; then mv "$DEPLOYED/current" "$DEPLOYED/previous"; fi
+    mv "$DEPLOYED/next" "$DEPLOYED/current"
+}
+
 if "$rollback"; then
     image=$(<"$before/image")
     note "going back to $image and its settings."
@@ -583,15 +611,10 @@ if "$rollback"; then
     if [[ $PLATFORM == local ]] && ! "$dry_run" && ! docker image inspect "$image" >/dev/null 2>&1; then
         fail "the image $image is no longer on this machine: check out that version of MaskBank and deploy it."
     fi
+    if [[ $before == */previous ]] && ! "$dry_run"; then cp -R "$before" "$DEPLOYED/next"; fi
     deploy "$before"
     if "$dry_run"; then exit 0; fi
-    if [[ $before == */previous ]]; then
-        mv "$DEPLOYED/current" "$DEPLOYED/next"
-        mv "$DEPLOYED/previous" "$DEPLOYED/current"
-        mv "$DEPLOYED/next" "$DEPLOYED/previous"
-    else
-        rm -rf "$DEPLOYED/next"
-    fi
+    if [[ $before == */previous ]]; then next_works; else rm -rf "$DEPLOYED/next"; fi
     keep_choices "$KEPT"
     note "done; deploy.env has the settings of this deployment again."
     exit 0
@@ -599,6 +622,7 @@ fi
 
 # ---- what is chosen where nobody chose ----
 
+forget_workers_of_other_variant
 : "${WORKERS:=$(default_workers "$VARIANT")}"
 if [[ $PLATFORM == kube ]]; then : "${cpus:=$((2 * WORKERS))}"; fi
 if [[ $VARIANT == gpu ]]; then : "${torch_index:=https://download.pytorch.org/whl/cu129}"; fi
@@ -612,8 +636,9 @@ fi
 
 note "deploying the $VARIANT variant on $PLATFORM."
 show_choices
-case ${weights##*/} in
-    '' | lite.safetensors)
+named=$(interactor_named)
+case ${named:-${weights##*/}} in
+    '' | lite.safetensors | interactor)
         note "these weights are for research and non-commercial use (weights/LICENSE); others: --weights" \
             "weights/lite-open.safetensors."
         ;;
@@ -689,10 +714,7 @@ fi
 echo "$image" >"$DEPLOYED/next/image"
 keep_choices "$DEPLOYED/next/$KEPT"
 deploy "$DEPLOYED/next"
-
-rm -rf "$DEPLOYED/previous"
-if [[ -d $DEPLOYED/current ]]; then mv "$DEPLOYED/current" "$DEPLOYED/previous"; fi
-mv "$DEPLOYED/next" "$DEPLOYED/current"
+next_works
 keep_choices "$KEPT"
 
 cat <<EOF

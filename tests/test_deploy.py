@@ -707,6 +707,24 @@ def test_the_licence_of_the_weights_is_said(deployable, function):
     assert open_weights.returncode == 0 and "non-commercial" not in open_weights.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "interactor", "for_research"),
+    [
+        ("lite", "interactor-open", False),
+        ("lite", "interactor", True),
+        ("lite", None, True),
+        ("ours", "interactor", True),
+        ("ours", None, False),
+    ],
+)
+def test_the_licence_of_trained_weights_is_that_of_those_they_started_from(repository, name, interactor, for_research):
+    """Training writes lite.safetensors, whatever it started from, and people give the file other names."""
+    save_weights({"key": torch.zeros(1)}, repository.folder / f"{name}.safetensors", interactor)
+    done = repository.deploy("--dry-run", "--weights", f"{name}.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert ("research and non-commercial use" in done.stderr) == for_research
+
+
 def test_weights_that_were_trained_from_open_ones_go_with_the_open_interactor(deployable, function):
     (deployable.folder / "weights/interactor-open.safetensors").write_text("open")
     for name, interactor in (("ours", "interactor-open"), ("theirs", "interactor")):
@@ -768,6 +786,36 @@ def test_going_back_from_a_deployment_that_failed(deployable, function, failure)
     assert nothing.returncode == 1 and "there is no earlier deployment to go back to." in nothing.stderr
 
 
+@pytest.mark.parametrize("failure", [{"NUCTL_DEPLOY_CODE": "1"}, {"HEALTH": "unhealthy"}])
+def test_going_back_from_a_rollback_that_failed(deployable, function, failure):
+    advice = "./deploy.sh --rollback puts back what worked before."
+    assert deployable.deploy("cpu", MASKBANK_SIZE="320", READY_SECONDS="1").returncode == 0
+    (deployable.folder / "main.py").write_text("the next version")
+    assert deployable.deploy(MASKBANK_SIZE="480").returncode == 0
+    second, choices = deployable.deployed(), deployable.choices
+
+    failed = deployable.deploy("--rollback", **failure)
+    assert failed.returncode == 1 and advice in failed.stderr
+    again = deployable.deploy("--rollback", **failure)
+    assert again.returncode == 1 and advice not in again.stderr, "that would be the same once more"
+    back = deployable.deploy("--rollback")
+    assert back.returncode == 0, back.stderr
+    assert deployable.deployed() == second and deployable.choices == choices
+
+    # What did not start then may start now.
+    assert deployable.deploy("--rollback").returncode == 0
+    old, new, *later = run_images(deployable)
+    assert later == [old, new, new, old]
+
+
+def test_a_dry_run_of_going_back_changes_nothing(deployable, function):
+    for size in ("320", "480"):
+        assert deployable.deploy("cpu", MASKBANK_SIZE=size).returncode == 0
+    assert deployable.deploy("--rollback", "--dry-run").returncode == 0
+    assert deployable.deploy("--rollback").returncode == 0
+    assert deployable.choices["MASKBANK_SIZE"] == "320"
+
+
 def test_going_back_does_not_ask_whether_the_settings_are_of_this_version(deployable, function):
     assert deployable.deploy("cpu", MASKBANK_SIZE="320").returncode == 0
     assert deployable.deploy(MASKBANK_SIZE="").returncode == 0
@@ -804,6 +852,22 @@ def test_what_is_downloaded_first_must_come_again(deployable, function):
     (build,) = [call for call in deployable.calls()[first:] if call.startswith("docker build")]
     assert f"PYTHON_IMAGE={pinned} " in build and f"--build-arg TORCH_WHEEL={wheel} ." in build
     assert not any(call.startswith("docker pull") for call in deployable.calls()[first:])
+
+
+def test_another_base_is_another_image_so_that_one_can_go_back(deployable, function):
+    assert deployable.deploy("cpu", DIGEST=DIGEST).returncode == 0
+    assert deployable.deploy().returncode == 0
+    choices, dockerfile = deployable.folder / "deploy.env", deployable.folder / "base.Dockerfile"
+    downloads = {"PYTHON_IMAGE": {"DIGEST": "sha256:" + "cd" * 32}, "TORCH_WHEEL": {"TORCH_SHA": "4567"}}
+    for name, download in downloads.items():
+        choices.write_text(re.sub(f"{name}=.*\n", "", choices.read_text()))
+        assert deployable.deploy(**download).returncode == 0
+    dockerfile.write_text(dockerfile.read_text() + "RUN true\n")
+    assert deployable.deploy(TORCH_SHA="4567").returncode == 0
+    assert deployable.deploy("--rollback").returncode == 0
+    first, same, *others, back = run_images(deployable)
+    assert first == same, "what has not changed is no other image"
+    assert len({first, *others}) == 4 and back == others[-2]
 
 
 def test_another_python_image_is_another_digest(deployable, function):
@@ -861,6 +925,35 @@ def test_the_number_of_workers_where_nobody_chose(repository, variant, cores, wo
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
     workers = max(2, min(workers, gibibytes // 2))
     assert f"  WORKERS={workers}\n" in repository.deploy(variant, "--dry-run").stdout
+
+
+@pytest.mark.parametrize("way", ["an argument", "auto", "an edited deploy.env"])
+def test_the_number_of_workers_is_that_of_the_variant(deployable, function, way):
+    """deploy.env does not tell a number that was chosen from one that suited the machine."""
+    assert deployable.deploy("cpu", "--workers", "9").returncode == 0
+    if way == "auto":
+        deployable.add_tools("nvidia-smi")
+    if way == "an edited deploy.env":
+        path = deployable.folder / "deploy.env"
+        path.write_text(path.read_text().replace("VARIANT=cpu\n", "VARIANT=gpu\n"))
+    function.device = "cuda"
+    arguments = {"an argument": ["gpu"], "auto": ["auto"]}.get(way, [])
+    done = deployable.deploy(*arguments, RUNTIMES="nvidia")
+    assert done.returncode == 0, done.stderr
+    assert "the 9 workers were for the other variant and are not kept" in done.stderr
+    (trigger,) = deployable.deployed()["spec"]["triggers"].values()
+    assert trigger["numWorkers"] == 2 == int(deployable.choices["WORKERS"])
+
+
+def test_a_number_of_workers_that_is_given_holds(deployable, function):
+    assert deployable.deploy("cpu", "--workers", "9").returncode == 0
+    function.device = "cuda"
+    assert deployable.deploy("gpu", "--workers", "9").returncode == 0
+    again = deployable.deploy("gpu")
+    assert deployable.choices["WORKERS"] == "9" and "not kept" not in again.stderr
+    function.device = "cpu"
+    assert deployable.deploy("cpu").returncode == 0
+    assert 2 <= int(deployable.choices["WORKERS"]) <= 8, "nobody chose nine for a CPU since"
 
 
 def test_a_chosen_device_replaces_that_of_the_gpu_variant(deployable, function):
