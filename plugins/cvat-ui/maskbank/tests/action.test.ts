@@ -167,6 +167,56 @@ describe('which objects', () => {
         expect(points[10]).toEqual([100, 0, 110, 10]);
     });
 
+    test.each([
+        ['forward', 12, range(0, 10)],
+        ['backward', 8, range(10, 19)],
+    ])(
+        'a track that is tracked %s from between its keyframes stays there, and on the other side',
+        async (_, target, frames) => {
+            job.drawTrack('rectangle', [
+                { frame: 0, points: [0, 0, 10, 10], rotation: 30 },
+                { frame: 20, points: [400, 0, 410, 10], rotation: 30 },
+            ]);
+            const look = (): object[] =>
+                frames.map((frame) => {
+                    const { points, rotation } = interpolated(job.tracks[0]!, frame)!;
+                    return { points: points?.map(Math.round), rotation };
+                });
+            const before = look();
+            await run(10, target);
+            expect(look()).toEqual(before);
+        },
+    );
+
+    test('where a track was tracked from, between its keyframes, it is no outline of a person', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: [0, 0, 10, 10] },
+            { frame: 20, points: [400, 0, 410, 10] },
+        ]);
+        await run(10, 12);
+        await run(5, 12);
+        expect(keyframes(job.tracks[0])[10]).toEqual([105, 0, 115, 10]);
+    });
+
+    test.each([
+        ['forward', 0, 12],
+        ['backward', 17, 3],
+    ])('a track that is tracked %s is occluded where it was, and in front where it was', async (_, from, target) => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 5, points: BOX, occluded: true, z_order: 2 },
+            { frame: 15, points: BOX },
+        ]);
+        const look = (): unknown[] =>
+            range(0, 19).map((frame) => {
+                const { occluded, z_order } = interpolated(job.tracks[0]!, frame)!;
+                return [frame, occluded, z_order];
+            });
+        const before = look();
+        await run(from, target);
+        expect(look()).toEqual(before);
+    });
+
     test('not a track that is not there', async () => {
         job.drawTrack('rectangle', [
             { frame: 0, points: BOX },
@@ -253,6 +303,64 @@ describe('which objects', () => {
             },
         });
         expect(first).not.toHaveProperty('id');
+    });
+});
+
+describe('attributes, occluded and z-order', () => {
+    const AROUND = { 'Only up to the outlines around this frame': 'true' };
+    const is = (value: string): Pick<Shape, 'attributes'> => ({ attributes: [{ spec_id: 22, value }] });
+    const outline = (frame: number, drawn: Partial<Shape>): Shape =>
+        job.draw({ frame, ...moved({ type: 'mask', points: MASK }, frame), label_id: 2, ...drawn });
+    const on = (frame: number): Shape => job.shapes.find((shape) => shape.frame === frame)!;
+    /** The frames on which the object is said to be so. */
+    const framesThat = (value: string): number[] =>
+        job.numbers.filter((frame) => on(frame)?.attributes[0]?.value === value);
+
+    test('are those of the nearest outline, and of two of the earlier one', async () => {
+        outline(0, is('awake'));
+        outline(10, { ...is('asleep'), occluded: true, z_order: 5 });
+        await run(0, 14);
+        expect(framesThat('awake')).toEqual(range(0, 5));
+        expect(framesThat('asleep')).toEqual(range(6, 14));
+        expect(job.numbers.filter((frame) => on(frame)?.occluded)).toEqual(range(6, 14));
+        expect(job.numbers.filter((frame) => on(frame)?.z_order === 5)).toEqual(range(6, 14));
+    });
+
+    test('are those of the nearest outline after a correction, too', async () => {
+        outline(0, is('awake'));
+        await run(0, 19);
+        job.edit(on(12), { points: MASK, ...is('asleep'), occluded: true });
+        await run(12, 19, AROUND);
+        expect(framesThat('awake')).toEqual(range(0, 6));
+        expect(framesThat('asleep')).toEqual(range(7, 19));
+        expect(job.numbers.filter((frame) => on(frame).occluded)).toEqual(range(7, 19));
+    });
+
+    test.each([{ occluded: true }, { z_order: 4 }, { rotation: 30 }])(
+        'where a person sets %j on a shape that was tracked, it stays as it is',
+        async (changes) => {
+            job.draw({ frame: 0, type: 'rectangle', points: BOX });
+            await run(0, 19);
+            job.edit(on(7), changes);
+            const changed = structuredClone(on(7));
+            await run(0, 19);
+            expect(on(7)).toEqual(changed);
+            expect(job.shapes).toHaveLength(20);
+        },
+    );
+
+    test('attributes that a person sets on a shape that was tracked stay, run after run', async () => {
+        outline(0, is('awake'));
+        await run(0, 19);
+        job.describe(on(7), is('asleep').attributes);
+        await run(0, 19);
+        await run(0, 19);
+        expect(framesThat('asleep')).toEqual([7]);
+        job.edit(on(10), { points: MASK, ...is('dozing') });
+        await run(10, 19, AROUND);
+        expect(framesThat('awake')).toEqual(range(0, 5));
+        expect(framesThat('asleep')).toEqual([7]);
+        expect(framesThat('dozing')).toEqual([6, ...range(8, 19)]);
     });
 });
 
@@ -421,11 +529,67 @@ describe('other annotated frames', () => {
             ['init_tracking', 0],
             ['track', 3],
             ['track', 6],
+            ['track', 9],
             ['track', 0],
-            ['track', 1],
         ]);
         expect(pointsOf('mask')[10]).toEqual([moved({ type: 'mask', points: SEED }, 1).points]);
         expect(notices).toEqual([]);
+    });
+
+    test('that it cannot use do not keep it from learning the others', async () => {
+        [1, 2].forEach((group) =>
+            [0, 2, 10, 15].forEach((frame) => job.draw({ frame, type: 'mask', points: MASK, group })),
+        );
+        server.before = ({ frame, shapes }) => {
+            if (frame === 0 && shapes) {
+                throw new ServerError('It lies wholly under other objects.', 400);
+            }
+        };
+        await run(10, 12);
+        expect(server.frames('track')).toEqual([0, 2, 15, 10, 11, 12]);
+        expect(notices).toEqual([]);
+    });
+
+    test('that are more than it remembers start their object anew, and the others go on', async () => {
+        job.drawTrack(
+            'rectangle',
+            [0, 3, 6, 9].map((frame) => ({ frame, points: [10 * frame, 20, 10 * frame + 20, 40] })),
+        );
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        let remembered = new Set<number>();
+        server.before = ({ type, frame, shapes }) => {
+            remembered = type === 'init_tracking' ? new Set() : remembered;
+            if (shapes && remembered.size === 3 && !remembered.has(frame)) {
+                throw new ServerError('These objects already have as many corrected frames as it can remember.', 400);
+            }
+            remembered = shapes ? remembered.add(frame) : remembered;
+        };
+        await run(0, 11);
+        const on9 = server.requests.filter(({ frame }) => frame === 9).map((each) => [each.type, each.states?.length]);
+        expect(on9).toEqual([
+            ['track', 2], // ahead
+            ['track', 2], // on the way
+            ['track', 1],
+            ['init_tracking', undefined],
+            ['init_tracking', undefined], // back from it
+            ['track', 1],
+        ]);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 9: [90, 20, 110, 40], 11: [92, 20, 112, 40] });
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 11), 0));
+        expect(notices).toEqual([]);
+    });
+
+    test('that cannot be used on the way, not even to start anew, are told of', async () => {
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        job.draw({ frame: 3, type: 'mask', points: SEED });
+        server.before = ({ frame, shapes }) => {
+            if (frame === 3 && shapes) {
+                throw new ServerError('It has no area.', 400);
+            }
+        };
+        await run(0, 5);
+        expect(notices).toEqual([['error', 'Frame 3: It has no area. What was tracked up to frame 2 is kept.']]);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2', '3']);
     });
 
     test('that it cannot learn ahead at all count from their frames on', async () => {
@@ -804,8 +968,19 @@ describe('other annotated frames', () => {
             { frame: 3, points: BOX, outside: true },
             { frame: 0, points: BOX },
         ]);
-        await run(2, 5);
+        await run(2, 5, { 'Use other annotated frames as seeds': 'false' });
         expect(visible(job.tracks[0]!)).toEqual([...range(0, 5), ...range(9, 19)]);
+    });
+
+    test('a gap right behind the current frame is no end: it stays', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 6, points: BOX, outside: true },
+            { frame: 10, points: [70, 20, 90, 40] },
+        ]);
+        await run(5, 12);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 5), ...range(10, 19)]);
+        expect(keyframes(job.tracks[0])[12]).toEqual([72, 20, 92, 40]);
     });
 
     test('a person said that the object is gone right behind the target frame: it stays so', async () => {
@@ -945,8 +1120,36 @@ describe('only up to the outlines around the current frame', () => {
         server.confidence = (_, frame, seeded) => (seeded ? 1 : frame === 12 ? 0.1 : 0.9);
         await run(8, 19, { ...AROUND, 'Stop when unsure': 0.3 });
         const stopped = 'Stopped on frame 12: the confidence for koi (group 2) is 0.10.';
-        expect(notices).toEqual([['info', `${stopped} Correct it here, then run this on frame 8 again.`]]);
+        expect(notices).toEqual([['info', `${stopped} Correct it here, then run this on frame 12.`]]);
         expect(summaries[0]?.text).toContain('koi (group 2): unsure on 12.');
+    });
+
+    test('what is said where it is unsure leaves nothing that was tracked before', async () => {
+        [0, 18].forEach((frame) => drawn(frame));
+        await correct(8);
+        const before = job.shapes.filter(({ source }) => source === 'auto').map(({ clientID }) => clientID);
+        server.confidence = (_, frame, seeded) => (seeded ? 1 : frame === 12 ? 0.1 : 0.9);
+        await run(8, 19, { ...AROUND, 'Stop when unsure': 0.3 });
+        expect(notices.at(-1)?.[1]).toMatch(/Correct it here, then run this on frame 12\.$/);
+        job.edit(
+            job.shapes.find(({ frame }) => frame === 12)!,
+            { points: at(60) },
+        );
+        await run(12, 19, { ...AROUND, 'Stop when unsure': 0.3 });
+        const left = job.shapes.filter(({ clientID }) => before.includes(clientID));
+        expect(left.map(({ frame }) => frame)).toEqual([19]); // behind the outlines around both corrections
+    });
+
+    test.each([
+        ['before the correction', 4, []],
+        ['along with another object', 12, [0, 8, 16]],
+        ['before another object is begun with', 12, [5, 8, 14]],
+    ])('it stops %s: the correction is run again, too', async (_, unsure, others) => {
+        [0, 8, 16].forEach((frame) => drawn(frame, 1));
+        others.forEach((frame) => drawn(frame, 2));
+        server.confidence = (object, frame, seeded) => (seeded ? 1 : !object && frame === unsure ? 0.1 : 0.9);
+        await run(8, 19, { ...AROUND, 'Stop when unsure': 0.3 });
+        expect(notices[0]?.[1]).toContain(`Correct it here, then run this on frame ${unsure} and on frame 8 again.`);
     });
 
     test('that CVAT hides the states is said once', async () => {
@@ -1499,8 +1702,10 @@ describe('the tracker is busy', () => {
         busyOn(3, Infinity);
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await settled(run(0, 6));
-        const sentence = 'The tracker or its memory is unreachable; try again. What was tracked up to frame 2 is kept.';
-        expect(notices).toEqual([['error', `Frame 3: ${sentence}`]]);
+        const sentence =
+            'The tracker is busy, too slow for so many objects, or out of reach; try again, with fewer objects if it ' +
+            'stays so.';
+        expect(notices).toEqual([['error', `Frame 3: ${sentence} What was tracked up to frame 2 is kept.`]]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
     });
 

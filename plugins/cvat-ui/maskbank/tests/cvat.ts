@@ -4,6 +4,7 @@
  * Tracks of boxes are interpolated, all others hold their last keyframe. What a server does is for the one who calls.
  */
 import type {
+    Attribute,
     Collection,
     CollectionActionInput,
     CollectionActionOutput,
@@ -140,6 +141,11 @@ export class StoredJob implements Job {
             changes,
             { source },
         );
+    }
+
+    /** A person sets attributes of a shape: CVAT does not count that as a change of its source. */
+    describe(shape: Shape, attributes: Attribute[]): void {
+        this.collection.shapes.find(({ clientID }) => clientID === shape.clientID)!.attributes = attributes;
     }
 }
 

@@ -60,7 +60,7 @@ test.each([
     [new ServerError('Invalid or expired tracker state', 400), 'Invalid or expired tracker state.'],
     [
         new ServerError('503 Server Error: Service Unavailable for url: http://nuclio:8070/', 503),
-        'The tracker or its memory is unreachable; try again.',
+        'The tracker is busy, too slow for so many objects, or out of reach; try again, with fewer objects if it stays so.',
     ],
     [
         new ServerError('500 Server Error: Internal Server Error for url: http://nuclio:8070/', 500),

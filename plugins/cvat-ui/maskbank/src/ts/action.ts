@@ -1,6 +1,7 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
 import type {
     ActionParameters,
+    Attribute,
     Collection,
     CollectionActionInput,
     CollectionActionOutput,
@@ -49,8 +50,9 @@ export class AITracker extends BaseCollectionAction {
     // Once CVAT has taken over the results:
     #frameToShow: number | null = null;
     #summary: Summary | null = null;
-    // All that was drawn since the page was loaded: what a person changes is no longer among it.
-    readonly #drawn = new Set<string>();
+    // All that was drawn since the page was loaded: what a person changes is no longer among it. With the attributes that
+    // it was given, as a change of these alone leaves it a program's.
+    readonly #drawn = new Map<string, Set<string>>();
 
     constructor(core: Core, screen: Screen) {
         super();
@@ -100,12 +102,7 @@ export class AITracker extends BaseCollectionAction {
         const { tracked, frames } = together(runs, outcomes, objects.length);
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
         const names = namesOf(objects, job.labels);
-        this.#tellEnd(
-            tracked,
-            names,
-            kept,
-            settings.onlyAround ? `run this on frame ${asked.frame} again` : 'track on',
-        );
+        this.#tellEnd(tracked, names, kept, settings.onlyAround ? leftToRun(runs, outcomes, asked.frame) : 'track on');
         if (!kept) {
             return { created: nothing(), deleted: nothing() };
         }
@@ -116,8 +113,10 @@ export class AITracker extends BaseCollectionAction {
         for (const [index, outcome] of outcomes.entries()) {
             const { objects, from } = runs[index]!;
             const behind = await this.#frameBehind(numbers, Math.max(from, outcome.done.at(-1) ?? from));
-            const results = resultsOf(objects, outcome, job.labels, { from, behind });
-            results.made.forEach((drawn) => this.#drawn.add(this.#fingerprint(drawn)));
+            const results = resultsOf(objects, outcome, job.labels, { from, behind }, (drawn, attribute) =>
+                this.#isChanged(drawn, attribute),
+            );
+            results.made.forEach((drawn) => this.#remember(drawn));
             add(created, results.created);
             add(deleted, results.deleted); // an object may be in several runs, and what is deleted, too
         }
@@ -236,10 +235,38 @@ export class AITracker extends BaseCollectionAction {
         return undefined;
     }
 
-    #fingerprint({ frame, type, points, outside }: Drawn): string {
-        const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
-        return JSON.stringify([this.#job.id, frame, type, !!outside, rounded]);
+    #remember(drawn: Drawn): void {
+        const fingerprint = this.#fingerprint(drawn);
+        const given = this.#drawn.get(fingerprint) ?? new Set();
+        this.#drawn.set(fingerprint, given);
+        drawn.attributes.forEach(({ spec_id, value }) => given.add(JSON.stringify([spec_id, value])));
     }
+
+    /** Whether a person changed an attribute of what was drawn since the page was loaded. */
+    #isChanged(drawn: Drawn, { spec_id, value }: Attribute): boolean {
+        const given = this.#drawn.get(this.#fingerprint(drawn));
+        return !!given && !given.has(JSON.stringify([spec_id, value]));
+    }
+
+    #fingerprint({ frame, type, points, rotation, occluded, outside, z_order }: Drawn): string {
+        const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
+        const rest = [rotation ?? 0, !!occluded, !!outside, z_order ?? 0];
+        return JSON.stringify([this.#job.id, frame, type, ...rest, rounded]);
+    }
+}
+
+/** What is left to run after a correction on a frame, in words. */
+function leftToRun(runs: readonly Run[], outcomes: readonly Tracked[], frame: number): string {
+    const again = `on frame ${frame} again`;
+    const { end, done } = outcomes.at(-1)!;
+    if (end.reason !== 'unsure') {
+        return `run this ${again}`;
+    }
+    // The outline that is asked for ends what a run on that frame tracks anew, and that is only the object's own.
+    const { objects, from } = runs[outcomes.length - 1]!;
+    const isPast = from === frame || done.includes(frame);
+    const isLast = isPast && objects.length === 1 && outcomes.length === runs.length;
+    return `run this on frame ${end.frame}${isLast ? '' : ` and ${again}`}`;
 }
 
 /** Adds what is not in a collection yet; what has no id is new. */

@@ -18,6 +18,7 @@ export interface FollowedShape {
 export interface FollowedTrack {
     kind: 'track';
     source: Track;
+    shown: Keyframe; // what it looks like on the frame from which it is tracked
 }
 
 export interface Surroundings {
@@ -134,13 +135,20 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         if (!state || state.outside) {
             return [];
         }
-        const start = outlineOf({ type: state.shapeType, points: state.points, rotation: state.rotation });
-        return [{ kind: 'track', source, start, ...annotatedKeyframes(source, around) }];
+        const shown = keyframeOf(state, from);
+        return [{ kind: 'track', source, shown, start: outlineOf(shown), ...annotatedKeyframes(source, around) }];
     });
     return {
         objects: [...shapes, ...tracks],
         crowded: [...crowded],
         ungrouped: [...new Set(ungrouped.map(({ frame }) => frame))],
+    };
+}
+
+function keyframeOf({ shapeType, points, rotation, occluded, outside, zOrder }: ObjectState, frame: number): Keyframe {
+    return {
+        ...{ frame, type: shapeType, points: points ?? [], rotation: rotation ?? 0 },
+        ...{ occluded, outside, z_order: zOrder, attributes: [] },
     };
 }
 
@@ -166,16 +174,12 @@ function framesWithSeveral(shapes: readonly Shape[]): number[] {
 /** What persons said of a track on the frames to come: nothing where all of it is to be tracked anew. */
 function annotatedKeyframes(track: Track, around: Surroundings): Pick<Target, 'annotated' | 'absent'> {
     const first = around.frames[0] ?? around.from;
-    const keyframes = around.useSeeds
-        ? track.shapes
-              .filter((keyframe) => !around.isMachineMade(track, keyframe))
-              // A track that ends right behind the frame from which it is to be tracked on: its end moves.
-              .filter(
-                  (keyframe) =>
-                      !(keyframe.outside && keyframe.frame === first && first > around.from && around.endMoves),
-              )
-              .sort((one, other) => one.frame - other.frame)
-        : [];
+    const byPersons = around.useSeeds ? track.shapes.filter((keyframe) => !around.isMachineMade(track, keyframe)) : [];
+    // A track that ends right behind the frame from which it is to be tracked on: its end moves.
+    const endMoves = around.endMoves && !byPersons.some(({ frame, outside }) => frame > first && !outside);
+    const keyframes = byPersons
+        .filter(({ frame, outside }) => !(outside && frame === first && first > around.from && endMoves))
+        .sort((one, other) => one.frame - other.frame);
     const absent = around.frames.filter((frame) => keyframes.findLast((each) => each.frame <= frame)?.outside);
     const annotated = keyframes.filter(({ frame }) => around.frames.includes(frame));
     return {

@@ -1,4 +1,4 @@
-import type { Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
+import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { FollowedObject, FollowedShape } from './objects';
 import type { Outline } from './outlines';
 import { asType, outlineOf } from './outlines';
@@ -14,21 +14,27 @@ export interface Span {
 }
 
 type Found = ReadonlyMap<number, Prediction>; // by frame
+type IsChanged = (drawn: Drawn, attribute: Attribute) => boolean;
 
 export function nothing(): Collection {
     return { shapes: [], tags: [], tracks: [] };
 }
 
-/** What tracking changes in a job. */
+/**
+ * What tracking changes in a job.
+ *
+ * @param isChanged whether a person changed an attribute of what a program made, as far as that is known
+ */
 export function resultsOf(
     objects: readonly FollowedObject[],
     { done, found }: Pick<Tracked, 'done' | 'found'>,
     labels: Job['labels'],
     span: Span,
+    isChanged: IsChanged,
 ): Results {
     const all = objects.flatMap((object, index) => {
         const own: Found = found[index] ?? new Map();
-        return own.size ? [changesOf(object, own, done, labels, span)] : []; // else all of it was annotated
+        return own.size ? [changesOf(object, own, done, labels, span, isChanged)] : []; // else all of it was annotated
     });
     return {
         created: { shapes: all.flatMap(({ shapes }) => shapes), tags: [], tracks: all.flatMap(({ tracks }) => tracks) },
@@ -55,12 +61,17 @@ function changesOf(
     done: readonly number[],
     labels: Job['labels'],
     span: Span,
+    isChanged: IsChanged,
 ): Changes {
     if (object.kind === 'track') {
-        const ends = isOutside(object.source.shapes, span.behind);
-        const { keyframes, made } = keyframesOf(object.source, object, found, done, span, ends);
-        const tracks = [withKeyframes(object.source, keyframes)];
-        return { shapes: [], tracks, oldShapes: [], oldTracks: [object.source], made };
+        const { source, shown } = object;
+        // Without a keyframe there, CVAT would interpolate up to what was found: what it was tracked from would move.
+        const added = source.shapes.some(({ frame }) => frame === shown.frame) ? [] : [shown];
+        const track = { ...source, shapes: [...source.shapes, ...added] };
+        const ends = isOutside(source.shapes, span.behind);
+        const { keyframes, made } = keyframesOf(track, object, found, done, span, ends);
+        const tracks = [withKeyframes(source, keyframes)];
+        return { shapes: [], tracks, oldShapes: [], oldTracks: [source], made: [...added, ...made] };
     }
     const { byPersons, byMachine } = object;
     const replaced = [span.from, ...done].flatMap((frame) => byMachine.get(frame) ?? []);
@@ -80,9 +91,10 @@ function changesOf(
         };
     }
     const made = shapesOf(object, found);
+    const kept = made.map((shape) => withChanged(shape, byMachine.get(shape.frame), isChanged));
     const regrouped = object.group === object.source.group ? [] : [object.source];
     return {
-        shapes: [...made, ...regrouped.map((shape) => ({ ...withoutIds(shape), group: object.group }))],
+        shapes: [...kept, ...regrouped.map((shape) => ({ ...withoutIds(shape), group: object.group }))],
         tracks: [],
         oldShapes: [...replaced, ...regrouped],
         oldTracks: [],
@@ -90,14 +102,28 @@ function changesOf(
     };
 }
 
-function shapesOf({ source, group }: FollowedShape, found: Found): Shape[] {
-    const { label_id, occluded, z_order, attributes } = source;
-    const always = { label_id, group, occluded, z_order, rotation: 0, outside: false, source: 'auto', elements: [] };
+/** Shapes of what was found, else as the nearest outline is, of two the earlier: `nearest_seed` of the Python package. */
+function shapesOf({ source, group, byPersons }: FollowedShape, found: Found): Shape[] {
+    const outlines = [source, ...byPersons.values()].sort(byFrame);
+    const always = { label_id: source.label_id, group, rotation: 0, outside: false, source: 'auto', elements: [] };
     return [...found].flatMap(([frame, { outline, confidence }]) => {
-        const own = attributes.map((each) => ({ ...each }));
+        if (!outline) {
+            return [];
+        }
+        const distance = (each: Shape): number => Math.abs(each.frame - frame);
+        const nearest = outlines.reduce((best, each) => (distance(each) < distance(best) ? each : best));
+        const { occluded, z_order } = nearest;
+        const attributes = nearest.attributes.map((each) => ({ ...each }));
         const score = confidence === null ? {} : { score: confidence };
-        return outline ? [{ ...always, frame, ...asType(outline, source.type), ...score, attributes: own }] : [];
+        return [{ ...always, frame, ...asType(outline, source.type), occluded, z_order, ...score, attributes }];
     });
+}
+
+/** A shape with the attributes that a person changed on the one whose place it takes. */
+function withChanged(shape: Shape, replaced: Shape | undefined, isChanged: IsChanged): Shape {
+    const changed = replaced?.attributes.filter((each) => isChanged(replaced, each)) ?? [];
+    const attributes = shape.attributes.map((each) => changed.find(({ spec_id }) => spec_id === each.spec_id) ?? each);
+    return { ...shape, attributes };
 }
 
 /**
@@ -110,11 +136,10 @@ function keyframesOf(
     { start, annotated }: Target,
     found: Found,
     done: readonly number[],
-    { from, behind }: Span,
+    { behind }: Span,
     ends: boolean,
 ): { keyframes: Keyframe[]; made: Keyframe[] } {
     const before = [...track.shapes].sort(byFrame);
-    const { occluded, z_order } = before.findLast(({ frame }) => frame <= from) ?? before[0]!;
     const after = new Map(before.map((keyframe) => [keyframe.frame, keyframe]));
     const own = new Set<Keyframe>();
     const { type } = before[0]!; // a track has one type
@@ -122,6 +147,8 @@ function keyframesOf(
     const set = (frame: number, outline: Outline | null): void => {
         points = outline ? asType(outline, type).points : points;
         const attributes = after.get(frame)?.attributes ?? [];
+        // These hold from one keyframe to the next, so each new one would end what a person set before it.
+        const { occluded, z_order } = before.findLast((each) => each.frame <= frame) ?? before[0]!;
         const keyframe = { frame, type, points, rotation: 0, occluded, z_order, outside: !outline, attributes };
         after.set(frame, keyframe);
         own.add(keyframe);

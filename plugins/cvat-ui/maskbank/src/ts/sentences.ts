@@ -16,7 +16,9 @@ const BY_STATUS: Record<number, string> = {
         'These are more objects, or larger frames, than the tracker takes at once; track fewer objects together: run the ' +
         'action from the menu of one, or filter them. If one is too many, tell the administrator.',
     429: 'The tracker has too much to do; try again later.',
-    503: 'The tracker or its memory is unreachable; try again.',
+    503:
+        'The tracker is busy, too slow for so many objects, or out of reach; try again, with fewer objects if it stays ' +
+        'so.',
     504: 'The tracker did not answer in time; try again.',
 };
 const OF_AN_HTTP_LIBRARY = /for url: |HTTPConnectionPool|^<|^Request failed with status code/;

@@ -63,7 +63,7 @@ interface Reply {
     states: unknown[];
 }
 
-/** The answer on a frame with outlines, and which of these the server has dropped. */
+/** The answer on a frame with outlines, and which of these have not reached the function. */
 interface Seen {
     answer: Reply;
     dropped: { seed: Outline; index: number }[];
@@ -274,17 +274,12 @@ async function learn(
         if (options.cancelled()) {
             throw new Cancelled();
         }
-        return withSeeds(call, each, states, outlinesOn(each)).catch((error: unknown) => {
-            if (statusOf(error) !== REFUSED) {
-                throw error;
-            }
-            return null;
-        });
+        return unlessRefused(withSeeds(call, each, states, outlinesOn(each)));
     };
     for (const other of others) {
         const learnt = await seen(other);
         if (!learnt) {
-            break; // it remembers as many outlines as it can
+            continue; // it cannot use these outlines, or remembers as many as it can
         }
         if (learnt.dropped.length) {
             return null;
@@ -305,7 +300,10 @@ export function outlinedAhead(
     return useSeeds ? ahead(frame, [from, ...outlined]) : [];
 }
 
-/** The answer on the next frame, where some objects may be outlined by a person: these outlines join what is known. */
+/**
+ * The answer on the next frame, where some objects may be outlined by a person: these outlines join what is known. Where
+ * that is refused, as the tracker remembers as many outlines as it can, these objects start anew.
+ */
 async function nextFrame(
     call: (request: TrackerRequest) => Promise<unknown>,
     frame: number,
@@ -315,7 +313,9 @@ async function nextFrame(
     if (!seeds.some(Boolean)) {
         return answerFor(states.length, await call({ type: 'track', frame, states }));
     }
-    const { answer, dropped } = await withSeeds(call, frame, states, seeds);
+    const { answer, dropped } =
+        (await unlessRefused(withSeeds(call, frame, states, seeds))) ??
+        (await withoutSeeds(call, frame, states, seeds));
     if (dropped.length) {
         const request = { type: 'init_tracking', frame, shapes: dropped.map(({ seed }) => seed) } as const;
         const states = statesOf(dropped.length, await call(request));
@@ -333,6 +333,30 @@ async function withSeeds(call: Call, frame: number, states: unknown[], seeds: (O
         seed && isDropped(seed, answer.shapes[index] ?? null, certainties[index] ?? null) ? [{ seed, index }] : [],
     );
     return { answer, dropped };
+}
+
+/** The same with no seed sent: only the objects that have none are tracked. */
+async function withoutSeeds(call: Call, frame: number, states: unknown[], seeds: (Outline | null)[]): Promise<Seen> {
+    const answer: Reply = { shapes: [...seeds], states: [...states] };
+    const others = [...seeds.keys()].filter((index) => !seeds[index]);
+    if (others.length) {
+        const reply = await call({ type: 'track', frame, states: others.map((index) => states[index]) });
+        const own = answerFor(others.length, reply);
+        others.forEach((index, position) => {
+            answer.shapes[index] = own.shapes[position] ?? null;
+            answer.states[index] = own.states[position];
+        });
+    }
+    return { answer, dropped: seeds.flatMap((seed, index) => (seed ? [{ seed, index }] : [])) };
+}
+
+async function unlessRefused<T>(answer: Promise<T>): Promise<T | null> {
+    return answer.catch((error: unknown) => {
+        if (statusOf(error) !== REFUSED) {
+            throw error;
+        }
+        return null;
+    });
 }
 
 /**
