@@ -223,9 +223,9 @@ def test_one_object_corrected_twice(small: Function, good: dict[str, Any]) -> No
 
 
 def test_an_object_under_another(small: Function, good: dict[str, Any]) -> None:
-    bad = good | {"shapes": [square(1, 1, 9), square(1, 1, 9)], "states": []}
-    status, sentence = refused(small, bad)
-    assert status == 400 and sentence.startswith("Object 2: it lies wholly under other objects")
+    for again in (square(1, 1, 15), square(2, 1, 15)):
+        status, sentence = refused(small, good | {"shapes": [square(1, 1, 15), again], "states": []})
+        assert status == 400 and sentence.startswith("Object 2: it lies wholly under other objects")
 
 
 def test_shapes_did_no_harm(small: Function, good: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support import RED_KOI, TURTLE, Function, mask_shape, request, true_mask
 
 from maskbank.function.handler import init_context
-from maskbank.function.health import quantile_ms
+from maskbank.function.health import Health, quantile_ms, report
 from maskbank.function.local import invoke, local_function
 from maskbank.function.siblings import count_workers
 from maskbank.function.threads import cores, share_of_cores
@@ -48,6 +49,28 @@ def test_a_new_worker_is_well_and_has_done_nothing(worker: Function) -> None:
     assert re.fullmatch(r"[0-9a-f]{12}", report["weights"]) and report["store"].startswith("file:///")
     assert (report["frames"], report["p50_ms"], report["p95_ms"], report["store_cached_banks"]) == (0, None, None, 0)
     assert report["workers"] == 1
+
+
+def test_a_store_that_is_back_is_not_reported_as_away(monkeypatch) -> None:
+    """Also where nobody asks this worker, as others read what it has counted."""
+    monkeypatch.setattr("maskbank.function.health.REST_S", 0.05)
+    reachable = [1]
+
+    class Away:
+        def statistics(self) -> dict[str, int]:
+            return {"reachable": reachable[0]}
+
+    health = Health({"model": "lite"}, Away())
+    reachable[0] = 0
+    health.refused(503)
+    assert report({}, health.registry)["status"] == "store unreachable"
+    time.sleep(0.4)  # still away
+    assert report({}, health.registry)["status"] == "store unreachable"
+    reachable[0] = 1
+    until = time.monotonic() + 20
+    while report({}, health.registry)["status"] != "ok" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert report({}, health.registry)["status"] == "ok"
 
 
 def test_work_is_counted(worker: Function, frames: list[bytes]) -> None:

@@ -118,6 +118,18 @@ def test_16_bit_grey_keeps_the_high_byte_of_every_frame():
         np.testing.assert_array_equal(decode_image(saved(brighter, format), PIXELS)[1:], image[1:])
 
 
+@pytest.mark.parametrize("scale, offset", [(6, 7200), (16, 0), (1, 40000)])
+def test_16_bit_grey_that_uses_few_values_is_stretched_alike_from_frame_to_frame(scale: int, offset: int):
+    """As thermal cameras record."""
+    grey = np.tile(RGB[..., 0], (3, 3)).astype(np.uint16)
+    image = decode_image(saved(grey * scale + offset, "PNG"), PIXELS)
+    assert np.ptp(image) > 100
+    assert np.corrcoef(image[..., 0].ravel(), grey.ravel())[0, 1] > 0.999
+    warmer = grey * scale + offset + scale // 2
+    warmer[0, 0] = 65535
+    np.testing.assert_allclose(decode_image(saved(warmer, "PNG"), PIXELS)[1:].astype(int), image[1:], atol=1)
+
+
 def test_16_bit_grey_big_endian_tiff():
     values = np.arange(600, dtype=">u2").reshape(20, 30) * 100
     tags = [(256, 30), (257, 20), (258, 16), (259, 1), (262, 1), (273, 200), (277, 1), (278, 20), (279, 1200)]

@@ -55,6 +55,14 @@ def test_of_equals_the_first_one_has_what_they_share() -> None:
     assert (divided(in_box(one, 3), in_box(other, 3))[0] == one).all()
 
 
+@pytest.mark.parametrize(("shift", "remains"), [(2, False), (4, True)])
+def test_what_was_drawn_twice_leaves_no_rim(shift: int, remains: bool) -> None:
+    seeds = dict(disjoint(enumerate([by_hand(block(0, 0, 30, 40)), by_hand(block(shift, 0, 30 + shift, 40))])))
+    assert seeds[0].mask.sum() == 30 * 40
+    assert seeds[1].mask.sum() == (shift * 40 if remains else 0)
+    assert (seeds[1].box is not None) is remains
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_was_found_in_boxes_is_divided_by_how_sure_the_network_was(order: int) -> None:
     logits = np.full(SIZE, 1.0)

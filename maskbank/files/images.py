@@ -18,6 +18,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 # The long side of a working image is at most this many times the requested short side, so that a strip of
 # 4000 x 10 pixels cannot cost more than an ordinary frame of a wide camera.
 MAX_ASPECT = 4
+# Of 16 bits, the largest power of two that is stretched to all of 8 bits where all values lie within it.
+LARGEST_STRETCHED = 1 << 13
+SAMPLED_SIDE = 256  # rows or columns of pixels that tell which values there are
 MAX_SIDE = 65_535  # pixels, as in a JPEG: what costs time or memory per row or column has an end
 
 _DAMAGED = "The image is damaged or truncated and cannot be decoded."
@@ -59,9 +62,10 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     * EXIF orientation is applied: CVAT shows and measures the rotated image, so shapes refer to it.
     * Transparency is ignored, not composited: CVAT drops the alpha channel of RGBA, LA and palette images
       when it prepares the frames, so the annotator sees the colours underneath.
-    * 16 bits per channel become 8 by keeping the high byte, always. CVAT's own preview stretches each
-      16-bit grey frame by its own minimum and maximum; a tracker cannot, since the same object would
-      change its brightness from frame to frame. Recordings that use only the low bits come out dark.
+    * 16 bits per channel become 8 by keeping the high byte. CVAT's own preview stretches each 16-bit grey
+      frame by its own minimum and maximum; a tracker cannot, since the same object would change its
+      brightness from frame to frame. Recordings that use a quarter of the range come out dark; what uses an
+      eighth or less, as thermal cameras do, is stretched in coarse steps, which seldom change between frames.
     * Grey, 1-bit, palette, CMYK and YCbCr images are converted to RGB by Pillow; colour profiles are ignored.
 
     Args:
@@ -119,10 +123,23 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise RequestError("The image has pixel values outside 0 to 65535, the range of 16 bits.")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray(_eight_bits(values))
     if image.mode in ("La", "RGBa"):  # premultiplied alpha, which Pillow converts only to its plain twin
         image = image.convert(image.mode.upper())
     return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 bits, (H, W) → uint8; see `decode_image`."""
+    every = max(min(values.shape) // SAMPLED_SIDE, 1)
+    low, high = np.percentile(values[::every, ::every], (0.1, 99.9)).astype(int).tolist()  # without hot pixels
+    span = max(1 << (high - low).bit_length(), 256)
+    if span > LARGEST_STRETCHED:
+        return (values >> 8).astype(np.uint8)
+    step = span // 8
+    darkest = low // step * step
+    stretched: np.ndarray = (values.astype(np.int64) - darkest) * 255 // (span + step)
+    return stretched.clip(0, 255).astype(np.uint8)
 
 
 def _upright(image: Image.Image) -> Image.Image:

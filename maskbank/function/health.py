@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from maskbank.service.timing import Timings
+from maskbank.store.shared import REST_S
 from maskbank.store.store import Store
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # variable that names the folder in which workers count together, if they do
@@ -59,6 +61,7 @@ class Health:
             )
             for name in store.statistics()
         }
+        self._will_look_again = False
         workers = Gauge("maskbank_workers", "Workers that are alive", registry=registry, multiprocess_mode="livesum")
         workers.set(1)
         about = {name: str(value) for name, value in self.description.items()}
@@ -90,8 +93,19 @@ class Health:
         return answer_about(path, self.description, of_all_workers(Path(folder)) if folder else self.registry)
 
     def _note_store(self) -> None:
-        for name, value in self.store.statistics().items():
+        statistics = self.store.statistics()
+        for name, value in statistics.items():
             self._store[name].set(value)
+        if not statistics.get("reachable", 1) and not self._will_look_again:
+            # Others read these numbers, and nobody may ask this worker for anything once the store is back.
+            self._will_look_again = True
+            timer = Timer(REST_S + 0.1, self._look_again)
+            timer.daemon = True
+            timer.start()
+
+    def _look_again(self) -> None:
+        self._will_look_again = False
+        self._note_store()
 
 
 def of_all_workers(folder: Path) -> CollectorRegistry:

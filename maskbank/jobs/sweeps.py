@@ -183,7 +183,9 @@ def _outlines_on(
     shapes: list[dict[str, Any] | None] = [None] * len(objects)
     for slot, seed in disjoint(found()):  # here, as the function will not know which of them come from boxes
         if seed.box is None:
-            hidden = "it lies wholly under other objects; outline what is seen, or leave labels out (--labels)."
+            hidden = (
+                "it lies wholly under other objects, or nearly; outline what is seen, or leave labels out (--labels)."
+            )
             raise ValueError(f"Frame {frame}: {objects[slot].name}: {hidden}")
         if seed.expected_j is not None and seed.expected_j < HARD_BELOW:
             on_hard_box(objects[slot], frame)

@@ -72,7 +72,7 @@ def outlined_seeds(
     seeds = {}
     for index, seed in disjoint(found(), deadline):
         if seed.box is None:
-            hidden = RequestError("It lies wholly under other objects; track them one after the other.")
+            hidden = RequestError("It lies wholly under other objects, or nearly; track them one after the other.")
             raise in_object(entries[index].number, hidden)
         seeds[index] = seed
     return seeds
