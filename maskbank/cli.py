@@ -15,9 +15,9 @@ from maskbank.resources import WEIGHTS_FOLDER
 from maskbank.store.commands import DESCRIPTION, add_actions
 
 if TYPE_CHECKING:  # what commands need is imported when they run
-    from maskbank.jobs.annotate import Tune
     from maskbank.jobs.cvat import Cvat
     from maskbank.jobs.function import Propagate
+    from maskbank.jobs.plan import Tune
     from maskbank.settings import Settings
 
 KEPT = "what was done so far is kept"
@@ -579,9 +579,10 @@ def _job(options: argparse.Namespace) -> None:
     import platformdirs
     import torch
 
-    from maskbank.jobs.annotate import AnnotateOptions, annotate
+    from maskbank.jobs.annotate import annotate
     from maskbank.jobs.cvat import Login, connect
     from maskbank.jobs.function import deployed, identity_of, in_this_process
+    from maskbank.jobs.plan import AnnotateOptions
     from maskbank.jobs.retrying import RETRY_S, Waiting, retried
     from maskbank.networks.outliner import load_outliner
     from maskbank.settings import read_settings, read_token

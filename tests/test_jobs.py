@@ -41,9 +41,10 @@ from maskbank.evaluation.measures import jaccard as measured
 from maskbank.files.masks import read_id_mask
 from maskbank.function.local import local_function
 from maskbank.jobs import retrying, sweeps, uploads
-from maskbank.jobs.annotate import AnnotateOptions, annotate
+from maskbank.jobs.annotate import annotate
 from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, identity_of, in_this_process
+from maskbank.jobs.plan import AnnotateOptions
 from maskbank.jobs.retrying import BusyError
 from maskbank.jobs.run_folder import RunFolder
 from maskbank.networks.lite import Lite

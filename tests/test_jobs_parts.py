@@ -13,7 +13,6 @@ from support import one_sentence
 from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
-from maskbank.jobs.annotate import ranges
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
@@ -22,6 +21,7 @@ from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.stretches import Stretch, stretches_around
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
 from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
+from maskbank.jobs.wording import ranges
 from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask

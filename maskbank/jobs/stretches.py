@@ -2,7 +2,7 @@
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from maskbank.jobs.objects import JobObject
@@ -60,6 +60,16 @@ def stretches_around(corrected: Sequence[int], frames: Sequence[int], objects: S
         outlined = [slot for slot, drawn in enumerate(objects) if any(frame in drawn.seeds for frame in own)]
         parts.append(Stretch(own, outlined, slots))
     return parts
+
+
+def frames_of(parts: Iterable[Stretch]) -> list[int]:
+    """The frames of all stretches, in order."""
+    return sorted({frame for part in parts for frame in part.frames})
+
+
+def found_in(parts: Iterable[Stretch]) -> list[int]:
+    """The slots of the objects whose results are taken."""
+    return sorted({slot for part in parts for slot in part.to_find})
 
 
 def _stretches(corrected: set[int], frames: Sequence[int], drawn: JobObject) -> list[tuple[int, int]]:
