@@ -1,15 +1,16 @@
 """The command line: `maskbank track | job | review | search | propose | evaluate | train | folds | serve | …`."""
 
 import argparse
+import importlib
 import itertools
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from maskbank.resources import WEIGHTS_FOLDER
 from maskbank.store.commands import DESCRIPTION, add_actions
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # what commands need is imported when they run
     from maskbank.jobs.function import Propagate
     from maskbank.jobs.plan import Tune
     from maskbank.settings import Settings
+
+T = TypeVar("T")
 
 KEPT = "what was done so far is kept"
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
@@ -165,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         nargs="+",
+        action="extend",
         required=True,
         help="folders with static/ and video/ below, or exports from CVAT with their images (zip or folder): CVAT for "
         "video 1.1, CVAT for images 1.1, COCO 1.0",
@@ -191,10 +195,10 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="with --init: share of the newly trained weights in the result, from 0 to 1; the lower it is, the more of "
-        "what the initial weights knew is kept (default: %(default)s)",
+        help="with --init: share of the newly trained weights in the result, above 0, up to 1; the lower it is, the "
+        "more of what the initial weights knew is kept (default: %(default)s)",
     )
-    train.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
+    train.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     train.add_argument("--val", type=Path, metavar="SEQUENCES", help="folder as for evaluate, to measure J&F on")
     train.add_argument(
         "--val-every", type=_minutes, default=15.0, metavar="MINUTES", help="how often (default: %(default)s)"
@@ -210,7 +214,12 @@ def _parser() -> argparse.ArgumentParser:
         "sequence; what is there already is not done again.",
     )
     folds.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="as for train; one has video/SOURCE/<sequence>/"
+        "--data",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="as for train; one has video/SOURCE/<sequence>/",
     )
     folds.add_argument("--source", required=True, help="whose sequences are held out")
     folds.add_argument("--out", type=Path, required=True, help="folder of the trainings and their scores")
@@ -225,7 +234,7 @@ def _parser() -> argparse.ArgumentParser:
         "--init", help="as for train, but scores say little where these weights were trained on the source, as lite was"
     )
     folds.add_argument("--blend", type=float, default=0.5, metavar="SHARE", help="as for train")
-    folds.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
+    folds.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     folds.add_argument("--compare", type=Path, metavar="OUT", help="--out of an earlier run to compare the scores with")
     folds.set_defaults(run=_train_on_folds, extra="train")
 
@@ -235,7 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Trains the network `interactor` on annotated images and videos; each object of each of them is a "
         "sample. Stopped runs are resumed from --out.",
     )
-    interactor.add_argument("--data", type=Path, nargs="+", required=True, help="as for train")
+    interactor.add_argument("--data", type=Path, nargs="+", action="extend", required=True, help="as for train")
     interactor.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
     how_long = interactor.add_mutually_exclusive_group(required=True)
     how_long.add_argument("--minutes", type=_minutes, help="length of the whole run")
@@ -245,7 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     interactor.add_argument("--learning-rate", type=float, help="at its highest (default: 1e-3, or with --init 3e-4)")
     interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
-    interactor.add_argument("--exclude", nargs="*", default=(), metavar="SOURCE", help=EXCLUDE_HELP)
+    interactor.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     interactor.set_defaults(run=_train_interactor, extra="train")
 
@@ -701,35 +710,42 @@ def _evaluate(options: argparse.Namespace) -> None:
     environment = _environment(options)
     settings = read_settings(environment)
     if options.search:
-        _say(search_report(list(evaluate_search(load_tracker(settings)[0], read_sequences(options.data)))), options.out)
+        found = evaluate_search(load_tracker(settings)[0], read_sequences(options.data))
+        _report_on(found, search_report, options.out)
         return
     if options.propose:
         tracker, _ = load_tracker(settings)
         seeker = load_outliner(settings.interactor, tracker.device)
-        _say(proposal_report(list(evaluate_proposals(tracker, seeker, read_sequences(options.data)))), options.out)
+        _report_on(evaluate_proposals(tracker, seeker, read_sequences(options.data)), proposal_report, options.out)
         return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []
     if outliner:
         tables.append(box_report([score_boxes(outliner, sequence) for sequence in read_sequences(options.data)]))
-    results = []
+    _report_on(
+        evaluate(options.data, environment, outliner),
+        lambda results: "\n\n".join([*tables, report(results)]),
+        options.out,
+    )
+
+
+def _report_on(results: Iterable[T], report: Callable[[list[T]], str], out: Path | None) -> None:
+    """Reports what is measured; what was done before an interruption or a bad sequence is worth having, too."""
+    done = []
     try:
-        for result in evaluate(options.data, environment, outliner):
-            results.append(result)
-    finally:  # what was done before an interruption or a bad sequence is worth having
-        if results:
-            tables.append(report(results))
-            _say("\n\n".join(tables), options.out)
-
-
-def _say(table: str, out: Path | None) -> None:
-    print(table)
-    if out:
-        out.write_text(table + "\n")
+        for result in results:
+            done.append(result)
+    finally:
+        if done:
+            table = report(done)
+            print(table)
+            if out:
+                out.write_text(table + "\n")
 
 
 def _evaluate_effort(options: argparse.Namespace) -> None:
-    options.extra = "train"  # which has matplotlib
+    options.extra = "train"
+    importlib.import_module("matplotlib")  # before anything is measured: the curves are drawn at the end
     from maskbank.evaluation.effort import EffortCurve, effort_curves, effort_report, write_curves
     from maskbank.settings import read_settings
     from maskbank.tracking.loading import load_tracker
@@ -753,8 +769,7 @@ def _evaluate_effort(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from maskbank.training.trainer import train
 
-    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
-    chosen["exclude"] = tuple(options.exclude)
+    chosen = _chosen(options)
     chosen["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
     chosen["init"] = _initial_weights(options.init)
     print(train(**chosen))
@@ -763,10 +778,15 @@ def _train(options: argparse.Namespace) -> None:
 def _train_on_folds(options: argparse.Namespace) -> None:
     from maskbank.training.folds import train_on_folds
 
-    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
-    chosen["exclude"] = tuple(options.exclude)
+    chosen = _chosen(options)
     chosen["init"] = _initial_weights(options.init)
     print(train_on_folds(**chosen))
+
+
+def _chosen(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a training, by the names of its function's arguments."""
+    own = {name: value for name, value in vars(options).items() if name not in ("run", "extra", "when_stopped")}
+    return own | {"exclude": tuple(options.exclude)}
 
 
 def _initial_weights(name: str | None) -> Path | None:
@@ -778,8 +798,7 @@ def _initial_weights(name: str | None) -> Path | None:
 def _train_interactor(options: argparse.Namespace) -> None:
     from maskbank.training.interactor import train_interactor
 
-    chosen = {k: v for k, v in vars(options).items() if k not in ("run", "extra")}
-    print(train_interactor(**chosen | {"exclude": tuple(options.exclude)}))
+    print(train_interactor(**_chosen(options)))
 
 
 def _serve(options: argparse.Namespace) -> None:

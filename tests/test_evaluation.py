@@ -51,6 +51,15 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
 
 
+def test_sequences_begin_where_an_object_is_seen(tmp_path):
+    write_sequence(tmp_path / "late", 4, [0, 1, 2, 3])
+    write_id_mask(tmp_path / "late" / "00000.png", np.zeros((90, 160), np.uint8))
+    for index in (2, 3):
+        (tmp_path / "late" / f"{index:05d}.jpg").rename(tmp_path / "late" / f"{index:05d}.JPG")
+    [late] = read_sequences(tmp_path)
+    assert [path.name for path in late.images] == ["00001.jpg", "00002.JPG", "00003.JPG"] and late.objects == [1, 2, 3]
+
+
 def test_sequences_begin_with_their_first_mask(data):
     write_sequence(data / "unmarked", 2, [])
     write_sequence(data / "once", 2, [0])

@@ -173,6 +173,36 @@ def test_annotated_images_become_stills(tmp_path: Path) -> None:
     assert all((item[0].ids == 1).sum() == true_mask(i, TURTLE).sum() for i, item in enumerate(still.items))
 
 
+def test_annotated_frames_of_a_video_become_stills(tmp_path: Path) -> None:
+    """CVAT names frames without an ending there."""
+    names = [f"frame_{frame:06d}" for frame in range(2)]
+    nodes = "".join(
+        f'<image id="{i}" name="{name}" width="640" height="360">{mask_node(i, TURTLE)}</image>'
+        for i, name in enumerate(names)
+    )
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{nodes}</annotations>")
+    (tmp_path / "images").mkdir()
+    for frame, name in enumerate(names):
+        (tmp_path / "images" / f"{name}.PNG").write_bytes(jpeg(frame))
+    [still], _ = load_export(tmp_path)
+    assert [int((item[0].ids == 1).sum()) for item in still.items] == [true_mask(i, TURTLE).sum() for i in range(2)]
+
+
+def test_images_whose_objects_are_too_small_to_train_on_are_told_of(tmp_path: Path, capsys) -> None:
+    box = '<box xtl="9" ytl="9" xbr="19" ybr="19" occluded="0" z_order="0"></box>'
+    (tmp_path / "images").mkdir()
+    for frame in range(2):
+        (tmp_path / "images" / f"{frame}.jpg").write_bytes(jpeg(frame))
+    small = f'<image id="0" name="0.jpg" width="640" height="360">{box}</image>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{small}</annotations>")
+    with pytest.raises(ValueError, match="can be trained on: its objects cover less than 0.2 % of their images"):
+        load_export(tmp_path)
+    large = f'<image id="1" name="1.jpg" width="640" height="360">{mask_node(1, TURTLE)}</image>'
+    (tmp_path / "annotations.xml").write_text(f"<annotations>{small}{large}</annotations>")
+    assert len(load_export(tmp_path)[0][0].items) == 1
+    assert f"1 of 2 images of {tmp_path} are left out: their objects cover less than 0.2 %" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["compressed", "uncompressed", "polygons"])
 def test_coco_becomes_stills(tmp_path: Path, kind: str) -> None:
     writer = CocoWriter({1: "red", 2: "golden", 3: "turtle"})

@@ -77,13 +77,21 @@ def test_a_sequence_that_is_left_out_is_not_read(data):
     for wrong in ("pond/bea", "pool/bee", "pond/bee/00010.jpg"):
         with pytest.raises(ValueError, match=rf"^There is no sequence {wrong} in the data to leave out\.$"):
             load_data([data], (wrong,))
+    with pytest.raises(ValueError, match=r"^There is no source pont in the data to leave out\.$"):
+        load_data([data], ("pont",))
+
+
+def test_a_name_with_a_slash_at_its_end_is_left_out_as_well(data):
+    _, [rest] = load_data([data], ("pond/bee/", "pond/fox"))
+    assert len(rest.items) == 4
+    assert [each.name for each in load_data([data])[1]] == ["pond"] and load_data([data], ("pond/",))[1] == []
 
 
 def test_training_does_without_a_sequence_that_is_left_out(data, tmp_path, tiny):
     """Not even a damaged frame of it comes up."""
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "video" / "pond" / "bee" / "00010.jpg").write_bytes(b"no image")
-    with pytest.raises(ValueError, match="00010.jpg is not an image"):
+    with pytest.raises(ValueError, match="00010.jpg cannot be read: The image is damaged"):
         train([tmp_path / "data"], tmp_path / "all", steps=1)
     assert train([tmp_path / "data"], tmp_path / "rest", steps=1, exclude=("pond/bee",)).exists()
 
@@ -160,7 +168,8 @@ def test_the_command_line_has_the_defaults_of_the_function():
     options = cli._parser().parse_args(["folds", "--data", "x", "--source", "pond", "--out", "y"])
     for name, parameter in inspect.signature(train_on_folds).parameters.items():
         if parameter.default is not parameter.empty:
-            assert getattr(options, name) == parameter.default, name
+            value = getattr(options, name)
+            assert (tuple(value) if name == "exclude" else value) == parameter.default, name
 
 
 def test_what_cannot_be_done_gives_one_sentence(data, tmp_path, capsys):

@@ -4,9 +4,11 @@ import csv
 import inspect
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from support import CLIP
 
@@ -25,9 +28,10 @@ from maskbank.networks.checkpoints import convert
 from maskbank.networks.lite import Lite, full_size
 from maskbank.networks.models import BUNDLED_WEIGHTS, interactor_beside, load_segmenter
 from maskbank.networks.novelty import familiar, found_places, object_novelty
-from maskbank.networks.weights import in_half_precision, load_state_dict
+from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe
+from maskbank.training.exports import load_data
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.run_state import WeightAverage
 from maskbank.training.schedules import Stage, stage_at
@@ -120,6 +124,21 @@ def test_large_samples_are_shrunk_and_grey_masks_show_one_object(tmp_path):
     assert read.image.shape == (400, 533, 3) and read.ids.shape == (400, 533)
     assert read.objects() == [1]
     assert abs((read.ids == 1).mean() - (sample.ids > 0).mean()) < 0.01
+
+
+def test_images_are_read_as_for_tracking(tmp_path):
+    """Turned as a camera held it, and in 16 bits."""
+    sample = red_on_blue(30)
+    ids = (sample.ids > 0).astype(np.uint8)
+    write_id_mask(tmp_path / "turned.png", ids)
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.fromarray(sample.image[::-1, ::-1]).save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    read = read_sample(tmp_path / "turned.jpg")
+    assert read.image[ids == 1, 0].mean() > 150 > 100 > read.image[ids == 0, 0].mean()
+    write_id_mask(tmp_path / "deep.png", ids)
+    Image.fromarray(sample.image[..., 0].astype(np.uint16) * 256).save(tmp_path / "deep.tif")
+    np.testing.assert_array_equal(read_sample(tmp_path / "deep.tif").image[..., 0], sample.image[..., 0])
 
 
 def test_clips_are_the_same_for_the_same_seed():
@@ -447,11 +466,47 @@ def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
         train([data], tmp_path, minutes=1, schedule=tiny)
 
 
+def test_a_run_is_not_resumed_with_other_data(data, tmp_path, tiny):
+    """What it was to be scored on would have been trained on before."""
+    train([data], tmp_path / "run", steps=2, schedule=tiny, stop_after=1e-12)
+    with pytest.raises(ValueError, match="began with another --exclude: repeat that, or take another --out"):
+        train([data], tmp_path / "run", steps=2, schedule=tiny, exclude=("pond/swim",))
+    shutil.copytree(data, tmp_path / "other")
+    with pytest.raises(ValueError, match="began with another --data: repeat that, or take another --out"):
+        train([tmp_path / "other"], tmp_path / "run", steps=2, schedule=tiny)
+
+
+def test_reading_the_data_is_no_training(data, tmp_path, tiny, monkeypatch):
+    def slowly(*arguments: object) -> object:
+        time.sleep(1)
+        return load_data(*arguments)
+
+    monkeypatch.setattr("maskbank.training.trainer.load_data", slowly)
+    train([data], tmp_path / "run", minutes=0.9 / 60, schedule=tiny)
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] > 0
+
+
+def test_weights_of_a_very_long_run_can_be_loaded(data, tmp_path, tiny):
+    """It counts more batches than half precision can."""
+    train([data], tmp_path / "run", steps=2, schedule=tiny, stop_after=1e-12)
+    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
+    counters = [name for name in state["network"] if name.endswith("num_batches_tracked")]
+    assert counters
+    for part in ("network", "average"):
+        for name in counters:
+            state[part][name] += 70_000
+    torch.save(state, tmp_path / "run" / "state.pt")
+    weights = load_state_dict(train([data], tmp_path / "run", steps=2, schedule=tiny))
+    fit_weights(Lite(), weights, "of a long run")
+    assert all(weights[name].dtype == torch.int64 and weights[name] > 70_000 for name in counters)
+
+
 def test_the_command_line_has_the_defaults_of_the_function():
     options = cli._parser().parse_args(["train", "--data", "x", "--steps", "1"])
     for name, parameter in inspect.signature(train).parameters.items():
         if parameter.default is not parameter.empty and name != "steps":
-            assert getattr(options, name) == parameter.default, name
+            value = getattr(options, name)
+            assert (tuple(value) if name == "exclude" else value) == parameter.default, name
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):
@@ -647,7 +702,7 @@ def test_bad_data_and_weights_give_one_sentence(data, tmp_path, capsys):
 
     bad = tmp_path / "bad" / "static" / "one"
     bad.mkdir(parents=True)
-    for name, words in (("00000.png", "another size"), ("00000.jpg", "00000.jpg is not an image that can be read")):
+    for name, words in (("00000.png", "another size"), ("00000.jpg", "00000.jpg cannot be read: The image is damaged")):
         for path in (data / "static" / "pond").glob("00000.*"):
             (bad / path.name).write_bytes(path.read_bytes())
         if name.endswith("png"):

@@ -41,6 +41,13 @@ def tuned(sequence: AnnotatedSequence, frames: Outlined, folder: Path, init: Pat
     return train([folder / "data"], folder / "run", init=init, blend=options.blend, **length)
 
 
+def run_folder(options: argparse.Namespace, sequence: AnnotatedSequence) -> Path:
+    """Of one training: with other options it is another one."""
+    length = f"{options.steps}-steps" if options.steps else f"{options.minutes:g}-minutes"
+    chosen = f"{options.init}-{options.frames}-frames-{length}-{options.blend:g}"
+    return Path(options.out) / chosen / sequence.name.replace("/", "_")
+
+
 def j_and_f(clip: EffortClip, outlined: Outlined) -> list[float]:
     """J&F in percent over all annotated frames, and over those that are not outlined."""
     scores = clip.outcome(outlined).scores
@@ -66,7 +73,7 @@ def main() -> int:
         clip = clip_of(sequence, settings, init)
         *_, outlined = itertools.islice(suggested(clip), options.frames)
         before = j_and_f(clip, outlined)
-        weights = tuned(sequence, outlined, options.out / Path(sequence.name).name, init, options)
+        weights = tuned(sequence, outlined, run_folder(options, sequence), init, options)
         after = j_and_f(clip_of(sequence, settings, weights), outlined)
         rows.append([len(outlined), before[0], after[0], before[1], after[1]])
         print(f"| {sequence.name} | {' | '.join(f'{value:.1f}' for value in rows[-1])} |", flush=True)

@@ -71,6 +71,8 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="a new folder")
     options = parser.parse_args()
     sequences = read_sequences(options.data)
+    if len(sequences) < 2:
+        parser.error("a sequence is interrupted by another one, so there have to be two")
     for number, sequence in enumerate(sequences):
         write(cut(sequence, sequences[number - 1]), options.out / "cut" / sequence.name)
         write(away(sequence), options.out / "away" / sequence.name)

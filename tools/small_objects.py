@@ -54,6 +54,7 @@ def small(
     apart: how far the sequences' objects are from each other in the first frame, of how far they are in the end.
     """
     size = height, height * 16 // 9
+    first_ids = np.cumsum([0, *(max(each.objects) for each in sequences)])
     for number in range(min(LENGTH, *(len(each.images) for each in sequences))):
         background = Image.open(other.images[number % len(other.images)]).convert("RGB").resize(size[::-1])
         image, ids = np.asarray(background), np.zeros(size, np.uint8)
@@ -65,7 +66,7 @@ def small(
             pasted, own = cut_out(sequence, number, side / np.sqrt(area), (x, height / 2), size)
             alpha = cv2.GaussianBlur((own > 0).astype(np.float32), (EDGE, EDGE), 0)[..., None]
             image = (image * (1 - alpha) + pasted * alpha).astype(np.uint8)
-            ids = np.where(own > 0, own + ids.max(), ids)
+            ids = np.where(own > 0, own + first_ids[position], ids).astype(np.uint8)
         yield image, ids
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from maskbank.evaluation.measures import jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence
+from maskbank.files.frames import read_image
 from maskbank.networks.outliner import Outliner
 from maskbank.networks.overlaps import disjoint
 from maskbank.shapes.conversion import mask_to_shape
@@ -72,6 +72,6 @@ def _frames(sequence: AnnotatedSequence) -> Iterator[tuple[np.ndarray, dict[int,
     """The image and the masks of the objects of each frame that counts."""
     frames = [(path, truth) for path, truth in zip(sequence.images, sequence.truths, strict=True) if truth is not None]
     for path, truth in frames[:: EVERY if len(frames) == len(sequence.images) else 1]:
-        image = np.asarray(Image.open(path).convert("RGB"))
+        image = read_image(path)
         masks = {int(object_id): truth == object_id for object_id in np.unique(truth[truth > 0])}
         yield image, {object_id: mask for object_id, mask in masks.items() if mask.sum() >= SMALLEST}

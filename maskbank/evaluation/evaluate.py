@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from maskbank.evaluation.baselines import BASELINES
@@ -20,6 +19,7 @@ from maskbank.evaluation.sequences import (
     read_sequences,
     score,
 )
+from maskbank.files.frames import read_image
 from maskbank.function.client import Call, FunctionError, TrackingSession
 from maskbank.function.local import invoke, start_worker
 from maskbank.networks.outliner import Outliner
@@ -69,7 +69,7 @@ def track_sequence(
 
 def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarray:
     """The ids in the first frame as they are found in the boxes of its objects, (H, W) uint8."""
-    image = np.asarray(Image.open(sequence.images[0]).convert("RGB"))
+    image = read_image(sequence.images[0])
     found = {}
     for object_id in sequence.objects:
         box = mask_to_shape(sequence.seed == object_id, "rectangle")
@@ -101,7 +101,7 @@ def evaluate(data: Path, environment: Mapping[str, str], outliner: Outliner | No
             samples = tuple(sample for result in alone for sample in result.samples)
             yield SequenceScore(sequence.name, ALONE, frames, seconds, samples)
         for way, baseline in BASELINES.items():
-            images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
+            images = (read_image(path) for path in sequence.images)
             yield score(sequence, way, objects, ((ids, []) for ids in baseline(images, sequence.seed)))
 
 

@@ -1,7 +1,8 @@
 """The measures of DAVIS: region similarity J and boundary accuracy F.
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016,
-section 4; the averaging over frames and objects is that of the DAVIS 2017 benchmark (Pont-Tuset et al. 2017).
+section 4. Here 255 (void) is background, and a mean over sequences is one of their means over objects; the DAVIS 2017
+benchmark (Pont-Tuset et al. 2017) leaves void pixels out, and takes the mean over all objects of all sequences.
 Written from the definitions.
 """
 

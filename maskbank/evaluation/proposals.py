@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from maskbank.evaluation.measures import jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence
+from maskbank.files.frames import read_image
 from maskbank.networks.outliner import Outliner
 from maskbank.proposals.propose import SURE_FROM, frames_to_look_at, frames_to_read, propose
 from maskbank.tracking.tracker import Tracker
@@ -41,7 +41,7 @@ def evaluate_proposals(
         wanted = frames_to_look_at(len(sequence.images))
         looked_at = sorted({min(truths, key=lambda i: abs(i - each)) for each in wanted})
         needed = frames_to_read(looked_at, len(sequence.images))
-        images = ((i, np.asarray(Image.open(sequence.images[i]).convert("RGB"))) for i in needed)
+        images = ((i, read_image(sequence.images[i])) for i in needed)
         found = propose(images, looked_at, tracker, outliner)
         if found is None:
             yield ProposalScore(sequence.name, None, 0.0, 0, 0.0)

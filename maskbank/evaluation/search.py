@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from maskbank.evaluation.measures import jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence
+from maskbank.files.frames import read_image
 from maskbank.tracking.search import Match, Searcher
 from maskbank.tracking.tracker import Frame, Tracker
 
@@ -85,4 +85,4 @@ def _frames(sequence: AnnotatedSequence) -> list[tuple[int, np.ndarray]]:
 
 
 def _image(sequence: AnnotatedSequence, index: int) -> np.ndarray:
-    return np.asarray(Image.open(sequence.images[index]).convert("RGB"))
+    return read_image(sequence.images[index])

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from maskbank.evaluation.measures import Score, averaged, decay, j_and_f_of_frames, jaccard, mean, recall
+from maskbank.files.frames import IMAGE_ENDINGS
 from maskbank.files.masks import read_id_mask
 
-FRAME_ENDINGS = (".jpg", ".webp")
+MASK_ENDING = ".png"
+FRAME_ENDINGS = IMAGE_ENDINGS - {MASK_ENDING}
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,26 @@ class AnnotatedSequence:
 
 
 def read_sequences(data: Path) -> list[AnnotatedSequence]:
-    """All sequences below `data`: folders of .jpg or .webp frames with .png masks beside at least two of them.
+    """All sequences below `data`: folders of .jpg, .webp or other frames with .png masks beside at least two of them.
+
+    A sequence begins with its first mask that shows an object.
 
     Raises ValueError with one sentence when there is none.
     """
     sequences = []
-    frames = [path for ending in FRAME_ENDINGS for path in data.rglob(f"*{ending}")]
+    frames = [path for path in data.rglob("*") if path.suffix.lower() in FRAME_ENDINGS]
     for folder in sorted({path.parent for path in frames}):
         images = sorted(path for path in frames if path.parent == folder)
-        masks = [image.with_suffix(".png") for image in images]
+        masks = [image.with_suffix(MASK_ENDING) for image in images]
         truths = [read_id_mask(mask) if mask.exists() else None for mask in masks]
-        annotated = [(i, truth) for i, truth in enumerate(truths) if truth is not None]
-        if len(annotated) >= 2 and annotated[0][1].any():
-            first = annotated[0][0]
+        first = next((i for i, truth in enumerate(truths) if truth is not None and truth.any()), len(truths))
+        if sum(truth is not None for truth in truths[first:]) >= 2:
             sequences.append(AnnotatedSequence(str(folder.relative_to(data)), images[first:], truths[first:]))
     if not sequences:
-        raise ValueError(f"{data} holds no folder of .jpg or .webp frames with .png masks beside two or more of them.")
+        raise ValueError(
+            f"{data} holds no folder of .jpg or .webp frames with .png masks beside two or more of them, the first of "
+            "which shows an object."
+        )
     return sequences
 
 

@@ -22,6 +22,14 @@ FOLDER_FPS = 25.0  # images carry no frame rate
 BLOCK_BYTES = 256 << 20  # of frames that are kept at once to go backwards through a video
 
 
+def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """An image file as (H, W, 3) uint8 RGB, see `decode_image`. Raises ValueError with one sentence."""
+    try:
+        return decode_image(path.read_bytes(), max_pixels)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 class FrameSource(ABC):
     """A sequence of frames on disk; iterate for (H, W, 3) uint8 RGB arrays, as often as needed.
 
@@ -77,11 +85,7 @@ class ImageFolder(FrameSource):
         return map(self._read, reversed(self._names[:stop]))
 
     def _read(self, name: str) -> np.ndarray:
-        path = self.path / name
-        try:
-            return decode_image(path.read_bytes(), self.max_pixels)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {error}") from error
+        return read_image(self.path / name, self.max_pixels)
 
 
 class VideoFile(FrameSource):

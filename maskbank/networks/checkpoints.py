@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from maskbank.networks.models import NETWORKS
+from maskbank.networks.models import NETWORKS, interactor_beside
 from maskbank.networks.weights import (
     WeightsError,
     fingerprint,
@@ -109,7 +109,8 @@ def convert(source: Path, target: Path) -> dict[str, object]:
         raise WeightsError(f"The new file {target} must end in .safetensors.")
     model = str(inspect(source)["model"])
     tensors = {name: tensor.contiguous() for name, tensor in load_state_dict(source).items()}
-    save_weights(tensors, target, interactor_named_in(source))
+    beside = interactor_beside(source).stem  # which may go by the file's name
+    save_weights(tensors, target, beside if beside == "interactor-open" else interactor_named_in(source))
     return inspect(target, model)
 
 

@@ -10,6 +10,7 @@ Masks, polygons and ellipses count as they are; in a box the object is searched 
 
 import json
 import re
+import sys
 import xml.etree.ElementTree as ElementTree
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -46,11 +47,19 @@ def load_data(paths: Sequence[Path], exclude: tuple[str, ...] = ()) -> tuple[lis
 
     exclude: sources, and sequences as <source>/<sequence>, to leave out.
 
-    Raises ValueError with one sentence when one of them cannot be used, there is no such sequence, or nothing is left.
+    Raises ValueError with one sentence when one of them cannot be used, there is no such source or sequence, or nothing
+    is left.
     """
-    for name in exclude:  # a sequence that stayed by a slip of the pen would make the scores on it too good
-        if "/" in name and not any((path / "video" / name).is_dir() for path in paths):
-            raise ValueError(f"There is no sequence {name} in the data to leave out.")
+    exclude = tuple(name.rstrip("/") for name in exclude)
+    for name in exclude:  # what stayed by a slip of the pen would make the scores on it too good
+        kinds = ("video",) if "/" in name else ("static", "video")
+        found = any(
+            (path / kind / name).is_dir() or (is_export(path) and name == _name_of(path))
+            for path in paths
+            for kind in kinds
+        )
+        if not found:
+            raise ValueError(f"There is no {'sequence' if '/' in name else 'source'} {name} in the data to leave out.")
     stills, videos = [], []
     for path in paths:
         loaded = load_export(path) if is_export(path) else load_sources(path, exclude)
@@ -59,6 +68,15 @@ def load_data(paths: Sequence[Path], exclude: tuple[str, ...] = ()) -> tuple[lis
     if not stills and not videos:
         raise ValueError("Nothing is left to train on; --exclude leaves out all of it.")
     return stills, videos
+
+
+def named_data(paths: Sequence[Path], exclude: tuple[str, ...]) -> dict[str, object]:
+    """What tells data from other data, by the names of the command line."""
+    return {"--data": [str(path.resolve()) for path in paths], "--exclude": sorted({*exclude})}
+
+
+def _name_of(export: Path) -> str:
+    return export.resolve().name.removesuffix(".zip")
 
 
 def is_export(path: Path) -> bool:
@@ -83,13 +101,19 @@ def load_export(path: Path) -> tuple[list[Source], list[Source]]:
         stills, videos = _load(folder)
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
-    stills = [still for still in stills if still.objects()]
+    seen = [still for still in stills if still.objects()]
+    if stills and not seen and not videos:
+        raise ValueError(f"Nothing in {path} can be trained on: its objects cover less than 0.2 % of their images.")
+    if len(seen) < len(stills):
+        left_out = f"{len(stills) - len(seen)} of {len(stills)} images of {path} are left out"
+        print(f"{left_out}: their objects cover less than 0.2 % of them.", file=sys.stderr)
+    stills = seen
     if not stills and not videos:
         raise ValueError(
             f"{path} holds no annotated image; export the job from CVAT as CVAT for video 1.1, CVAT for images 1.1 or "
             "COCO 1.0, with 'Save images' switched on."
         )
-    name = path.name.removesuffix(".zip")
+    name = _name_of(path)
     return [Source(name, [[still] for still in stills])] if stills else [], [Source(name, videos)] if videos else []
 
 
@@ -125,6 +149,7 @@ class Images:
 
     def __init__(self, folder: Folder):
         self._files: dict[str, Folder] = {}
+        self._stems: dict[str, Folder] = {}  # by their paths without the ending
         if folder.exists():
             self._add(folder, "")
 
@@ -134,10 +159,15 @@ class Images:
                 self._add(item, f"{path}{item.name}/")
             elif item.name.lower().endswith((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")):
                 self._files[path + item.name] = item
+                self._stems[path + item.name.rpartition(".")[0]] = item
 
     def named(self, name: str, subset: str | None) -> Folder | None:
-        """The image of a name, which may lie in a folder for its subset; None if it was not exported."""
-        return self._files.get(name) or self._files.get(f"{subset or 'default'}/{name}")
+        """The image of a name, which may lie in a folder for its subset; None if it was not exported.
+
+        The frames of a video are named without an ending.
+        """
+        names = (name, f"{subset or 'default'}/{name}")
+        return next((file for known in (self._files, self._stems) for each in names if (file := known.get(each))), None)
 
     def frame(self, number: int) -> Folder | None:
         """The frame of a video, as CVAT names it."""

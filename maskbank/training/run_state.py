@@ -15,12 +15,13 @@ FILE = "state.pt"
 
 
 class WeightAverage:
-    """Exponential moving average of a network's weights and batch-norm statistics."""
+    """Exponential moving average of a network's weights and batch-norm statistics; counters are as they are."""
 
     DECAY = 0.999
 
     def __init__(self, network: nn.Module):
-        self.state = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
+        weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.state = {name: value.float() if value.is_floating_point() else value for name, value in weights.items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -68,8 +69,7 @@ class RunState:
             )
         fit_weights(self._network, state["network"], str(path))
         self._optimizer.load_state_dict(state["optimizer"])
-        devices = {name: value.device for name, value in self._average.state.items()}
-        self._average.state = {name: value.to(devices[name]) for name, value in state["average"].items()}
+        self._average.state = {name: state["average"][name].to(own) for name, own in self._average.state.items()}
         self._clock.step, self._clock.spent_s = state["step"], state["spent_s"]
         return state
 

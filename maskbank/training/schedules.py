@@ -71,6 +71,10 @@ class Clock:
         """That the run has taken."""
         return self.spent_s + time.monotonic() - self._started
 
+    def begin(self) -> None:
+        """Counts from now on: what came before, such as reading the data, was not training."""
+        self._started = time.monotonic()
+
     def pause(self, seconds: float) -> None:
         """Leaves out time that was not spent on training."""
         self._started += seconds

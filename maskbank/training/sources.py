@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from maskbank.files.frames import IMAGE_ENDINGS
+from maskbank.files.frames import IMAGE_ENDINGS, read_image
 from maskbank.files.masks import read_id_mask
 from maskbank.tuning.samples import Sample, shrunk
 
@@ -26,10 +23,7 @@ def read_sample(image_path: Path) -> Sample:
 
     Raises ValueError with one sentence when one of them cannot be used.
     """
-    try:
-        image = np.asarray(Image.open(image_path).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{image_path} is not an image that can be read.") from error
+    image = read_image(image_path)
     ids = read_id_mask(image_path.with_suffix(MASK_ENDING))
     if ids.shape != image.shape[:2]:
         raise ValueError(f"The mask of {image_path} has another size than the image.")

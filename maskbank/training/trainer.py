@@ -3,7 +3,7 @@
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from maskbank.training import run_state
 from maskbank.training.batches import Batch, ClipBatches
 from maskbank.training.clips import ClipMaker
 from maskbank.training.distributed import all_equal, any_process, clip_workers, join_processes
-from maskbank.training.exports import load_data
+from maskbank.training.exports import load_data, named_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.novelty import calibrated_threshold
 from maskbank.training.pretrained import load_pretrained, published_encoder
@@ -55,6 +55,7 @@ class Trainer:
         seed: of clips and new weights.
         init: weights to start from; None: an encoder that knows ImageNet.
         blend: see `train`.
+        data: what names the data, in a run that may be resumed only with the same.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Trainer:
         seed: int,
         init: Path | None,
         blend: float,
+        data: Mapping[str, object],
     ):
         self.rank, self.device = join_processes()
         self.out, self.clock, self.blend, self.seed = out, clock, blend, seed
@@ -77,6 +79,7 @@ class Trainer:
             "--schedule": schedule,
             "--learning-rate": learning_rate,
             "--seed": seed,
+            **data,
         }
         torch.manual_seed(seed)
         resumes = (out / run_state.FILE).exists()
@@ -134,7 +137,10 @@ class Trainer:
         """The averaged weights, blended with those that the run started from."""
         if self.initial is None:
             return self.average.state
-        return {name: value.lerp(self.average.state[name], self.blend) for name, value in self.initial.items()}
+        return {
+            name: self.initial[name].lerp(value, self.blend) if value.is_floating_point() else value
+            for name, value in self.average.state.items()
+        }
 
     def save(self) -> None:
         """Writes the state of the run and its weights; a stop in the middle leaves the former files whole."""
@@ -168,8 +174,8 @@ def train(
     A run in `out` is resumed. An interruption leaves what was saved last, at most `SAVE_EVERY_S` seconds ago.
 
     Args:
-        minutes, steps: the length of the run. With steps it is repeatable: the same seed gives the same weights on the
-            same kind of CPU.
+        minutes, steps: the length of the run. With steps it is repeatable, unless it is stopped in between: the same
+            seed gives the same weights on the same kind of CPU.
         schedule, learning_rate: None takes those that suit a start from scratch or, with `init`, from trained weights.
         blend: with `init`, the share of the trained weights in the result, the rest being those of `init`; a network
             half-way between the two forgets little (Wortsman et al., CVPR 2022, arXiv 2109.01903).
@@ -189,7 +195,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     schedule = schedule or ("short" if init else "small")
     learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
-    trainer = Trainer(out, clock, schedule, learning_rate, seed, init, blend)
+    trainer = Trainer(out, clock, schedule, learning_rate, seed, init, blend, named_data(data, exclude))
     if val:
         read_sequences(val)  # a wrong folder is found out here, not after the first minutes
     stills, videos = load_data(data, exclude)
@@ -207,6 +213,7 @@ def train(
         workers=1 if steps else clip_workers(),
     )
     trainer.start()
+    clock.begin()
     log = TrainingLog(out, clock.step) if trainer.rank == 0 else None
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = validated = time.monotonic()

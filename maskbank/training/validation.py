@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences, score
+from maskbank.files.frames import read_image
 from maskbank.networks.lite import Lite
 from maskbank.networks.lite_segmenter import LiteSegmenter
 from maskbank.networks.models import MODELS
@@ -30,7 +30,7 @@ def validate(weights: dict[str, Tensor], data: Path) -> float:
 
 def j_and_f(tracker: Tracker, sequence: AnnotatedSequence) -> float:
     """The J&F, in percent, of a sequence that is tracked from its first frame."""
-    images = (np.asarray(Image.open(path).convert("RGB")) for path in sequence.images)
+    images = (read_image(path) for path in sequence.images)
     tracked = track_video(tracker, images, {0: sequence.seed})
     masks: Iterator[tuple[np.ndarray, list[dict[str, Any]]]] = ((frame.ids, []) for frame in tracked)
     return 100 * score(sequence, "validation", sequence.objects, masks).mean.j_and_f
