@@ -410,7 +410,10 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _environment(options: argparse.Namespace) -> dict[str, str]:
-    """The environment with the settings that were given as options."""
+    """The environment with the settings that were given as options. Raises SettingsError for settings that are not."""
+    from maskbank.settings import refuse_unknown
+
+    refuse_unknown(os.environ)
     given = {f"MASKBANK_{name.upper()}": getattr(options, name) for name in ("model", "weights", "device", "size")}
     return dict(os.environ) | {name: value for name, value in given.items() if value is not None}
 
@@ -545,8 +548,12 @@ def _search(options: argparse.Namespace) -> None:
         SearchResults(options.out, options.frames, references) as results,
         tqdm(total=len(frames), unit="frame", desc="searching") as bar,
     ):
-        for index, image in enumerate(frames):
-            results.add(index, frames.name(index), image, searcher.find(Frame(image)))
+        images = iter(frames)
+        for index in range(len(frames)):
+            try:
+                results.add(index, frames.name(index), image := next(images), searcher.find(Frame(image)))
+            except ValueError as error:
+                tqdm.write(f"Left out: {error}", file=sys.stderr)
             bar.update()
     print(results.summary())
 
@@ -695,6 +702,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if options.boxes and (options.search or options.propose):
         raise ValueError("--boxes says how well objects are tracked from boxes; --search and --propose do not track.")
+    if options.out and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
+        raise ValueError(f"--out {options.out} is no file that can be written.")  # before hours of work
 
     import torch
 

@@ -19,6 +19,26 @@ Default = TypeVar("Default")
 Number = TypeVar("Number", int, float)
 
 
+NAMES = frozenset(
+    (
+        "MASKBANK_MODEL",
+        "MASKBANK_WEIGHTS",
+        "MASKBANK_INTERACTOR_WEIGHTS",
+        "MASKBANK_DEVICE",
+        "MASKBANK_SIZE",
+        "MASKBANK_STORE",
+        "MASKBANK_BUDGET",
+        "MASKBANK_TTL_HOURS",
+        "MASKBANK_CACHE_MB",
+        "MASKBANK_STORE_MB",
+        "MASKBANK_MAX_PIXELS",
+        "MASKBANK_MAX_OBJECTS",
+        "MASKBANK_ADAPT_SECONDS",
+        "MASKBANK_TOKEN",
+    )
+)
+
+
 class SettingsError(ValueError):
     """A setting that cannot be; the text names the variable, its value and what is allowed."""
 
@@ -98,6 +118,14 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     )
     _check_budget(settings)
     return settings
+
+
+def refuse_unknown(environment: Mapping[str, str]) -> None:
+    """Raises SettingsError for a variable that looks like a setting and is none: a token that is misspelt protects
+    nothing."""
+    for name in sorted(environment):
+        if name.startswith("MASKBANK_") and name not in NAMES:
+            raise SettingsError(f"There is no setting {name}.")
 
 
 def read_token(environment: Mapping[str, str]) -> str | None:

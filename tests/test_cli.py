@@ -218,10 +218,34 @@ def test_masks_that_no_run_made_are_not_touched(folder, tmp_path, seed, capsys):
     drawn = tmp_path / "data" / "masks" / "00000.png"
     drawn.write_bytes(seed.read_bytes())
     assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "data") == 1
-    assert "has masks that do not come from an earlier run; choose another folder" in last_line(capsys)
+    assert "has masks or annotations that do not come from an earlier run; choose another folder" in last_line(capsys)
     assert drawn.read_bytes() == seed.read_bytes() and list(tmp_path.joinpath("data").rglob("*.png")) == [drawn]
-    for _ in range(2):  # its own are written again
-        assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "own") == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "annotations.json").write_text('{"images": []}')
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "mine") == 1
+    assert (tmp_path / "mine" / "annotations.json").read_text() == '{"images": []}'
+
+
+def test_a_run_takes_the_place_of_an_earlier_one(folder, tmp_path, seed):
+    out = tmp_path / "out"
+    assert track(folder, "--seed", f"0={seed}", "--out", out, "--video", "mp4") == 0
+    for index in range(3, FRAMES):
+        (folder / f"{index:05d}.jpg").unlink()
+    assert track(folder, "--seed", f"0={seed}", "--out", out) == 0
+    check_results(out, [f"{index:05d}.jpg" for index in range(3)])
+    assert [path.name for path in out.glob("overlay.*")] == ["overlay.webm"]
+
+
+def test_a_run_that_a_damaged_image_stopped_has_a_page(folder, tmp_path, seed):
+    (folder / "00003.jpg").write_bytes(b"no image")
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 1
+    assert cli.main(["review", str(tmp_path / "out")]) == 0
+
+
+def test_what_is_named_like_an_image_but_is_no_file(folder, tmp_path, seed, capsys):
+    (folder / "00009.jpg").symlink_to(folder / "nowhere.jpg")
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 1
+    assert "00009.jpg is named like an image, but is no file." in last_line(capsys)
 
 
 def test_frame_that_cannot_be_read_leaves_those_before_it(folder, tmp_path, seed, capsys):
@@ -276,7 +300,8 @@ def test_seed_that_does_not_fit_gives_one_sentence(folder, tmp_path, seed, capsy
     out = tmp_path / "out"
     small, empty = seed_file(tmp_path / "small.png", truth(0)[:300, :400]), seed_file(tmp_path / "e.png", 0 * truth(0))
     out.mkdir()
-    (out / "annotations.json").write_text("{}")
+    earlier = '{"info": {"description": "Masks propagated by MaskBank"}}'
+    (out / "annotations.json").write_text(earlier)
     assert track(folder, "--seed", f"0={small}", "--out", out) == 1
     expected = "maskbank: The seed mask of frame 0 is 400 x 300 pixels, but the frame is 640 x 360."
     assert last_line(capsys) == expected
@@ -284,10 +309,10 @@ def test_seed_that_does_not_fit_gives_one_sentence(folder, tmp_path, seed, capsy
     assert last_line(capsys) == "maskbank: The seed mask of frame 3 shows no object."
     assert track(folder, "--seed", f"1={seed}", "--seed", f"1={empty}", "--out", out) == 1
     assert last_line(capsys) == "maskbank: Frame 1 has two seed masks; put all its objects into one."
-    assert (out / "annotations.json").read_text() == "{}"  # of an earlier run: nothing was done in its place
+    assert (out / "annotations.json").read_text() == earlier  # of an earlier run: nothing was done in its place
     assert track(folder, "--seed", f"0={seed}", "--seed", f"2={small}", "--out", out) == 1
     assert "of frame 2 is 400 x 300" in last_line(capsys)
-    assert (out / "annotations.json").read_text() == "{}"
+    assert (out / "annotations.json").read_text() == earlier
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

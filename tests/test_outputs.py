@@ -88,10 +88,15 @@ def test_grey_masks_with_soft_edges_are_one_object_but_grey_ids_are_refused(tmp_
     soft[0, :9] = 28 * np.arange(9)
     Image.fromarray(soft).save(tmp_path / "soft.png")
     np.testing.assert_array_equal(read_id_mask(tmp_path / "soft.png"), soft > 0)
-    assert len(np.unique(ids)) > 2
-    Image.fromarray(ids.astype(np.uint8)).save(tmp_path / "ids.png")
-    with pytest.raises(ValueError, match="ids.png is a grey image with the values 1, 2.*; save an indexed PNG"):
-        read_id_mask(tmp_path / "ids.png")
+    two = np.zeros((30, 40), np.uint16)
+    two[5:15, 5:15], two[18:28, 20:38] = 1, 2
+    for name, grey in {"ids": two.astype(np.uint8), "bright": (two * 80).astype(np.uint8), "deep": two * 1000}.items():
+        Image.fromarray(grey).save(tmp_path / f"{name}.png")
+        with pytest.raises(ValueError, match=f"{name}.png is a grey image with areas of several values .*; save an"):
+            read_id_mask(tmp_path / f"{name}.png")
+    lossy = np.where(two > 0, 255 - two % 2, 0).astype(np.uint8)  # as a JPEG leaves white
+    Image.fromarray(lossy).save(tmp_path / "lossy.png")
+    np.testing.assert_array_equal(read_id_mask(tmp_path / "lossy.png"), lossy > 0)
 
 
 def test_bad_masks_give_sentences(tmp_path, ids):

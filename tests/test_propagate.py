@@ -207,7 +207,7 @@ def test_it_is_counted_frame_by_frame(start: Any) -> None:
         ),
         (
             {"frames": [frame(0)], "states": [{"v": 99}]},
-            400,
+            410,
             "Object 1: the state was made by another version of the tracker; start tracking again.",
         ),
         (

@@ -111,12 +111,21 @@ def test_without_a_folder_it_only_says_what_it_found(folder, tmp_path, monkeypat
     assert not list((tmp_path / "here").iterdir())
 
 
+def test_a_damaged_image_is_left_out(folder, tmp_path, capsys):
+    (folder / "with-25.png").write_bytes(b"no image")
+    out = tmp_path / "out"
+    assert search(folder, seed_mask(tmp_path / "koi.png", GOLDEN_KOI), "--out", out) == 0
+    said = capsys.readouterr()
+    assert "Left out: " in said.err and "with-25.png cannot be read" in said.err
+    assert "of 6 frames" in said.out and (out / "search.html").exists()
+
+
 def test_masks_that_no_search_made_are_not_touched(folder, tmp_path, capsys):
     (tmp_path / "data" / "masks").mkdir(parents=True)
     drawn = seed_mask(tmp_path / "data" / "masks" / "without-10.png", TURTLE)
     before = drawn.read_bytes()
     assert search(folder, seed_mask(tmp_path / "koi.png", GOLDEN_KOI), "--out", tmp_path / "data") == 1
-    assert "has masks that do not come from an earlier run" in capsys.readouterr().err
+    assert "has masks that do not come from an earlier search; choose another folder" in capsys.readouterr().err
     assert drawn.read_bytes() == before
 
 

@@ -1,5 +1,6 @@
 """Settings: every variable, and a sentence about every value that cannot be."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from safetensors.torch import save_file
 from support import one_sentence
 
+from maskbank import cli
 from maskbank.function.local import start_worker
 from maskbank.networks.weights import WeightsError
-from maskbank.settings import Settings, SettingsError, read_settings
+from maskbank.settings import NAMES, Settings, SettingsError, read_settings, refuse_unknown
 from maskbank.tracking.loading import load_tracker
 from model_handler import ModelHandler
 
@@ -27,6 +29,18 @@ def test_everything_has_a_default() -> None:
     assert (settings.model, settings.weights) == ("lite", None)
     assert (settings.ttl_hours, settings.cache_mb) == (8, 2048)
     assert settings.max_pixels >= 7680 * 4320 and settings.max_objects == 50
+
+
+def test_what_is_no_setting_is_refused(monkeypatch, capsys) -> None:
+    """A misspelt token would protect nothing."""
+    refuse_unknown({name: "x" for name in NAMES} | {"PATH": "/bin"})
+    monkeypatch.setattr(os, "environ", os.environ | {"MASKBANK_TOKN": "secret"})
+    assert cli.main(["serve", "--port", "0"]) == 1
+    assert capsys.readouterr().err == "maskbank: There is no setting MASKBANK_TOKN.\n"
+    for name in NAMES:
+        bad = {"MASKBANK_DEVICE": "cpu", name: "no such thing \x00"}
+        with pytest.raises(SettingsError, match=name):
+            read_settings(bad)
 
 
 def test_empty_counts_as_unset() -> None:

@@ -13,6 +13,8 @@ from pycocotools import mask as rle
 from maskbank import __version__
 from maskbank.files.atomic import atomic_write
 
+DESCRIPTION = "Masks propagated by MaskBank"
+
 
 class CocoWriter:
     """Collects id maps frame by frame, then writes them as one JSON file.
@@ -60,7 +62,7 @@ class CocoWriter:
         object_ids = sorted(self._labels.keys() | {a["category_id"] for a in self._annotations})
         categories = [{"id": i, "name": self._labels.get(i, f"object {i}"), "supercategory": ""} for i in object_ids]
         return {
-            "info": {"description": "Masks propagated by MaskBank", "version": __version__},
+            "info": {"description": DESCRIPTION, "version": __version__},
             "licenses": [],
             "images": self._images,
             "annotations": self._annotations,
@@ -71,3 +73,11 @@ class CocoWriter:
         """Write the document; nobody ever finds half of it."""
         with atomic_write(Path(path)) as draft:
             draft.write_text(json.dumps(self.document()), encoding="utf-8")
+
+
+def is_of_a_run(annotations: Path) -> bool:
+    """Whether a file is there that a `CocoWriter` wrote."""
+    try:
+        return json.loads(annotations.read_bytes())["info"]["description"] == DESCRIPTION  # type: ignore[no-any-return]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -62,8 +62,12 @@ class ImageFolder(FrameSource):
 
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         self.path, self.max_pixels = path, max_pixels
-        names = (entry.name for entry in path.iterdir() if entry.suffix.lower() in IMAGE_ENDINGS)
-        self._names = sorted((name for name in names if not name.startswith(".")), key=natural_key)
+        images = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_ENDINGS]
+        images = [entry for entry in images if not entry.name.startswith(".")]
+        for entry in images:
+            if not entry.is_file():
+                raise ValueError(f"{entry} is named like an image, but is no file.")
+        self._names = sorted((entry.name for entry in images), key=natural_key)
         if not self._names:
             raise ValueError(f"{path} holds no images ({', '.join(sorted(IMAGE_ENDINGS))}).")
         stem, count = Counter(Path(name).stem for name in self._names).most_common(1)[0]

@@ -1,13 +1,13 @@
 """Indexed PNG masks, whose palette index is the object's id."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
 VOID = 255  # DAVIS, PASCAL VOC: "nobody knows"; nothing to track there
-DARK = 64  # a grey mask with soft edges has brighter pixels as well
+SOFT = 240  # of 255: what a lossy image makes of white
 
 
 def read_id_mask(path: str | Path) -> np.ndarray:
@@ -15,7 +15,7 @@ def read_id_mask(path: str | Path) -> np.ndarray:
 
     An indexed image (PNG mode P, as DAVIS has): the palette index is the object id; 255 means "void" and
     becomes background. A grey or black-and-white image: any non-zero pixel is object 1, 255 too. Raises
-    ValueError, one sentence, for anything else, and for a grey image whose few dark values look like object ids.
+    ValueError, one sentence, for anything else, and for a grey image with areas of several values, as of ids.
     """
     path = Path(path)
     if not path.exists():
@@ -29,22 +29,25 @@ def read_id_mask(path: str | Path) -> np.ndarray:
     if mode == "P":
         return np.where(pixels == VOID, 0, pixels).astype(np.uint8)
     if mode in ("1", "L", "LA", "I", "F") or mode.startswith("I;16"):
-        values = np.unique(pixels[(pixels != 0) & (pixels != VOID)])
-        if len(values) > 1 and values.max() < DARK:
+        values = _flat_values(pixels)
+        if len(values) > 1:
+            shown = ", ".join(f"{value:g}" for value in values[:3])
             raise ValueError(
-                f"{path} is a grey image with the values {', '.join(map(str, values[:3]))}, of which it is unclear "
-                "whether they are objects; save an indexed PNG for several objects, black and white for one."
+                f"{path} is a grey image with areas of several values ({shown}), and it is unclear whether they are "
+                "objects; save an indexed PNG for several objects, black and white for one."
             )
         return np.where(pixels != 0, 1, 0).astype(np.uint8)
     raise ValueError(f"{path} is a colour image ({mode}); a mask is an indexed or a grey image.")
 
 
-def refuse_masks_of_others(out: Path, left_by_a_run: Iterable[str]) -> None:
-    """Raises ValueError, one sentence, where the folder `out`/masks has masks, and `out` nothing of a name that an
-    earlier run leaves beside them: a person may have drawn them."""
-    masks = out / "masks"
-    if any(masks.glob("*.png")) and not any(any(out.glob(name)) for name in left_by_a_run):
-        raise ValueError(f"{masks} has masks that do not come from an earlier run; choose another folder.")
+def _flat_values(pixels: np.ndarray) -> np.ndarray:
+    """The values that a grey image (H, W) has in areas, not only along soft edges; 0 is none, all whites are one."""
+    grey = pixels.astype(np.float32)
+    block = np.ones((3, 3), np.uint8)
+    values = np.unique(grey[(cv2.erode(grey, block) == cv2.dilate(grey, block)) & (grey != 0)])
+    if pixels.dtype == np.uint8:
+        values = np.unique(np.where(values >= SOFT, VOID, values))
+    return values
 
 
 def write_id_mask(path: str | Path, ids: np.ndarray) -> None:

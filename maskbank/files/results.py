@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from maskbank.files.coco import CocoWriter
-from maskbank.files.masks import refuse_masks_of_others, write_id_mask
+from maskbank.files.coco import CocoWriter, is_of_a_run
+from maskbank.files.masks import write_id_mask
 from maskbank.files.rendering import letterboxed, overlay
 from maskbank.files.video import VideoWriter
 
@@ -27,17 +27,22 @@ class ResultFolder:
         fps: of that video.
         labels: names of objects by id.
 
-    Raises ValueError, one sentence, where the folder has masks that no run left there.
+    What an earlier run left there goes with the first frame. Raises ValueError, one sentence, where the folder has
+    masks or annotations that no run left there.
     """
 
     def __init__(self, out: str | Path, video: str | None, fps: float, labels: Mapping[int, str] | None = None):
         self.out = out = Path(out)
-        refuse_masks_of_others(out, (ANNOTATIONS, "overlay.*"))
+        if not is_of_a_run(out / ANNOTATIONS) and (any(out.glob("masks/*.png")) or (out / ANNOTATIONS).exists()):
+            raise ValueError(
+                f"{out} has masks or annotations that do not come from an earlier run; choose another folder."
+            )
         (out / "masks").mkdir(parents=True, exist_ok=True)
         self._coco = CocoWriter(labels)
         self._labels = labels or {}
         self._closing = ExitStack()
         self._size: tuple[int, int] | None = None  # of the video's frames
+        self._is_empty = False
         self._video = self._closing.enter_context(VideoWriter(out / f"overlay.{video}", fps)) if video else None
 
     def add(self, name: str, image: np.ndarray, ids: np.ndarray, confidence: Mapping[int, float]) -> np.ndarray:
@@ -45,6 +50,10 @@ class ResultFolder:
         labels = {i: f"{self._labels.get(i, i)} {value:.2f}" for i, value in confidence.items()}
         drawn = overlay(image, ids, labels)
         with interruptions_held_back():
+            if not self._is_empty:  # what an earlier run left would lie among what this one makes
+                for old in (*self.out.glob("masks/*.png"), *self.out.glob("overlay.*")):
+                    old.unlink()
+                self._is_empty = True
             if self._video:
                 self._size = self._size or image.shape[:2]
                 self._video.write(letterboxed(drawn, *self._size))

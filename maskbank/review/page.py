@@ -91,8 +91,10 @@ def _images(frames: Sequence[RecordedFrame], source: FrameSource) -> Iterator[tu
     """The run's frames that are still there, by position."""
     position = {frame.name: i for i, frame in enumerate(frames)}
     for index, image in enumerate(source):
-        if (i := position.get(source.name(index))) is not None:
+        if (i := position.pop(source.name(index), None)) is not None:
             yield i, image
+        if not position:  # a run that was stopped has seen no more, and what follows may be what stopped it
+            return
 
 
 def _course(frames: Sequence[RecordedFrame], slot: int) -> dict[str, Any]:

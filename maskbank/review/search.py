@@ -14,7 +14,7 @@ from string import Template
 import numpy as np
 
 from maskbank.files.atomic import atomic_write
-from maskbank.files.masks import refuse_masks_of_others, write_id_mask
+from maskbank.files.masks import write_id_mask
 from maskbank.files.rendering import overlay
 from maskbank.review.page import policy_digest
 from maskbank.review.pictures import small_jpeg
@@ -51,8 +51,8 @@ class SearchResults:
     """
 
     def __init__(self, out: Path | None, frames: Path, references: Iterable[tuple[np.ndarray, np.ndarray]]):
-        if out:
-            refuse_masks_of_others(out, [RANKING])
+        if out and any(out.glob("masks/*.png")) and not (out / RANKING).exists():
+            raise ValueError(f"{out} has masks that do not come from an earlier search; choose another folder.")
         self._out, self._title = out, frames.resolve().name
         self._ranking: list[RankedFrame] = []
         self._pictures: dict[int, str] = {}  # of the best frames so far, by index

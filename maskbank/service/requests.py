@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from maskbank.errors import START_AGAIN, RequestError, TooLargeError
+from maskbank.errors import START_AGAIN, ExpiredError, RequestError, TooLargeError
 from maskbank.files.images import decode_base64
 from maskbank.service.json_body import parse_json
 from maskbank.shapes.shape import SHAPE_TYPES, Shape, parse_shape
@@ -196,7 +196,7 @@ def parse_state(state: object) -> State:
     if not isinstance(state, dict):
         raise RequestError(f"The state is not one that this tracker made; {START_AGAIN}.")
     if state.get("v") != STATE_VERSION:
-        raise RequestError(f"The state was made by another version of the tracker; {START_AGAIN}.")
+        raise ExpiredError(f"The state was made by another version of the tracker; {START_AGAIN}.")
     bank_id, object_number, revision = state.get("bank"), state.get("object", -1), state.get("revision", -1)
     counts, digest = (object_number, revision), state.get("digest")
     if (

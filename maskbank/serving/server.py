@@ -55,7 +55,8 @@ def serve(host: str, port: int, count: int | None, environment: Mapping[str, str
             title, place = function.metadata["annotations"]["name"], url(host, port)
             what = f"{about['model']} on {about['device']}, banks in {about['store']}"
             who = "1 worker" if count == 1 else f"{count} workers"
-            print(f"maskbank: {title} is served at {place} ({what}, {who}).", file=sys.stderr, flush=True)
+            asked = "with a token" if token else "no token"
+            print(f"maskbank: {title} is served at {place} ({what}, {who}, {asked}).", file=sys.stderr, flush=True)
             app = build_app(function, workers, port, Path(counted))
             config = uvicorn.Config(
                 Door(app, [host, *names], token),

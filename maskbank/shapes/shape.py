@@ -28,8 +28,8 @@ class Shape:
 def parse_shape(value: object) -> Shape:
     """Check a shape as CVAT sends it: an object with type and points, or (old CVAT) a plain list of numbers.
 
-    A plain list is a rectangle (4 numbers) or a polygon (an even count from 6). Other keys of an object are
-    ignored. Whether the shape fits an image is for `shape_to_mask` to say.
+    A plain list is a rectangle (4 numbers) or a polygon (an even count from 6). An object may not be rotated; other
+    keys are ignored. Whether the shape fits an image is for `shape_to_mask` to say.
 
     Raises:
         RequestError: anything that is no such shape.
@@ -41,6 +41,8 @@ def parse_shape(value: object) -> Shape:
             raise RequestError(f"The shape's type must be one of {', '.join(SHAPE_TYPES)}.")
         if not isinstance(points, list):
             raise RequestError(f"The points of a {kind} must be a list of numbers.")
+        if value.get("rotation"):
+            raise RequestError(f"A rotated {kind} is not known here; send what it covers as a polygon.")
     elif isinstance(value, list):
         points = value
         if len(points) != 4 and (len(points) < 6 or len(points) % 2):
