@@ -40,7 +40,8 @@ changes nothing but MaskBank. Arguments come before the environment, and both be
 delete its line there, or call with an empty variable: MASKBANK_SIZE= ./deploy.sh
 
 The old function goes on while the new image is built. Kubernetes keeps it until the new one is ready (but with a GPU);
-on one machine nuctl removes it first, so that the function is away for the seconds of a start.
+on one machine the new image first has to load settings and weights, then nuctl removes the old function, so that it is
+away for the seconds of a start.
 EOF
 }
 
@@ -306,26 +307,33 @@ digest_of_files() {
 
 quoted() { echo "'${1//\'/\'\'}'"; }
 
-# The function's environment variables, as lines of YAML.
-environment_entries() {
+# The function's environment variables, as lines NAME=VALUE; a password that Kubernetes keeps is not among them.
+environment() {
     local name
     for name in $(settings_named); do
-        if [[ $name == *_WEIGHTS ]]; then
-            [[ -z ${!name} ]] || echo "    - {name: $name, value: $(quoted "/opt/nuclio/weights/${!name##*/}")}"
+        if [[ ${!name} && $name == *_WEIGHTS ]]; then
+            echo "$name=/opt/nuclio/weights/${!name##*/}"
         elif [[ ${!name} ]]; then
-            echo "    - {name: $name, value: $(quoted "${!name}")}"
+            echo "$name=${!name}"
         fi
     done
     # CVAT's own scripts name its Redis themselves.
     [[ $REDIS && -z $stage ]] || return 0
-    echo "    - {name: CVAT_FUNCTIONS_REDIS_HOST, value: $(quoted "${REDIS%:*}")}"
-    echo "    - {name: CVAT_FUNCTIONS_REDIS_PORT, value: $(quoted "${REDIS##*:}")}"
+    echo "CVAT_FUNCTIONS_REDIS_HOST=${REDIS%:*}"
+    echo "CVAT_FUNCTIONS_REDIS_PORT=${REDIS##*:}"
     name=CVAT_FUNCTIONS_REDIS_PASSWORD
-    if [[ $REDIS_SECRET ]]; then
-        echo "    - {name: $name, valueFrom: {secretKeyRef: {name: ${REDIS_SECRET%:*}, key: ${REDIS_SECRET##*:}}}}"
-    elif [[ ${!name:-} ]]; then
-        echo "    - {name: $name, value: $(quoted "${!name}")}"
-    fi
+    if [[ ${!name:-} && -z $REDIS_SECRET ]]; then echo "$name=${!name}"; fi
+}
+
+# The same as lines of YAML, with where Kubernetes keeps the password.
+environment_entries() {
+    local line
+    while IFS= read -r line; do
+        echo "    - {name: ${line%%=*}, value: $(quoted "${line#*=}")}"
+    done < <(environment)
+    [[ $REDIS && -z $stage && $REDIS_SECRET ]] || return 0
+    line="{secretKeyRef: {name: ${REDIS_SECRET%:*}, key: ${REDIS_SECRET##*:}}}"
+    echo "    - {name: CVAT_FUNCTIONS_REDIS_PASSWORD, valueFrom: $line}"
 }
 
 # A worker takes up to 2 GiB beside its cache of banks, and on a GPU another 2 for CUDA; see function.yaml.
@@ -493,6 +501,18 @@ has_gpu() {
     fi
 }
 
+image_is_here() { docker image inspect "$image" >/dev/null 2>&1; }
+
+# An image that was built elsewhere, or earlier.
+check_given_image() {
+    if [[ $image =~ :.*-(cpu|gpu)-[0-9a-f]+$ && ${BASH_REMATCH[1]} != "$VARIANT" ]]; then
+        fail "the image $image is of the other variant: ./deploy.sh ${BASH_REMATCH[1]} --image $image deploys it."
+    fi
+    if [[ $PLATFORM == local ]] && ! "$dry_run" && ! image_is_here; then
+        fail "there is no image $image on this machine: 'docker images cvat.maskbank' lists those that are here."
+    fi
+}
+
 if "$dry_run"; then
     if [[ $VARIANT == auto ]]; then note "a dry run does not look for a GPU and shows the cpu variant."; VARIANT=cpu; fi
 else
@@ -503,6 +523,7 @@ else
     fi
     if [[ $VARIANT == auto ]]; then if has_gpu; then VARIANT=gpu; else VARIANT=cpu; fi; fi
 fi
+if [[ $image ]]; then check_given_image; fi
 
 # ---- deploying, and going back ----
 
@@ -586,6 +607,36 @@ print(f"A mask was outlined and tracked, on '{device}'.")
 EOF
 }
 
+# Runs inside a new image: what stops the function at its start, as far as it needs neither a GPU nor the store.
+load() {
+    cat <<'EOF'
+import os, sys
+from maskbank.networks.outliner import load_outliner
+from maskbank.settings import read_settings
+from maskbank.tracking.loading import load_tracker
+
+try:
+    settings = read_settings(os.environ)
+    tracker, _ = load_tracker(settings)
+    load_outliner(settings.interactor, tracker.device)
+except ValueError as error:
+    sys.exit(str(error))
+EOF
+}
+
+# Ends the script, while the old function still runs, if the new image cannot load what it will have to.
+try_loading() {
+    local line command=(docker run --rm -i --network none --user maskbank --env MASKBANK_DEVICE=cpu)
+    (
+        while IFS= read -r line; do
+            [[ $line != MASKBANK_DEVICE=* ]] || continue
+            export "${line?}"
+            command+=(--env "${line%%=*}") # the name only: arguments are for everybody on the machine to see
+        done < <(environment)
+        run "${command[@]}" "$image" python - < <(load)
+    ) || fail "The new image cannot start with these settings and weights, as it says above, so nothing was deployed."
+}
+
 # Deploys the image and the configuration in folder $1, and sees that it works.
 deploy() {
     local device=''
@@ -608,7 +659,7 @@ if "$rollback"; then
     image=$(<"$before/image")
     note "going back to $image and its settings."
     show_choices
-    if [[ $PLATFORM == local ]] && ! "$dry_run" && ! docker image inspect "$image" >/dev/null 2>&1; then
+    if [[ $PLATFORM == local ]] && ! "$dry_run" && ! image_is_here; then
         fail "the image $image is no longer on this machine: check out that version of MaskBank and deploy it."
     fi
     if [[ $before == */previous ]] && ! "$dry_run"; then cp -R "$before" "$DEPLOYED/next"; fi
@@ -705,6 +756,7 @@ fi
 
 # ---- the function ----
 
+if [[ $PLATFORM == local ]]; then try_loading; fi
 if "$dry_run"; then
     deploy "$DEPLOYED/next"
     exit 0

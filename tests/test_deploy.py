@@ -100,7 +100,22 @@ case "$1 $2" in
             *) exit "${IMAGE_CODE:-0}" ;;
         esac ;;
     "port "*) [ -z "$PUBLISHED" ] || echo "8080/tcp -> 0.0.0.0:49155" ;;
-    "run --rm") echo "${TORCH_SHA:-0123abcd}  torch-2.13.0+cpu.whl" ;;
+    "run --rm")
+        case "$*" in
+            *torch.sha256) echo "${TORCH_SHA:-0123abcd}  torch-2.13.0+cpu.whl" ;;
+            *" python -")
+                given=()
+                while [ $# -gt 0 ]; do
+                    case "$1 $2" in
+                        "--env "*=*) given+=("$2") ;;
+                        "--env "*) given+=("$2=${!2}") ;;
+                    esac
+                    shift
+                done
+                printf '%s\n' "${given[@]}" > "$LOG.tried"
+                [ -z "$CODE_IN_IMAGE" ] && exit
+                cd "$CODE_IN_IMAGE" && exec env -i "${given[@]//"/opt/nuclio"/$LOG.copy}" "$PYTHON" - ;;
+        esac ;;
     "exec "*) shift 4; exec "$PYTHON" - "$FUNCTION_URL" "$3" ;;
     "logs "*) echo "log of the container" ;;
     "inspect "*)
@@ -337,7 +352,9 @@ def test_dry_run_local(repository, variant):
         f"nuctl build maskbank --path /tmp/maskbank-function --file /tmp/maskbank-function/{VARIANTS[build]}"
         f" --image {image} --base-image cvat.maskbank.base:{build} --platform local --namespace nuclio"
     )
-    assert the("nuctl deploy", printed) == (
+    tried, deployed = printed[-4:-2]
+    assert tried.startswith("docker run --rm -i --network none ") and tried.endswith(f" {image} python -")
+    assert deployed == (
         f"nuctl deploy maskbank --project-name cvat --run-image {image} --file .deployed/next/function.yaml"
         " --platform local --namespace nuclio"
     )
@@ -364,6 +381,7 @@ def test_dry_run_kube(repository, variant):
     assert f" --run-image registry.example/team/{image} " in deploy
     assert "--platform kube --namespace labels" in deploy
     assert "REDIS" not in done.stdout
+    assert not any(line.startswith("docker run") for line in printed), "the cluster keeps the old pods meanwhile"
     workload = "deployment/nuclio-maskbank"
     assert printed[-2] == f"kubectl --namespace labels rollout status {workload} --timeout 900s"
     assert printed[-1].startswith(f"kubectl --namespace labels exec -i {workload} -- python -")
@@ -398,6 +416,8 @@ def test_passwords_are_in_no_output_and_in_no_arguments(deployable, function):
     assert SECRETS.items() <= deployable.settings().items()
     assert SECRETS.items() <= deployable.choices.items()
     assert function.tokens == [SECRETS["MASKBANK_TOKEN"]] * 2
+    tried = Path(f"{deployable.log}.tried").read_text().splitlines()
+    assert {f"{name}={value}" for name, value in SECRETS.items()} <= set(tried)
     for path in [deployable.folder / "deploy.env", *(deployable.folder / ".deployed").glob("*/*")]:
         assert "secret" not in path.read_text() or path.stat().st_mode & 0o077 == 0, path
 
@@ -464,7 +484,8 @@ def test_a_deployment_from_start_to_end(deployable, function):
     assert "AI tools > Trackers > AI tracker" in done.stdout
 
     calls = deployable.calls()
-    order = ["docker info", "nuctl create project cvat", "docker build", "nuctl build", "nuctl deploy", "docker exec"]
+    order = ["docker info", "nuctl create project cvat", "docker build", "nuctl build", "docker run --rm -i"]
+    order += ["nuctl deploy", "docker exec"]
     positions = [next(i for i, call in enumerate(calls) if call.startswith(start)) for start in order]
     assert positions == sorted(positions)
     spec = deployable.deployed()["spec"]
@@ -532,6 +553,43 @@ def test_a_gpu_deployment_that_computes_on_the_cpu_is_a_failure(deployable, func
     assert done.returncode == 1
     assert "The function computed on 'cpu', but should have done so on 'cuda'." in done.stderr
     assert not (deployable.folder / "deploy.env").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("MASKBANK_WEIGHTS", "README.md", r"The weights file \S+/README\.md must end in .*"),
+        ("MASKBANK_WEIGHTS", "weights/interactor.safetensors", r"The weights \S+ are not for Lite: .*"),
+        ("MASKBANK_INTERACTOR_WEIGHTS", "weights/lite-open.safetensors", r"The weights \S+ are not for Interactor: .*"),
+        ("MASKBANK_SIZE", "abc", "MASKBANK_SIZE is 'abc', but must be a whole number from 64 to 2160."),
+        ("MASKBANK_MODEL", "afb-urr", "The model afb-urr brings no weights: .*"),
+        ("MASKBANK_STORE", "nowhere", "MASKBANK_STORE is 'nowhere', but must be .*"),
+    ],
+)
+def test_what_cannot_be_loaded_does_not_take_down_the_function_that_runs(deployable, function, name, value, sentence):
+    """The stand-in runs what the image is to run, with this repository's package."""
+    for weights in ("interactor", "lite-open"):
+        shutil.copy(ROOT / f"weights/{weights}.safetensors", deployable.folder / "weights")
+    done = deployable.deploy("cpu", CODE_IN_IMAGE=str(ROOT), **{name: value})
+    assert done.returncode == 1
+    said, conclusion = done.stderr.splitlines()[-2:]
+    assert re.fullmatch(sentence, said), done.stderr
+    assert conclusion.endswith("with these settings and weights, as it says above, so nothing was deployed.")
+    assert not any(call.startswith("nuctl deploy") for call in deployable.calls()), "the old function must go on"
+    assert not (deployable.folder / ".deployed").exists(), "--rollback must still mean the deployment before"
+
+
+def test_what_can_be_loaded_is_deployed(deployable, function):
+    """On the CPU and without a network, whatever device and store the function will have."""
+    for weights in ("interactor-open", "lite-open"):
+        shutil.copy(ROOT / f"weights/{weights}.safetensors", deployable.folder / "weights")
+    function.device = "cuda"
+    settings = {"MASKBANK_DEVICE": "cuda", "MASKBANK_SIZE": "320", "CODE_IN_IMAGE": str(ROOT)}
+    done = deployable.deploy("gpu", "--weights", "weights/lite-open.safetensors", **settings)
+    assert done.returncode == 0, done.stderr
+    assert "docker run --rm -i --network none " in done.stdout
+    tried = Path(f"{deployable.log}.tried").read_text().splitlines()
+    assert dict(line.split("=", 1) for line in tried) == deployable.settings() | {"MASKBANK_DEVICE": "cpu"}
 
 
 @pytest.mark.parametrize(("step", "code"), [("DOCKER_BUILD", 3), ("NUCTL_BUILD", 3), ("NUCTL_DEPLOY", 1)])
@@ -887,6 +945,25 @@ def test_build_here_and_deploy_there(deployable, function):
     later = deployable.calls()[first:]
     assert not any(call.startswith(("docker build", "docker pull", "nuctl build")) for call in later)
     assert run_images(deployable) == [image]
+
+
+def test_an_image_that_is_not_here_is_not_deployed(deployable):
+    done = deployable.deploy("cpu", "--image", "nosuch:1", IMAGE_CODE="1")
+    assert done.returncode == 1
+    assert done.stderr.startswith("deploy.sh: there is no image nosuch:1 on this machine: ")
+    assert not any(call.startswith("nuctl") and "version" not in call for call in deployable.calls())
+
+
+@pytest.mark.parametrize(("variant", "other"), [("cpu", "gpu"), ("gpu", "cpu")])
+@pytest.mark.parametrize("where", [[], ["--dry-run"], ["--platform", "kube", "--registry", "registry.example"]])
+def test_an_image_of_the_other_variant_is_not_deployed(deployable, variant, other, where):
+    image = f"registry.example:5000/team/cvat.maskbank:0.9.1-{other}-0123abcdef"
+    done = deployable.deploy(variant, *where, "--image", image)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"deploy.sh: the image {image} is of the other variant: ./deploy.sh {other} --image {image} deploys it.\n"
+    )
+    assert not any(call.startswith("nuctl deploy") for call in deployable.calls())
 
 
 def test_no_pull_asks_no_registry(deployable, function):

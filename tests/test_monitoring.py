@@ -71,6 +71,15 @@ def test_alerts_have_what_prometheus_and_people_need() -> None:
         assert rule["annotations"]["summary"].endswith(".") and rule["annotations"]["description"].endswith((".", "?"))
 
 
+def test_a_function_that_is_gone_is_critical_and_one_bad_pod_of_several_is_not() -> None:
+    alerts = {rule["alert"]: rule for rule in rules()}
+    down, pod = alerts["MaskBankDown"], alerts["MaskBankPodDown"]
+    up = 'up{job="maskbank"}'
+    assert down["labels"]["severity"] == "critical" and pod["labels"]["severity"] == "warning"
+    assert down["expr"] == f"sum by (job) ({up}) == 0 or absent({up})"
+    assert pod["expr"] == f"{up} == 0 and on (job) sum by (job) ({up}) > 0"
+
+
 def test_the_dashboard_can_be_imported() -> None:
     content = dashboard()
     assert content["schemaVersion"] >= 36 and content["uid"] and content["title"]

@@ -19,7 +19,7 @@ from maskbank.networks.lite import upsample2
 from maskbank.networks.lite_segmenter import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training import run_state
-from maskbank.training.exports import load_data
+from maskbank.training.exports import load_data, named_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.prompts import PromptMaker
@@ -88,7 +88,12 @@ def train_interactor(
     """
     clock = Clock(minutes, steps)
     learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
-    options = {"--init": sha256(init) if init else None, "--learning-rate": learning_rate, "--seed": seed}
+    options = {
+        "--init": sha256(init) if init else None,
+        "--learning-rate": learning_rate,
+        "--seed": seed,
+        **named_data(data, exclude),
+    }
     out.mkdir(parents=True, exist_ok=True)
     stills, videos = load_data(data, exclude)
     sources, held_out = split_sources([*stills, *videos])
@@ -128,6 +133,7 @@ def train_interactor(
     batches = iter(loader)
     log = TrainingLog(out, clock.step, CURVES)
     network.train()
+    clock.begin()
     leave_at = time.monotonic() + (stop_after or float("inf")) * 60
     saved = time.monotonic()
     with tqdm(total=1.0, initial=min(clock.progress(), 1.0), desc="training", bar_format=BAR) as bar:
