@@ -550,11 +550,15 @@ def _search(options: argparse.Namespace) -> None:
     ):
         images = iter(frames)
         for index in range(len(frames)):
+            bar.update()
             try:
-                results.add(index, frames.name(index), image := next(images), searcher.find(Frame(image)))
+                image = next(images, None)
             except ValueError as error:
                 tqdm.write(f"Left out: {error}", file=sys.stderr)
-            bar.update()
+                continue
+            if image is None:  # a video that ends before its last frame
+                break
+            results.add(index, frames.name(index), image, searcher.find(Frame(image)))
     print(results.summary())
 
 

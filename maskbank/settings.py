@@ -20,7 +20,7 @@ Number = TypeVar("Number", int, float)
 
 
 NAMES = frozenset(
-    (
+    {
         "MASKBANK_MODEL",
         "MASKBANK_WEIGHTS",
         "MASKBANK_INTERACTOR_WEIGHTS",
@@ -35,7 +35,7 @@ NAMES = frozenset(
         "MASKBANK_MAX_OBJECTS",
         "MASKBANK_ADAPT_SECONDS",
         "MASKBANK_TOKEN",
-    )
+    }
 )
 
 

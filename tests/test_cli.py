@@ -236,6 +236,14 @@ def test_a_run_takes_the_place_of_an_earlier_one(folder, tmp_path, seed):
     assert [path.name for path in out.glob("overlay.*")] == ["overlay.webm"]
 
 
+def test_what_a_killed_run_left_is_no_obstacle(folder, tmp_path, seed):
+    results = ResultFolder(tmp_path / "out", None, 25)
+    results.add("00009.jpg", next(iter(open_frames(folder))), truth(0), {1: 1.0})  # and it is never closed
+    assert (tmp_path / "out" / "masks" / "00009.png").exists()
+    assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 0
+    check_results(tmp_path / "out", [f"{index:05d}.jpg" for index in range(FRAMES)])
+
+
 def test_a_run_that_a_damaged_image_stopped_has_a_page(folder, tmp_path, seed):
     (folder / "00003.jpg").write_bytes(b"no image")
     assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 1

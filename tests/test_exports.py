@@ -195,12 +195,12 @@ def test_images_whose_objects_are_too_small_to_train_on_are_told_of(tmp_path: Pa
         (tmp_path / "images" / f"{frame}.jpg").write_bytes(jpeg(frame))
     small = f'<image id="0" name="0.jpg" width="640" height="360">{box}</image>'
     (tmp_path / "annotations.xml").write_text(f"<annotations>{small}</annotations>")
-    with pytest.raises(ValueError, match="can be trained on: its objects cover less than 0.2 % of their images"):
+    with pytest.raises(ValueError, match="can be trained on: no object covers 0.2 to 80 % of its image"):
         load_export(tmp_path)
     large = f'<image id="1" name="1.jpg" width="640" height="360">{mask_node(1, TURTLE)}</image>'
     (tmp_path / "annotations.xml").write_text(f"<annotations>{small}{large}</annotations>")
     assert len(load_export(tmp_path)[0][0].items) == 1
-    assert f"1 of 2 images of {tmp_path} are left out: their objects cover less than 0.2 %" in capsys.readouterr().err
+    assert f"1 of 2 images of {tmp_path} are left out: no object covers 0.2 to 80 % of them" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["compressed", "uncompressed", "polygons"])

@@ -138,7 +138,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
         return (values >> 8).astype(np.uint8)
     step = span // 8
     darkest = low // step * step
-    stretched: np.ndarray = (values.astype(np.int64) - darkest) * 255 // (span + step)
+    stretched: np.ndarray = (values.astype(np.int32) - darkest) * 255 // (span + step)
     return stretched.clip(0, 255).astype(np.uint8)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from maskbank.files.coco import CocoWriter, is_of_a_run
 from maskbank.files.masks import write_id_mask
 from maskbank.files.rendering import letterboxed, overlay
-from maskbank.files.video import VideoWriter
+from maskbank.files.video import CODECS, VideoWriter
 
 ANNOTATIONS = "annotations.json"
 
@@ -51,8 +51,9 @@ class ResultFolder:
         drawn = overlay(image, ids, labels)
         with interruptions_held_back():
             if not self._is_empty:  # what an earlier run left would lie among what this one makes
-                for old in (*self.out.glob("masks/*.png"), *self.out.glob("overlay.*")):
-                    old.unlink()
+                for old in (*self.out.glob("masks/*.png"), *(self.out / f"overlay{ending}" for ending in CODECS)):
+                    old.unlink(missing_ok=True)
+                self._coco.save(self.out / ANNOTATIONS)  # which says, after a run that is killed, that it was one
                 self._is_empty = True
             if self._video:
                 self._size = self._size or image.shape[:2]

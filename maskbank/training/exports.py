@@ -103,10 +103,10 @@ def load_export(path: Path) -> tuple[list[Source], list[Source]]:
         raise ValueError(f"{path} is damaged: {error}.") from error
     seen = [still for still in stills if still.objects()]
     if stills and not seen and not videos:
-        raise ValueError(f"Nothing in {path} can be trained on: its objects cover less than 0.2 % of their images.")
+        raise ValueError(f"Nothing in {path} can be trained on: no object covers 0.2 to 80 % of its image.")
     if len(seen) < len(stills):
         left_out = f"{len(stills) - len(seen)} of {len(stills)} images of {path} are left out"
-        print(f"{left_out}: their objects cover less than 0.2 % of them.", file=sys.stderr)
+        print(f"{left_out}: no object covers 0.2 to 80 % of them.", file=sys.stderr)
     stills = seen
     if not stills and not videos:
         raise ValueError(
