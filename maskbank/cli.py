@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what commands need is imported when they run
 T = TypeVar("T")
 
 KEPT = "what was done so far is kept"
+SCHEDULES = ("small", "short", "long", "stills", "large")
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
 
 
@@ -184,9 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--schedule",
-        choices=("small", "short", "long", "large"),
-        help="small: from scratch on a CPU; short, long: from --init on a CPU; large: a GPU (default: small, or with "
-        "--init short)",
+        choices=SCHEDULES,
+        help="on a CPU, small: from scratch; short, long: from --init; on a GPU, stills: from scratch; large: from "
+        "--init (default: small, or with --init short)",
     )
     train.add_argument("--learning-rate", type=float, help="at its highest (default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
@@ -228,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     folds.add_argument(
         "--seeds", type=_count, default=1, metavar="N", help="trainings of each fold (default: %(default)s)"
     )
-    folds.add_argument("--schedule", choices=("small", "short", "long", "large"), help="as for train")
+    folds.add_argument("--schedule", choices=SCHEDULES, help="as for train")
     folds.add_argument("--learning-rate", type=float, help="as for train")
     folds.add_argument(
         "--init", help="as for train, but scores say little where these weights were trained on the source, as lite was"
@@ -253,6 +254,9 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-after", type=_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
     interactor.add_argument("--learning-rate", type=float, help="at its highest (default: 1e-3, or with --init 3e-4)")
+    interactor.add_argument(
+        "--batch", type=_count, default=16, metavar="N", help="crops in each step; 64 on a GPU (default: %(default)s)"
+    )
     interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
     interactor.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")

@@ -12,7 +12,7 @@ import numpy as np
 
 from maskbank.training.sources import Source
 from maskbank.tuning.clips import Clip, affine, augment, bend_field, move_still, warp
-from maskbank.tuning.samples import Sample
+from maskbank.tuning.samples import Sample, shares
 
 SMALLEST_SEED = 0.004  # share of the frame an object must cover in the seed frame
 LARGEST_SEED = 0.75
@@ -52,7 +52,7 @@ class ClipMaker:
             if made is None:
                 continue
             images, ids = made
-            kept = [i for i in np.unique(ids[0]) if i and SMALLEST_SEED <= (ids[0] == i).mean() <= LARGEST_SEED]
+            kept = [i for i, share in shares(ids[0]).items() if SMALLEST_SEED <= share <= LARGEST_SEED]
             if not kept:
                 continue
             self.random.shuffle(kept)
@@ -101,7 +101,7 @@ class ClipMaker:
         objects = sample.objects(smallest=0.01)
         if not objects:
             return
-        mask = (sample.ids == rng.choice(objects)).astype(np.float32)
+        mask = np.uint8(255) * (sample.ids == rng.choice(objects))
         rows, columns = np.nonzero(mask)
         extent = max(np.ptp(rows), np.ptp(columns), 1)
         scale = size * np.exp(rng.uniform(np.log(0.2), np.log(0.75))) / extent
@@ -111,7 +111,7 @@ class ClipMaker:
         step = rng.normal(0, 0.08, 2) * size
         degrees, turn, growth = rng.uniform(-25, 25), rng.normal(0, 8), rng.normal(0, 0.07)
         bend = rng.choice([0, 2, 4, 7])
-        tint = 1 + rng.uniform(-0.15, 0.15, 3)
+        tint = np.float32(1 + rng.uniform(-0.15, 0.15, 3))
         away = self._absence(len(images))
         for t in range(len(images)):
             if t in away:
@@ -127,11 +127,16 @@ class ClipMaker:
                 matrix = np.array([[-1, 0, size], [0, 1, 0]]) @ np.vstack([matrix, [0, 0, 1]])
             field = bend_field(size, bend, rng)
             alpha = warp(mask, matrix, field, size, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
-            appearance = warp(sample.image, matrix, field, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
-            appearance = np.clip(appearance * tint, 0, 255)
             alpha = cv2.GaussianBlur(alpha, (3, 3), 0)
-            images[t] = (images[t] * (1 - alpha[..., None]) + appearance * alpha[..., None]).astype(np.uint8)
-            id_maps[t][alpha > 0.5] = new_id
+            left, top, width, height = cv2.boundingRect(alpha)
+            if not width:
+                continue
+            appearance = warp(sample.image, matrix, field, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+            part = slice(top, top + height), slice(left, left + width)  # the rest stays as it is
+            opacity = alpha[part][..., None].astype(np.float32) / 255
+            tinted = np.minimum(appearance[part] * tint, 255)
+            images[t][part] = images[t][part] * (1 - opacity) + tinted * opacity
+            id_maps[t][alpha > 127] = new_id
 
     def _cut_away(self, images: np.ndarray, ids: np.ndarray, recipe: ClipRecipe) -> None:
         """Puts frames of another clip in the place of some after the seed, in place.

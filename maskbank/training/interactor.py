@@ -19,6 +19,7 @@ from maskbank.networks.lite import upsample2
 from maskbank.networks.lite_segmenter import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training import run_state
+from maskbank.training.distributed import clip_workers
 from maskbank.training.exports import load_data, named_data
 from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
@@ -28,7 +29,7 @@ from maskbank.training.sources import Source
 from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S
 from maskbank.tuning.losses import dice
 
-BATCH = 16
+BATCH = 16  # crops
 LEARNING_RATE, INIT_LEARNING_RATE = 1e-3, 3e-4  # from scratch, and for weights that know a lot already
 PRETRAINED_RATE = 0.3  # of the learning rate, for the encoder that comes from ImageNet
 WARM_UP_STEPS = 100
@@ -46,14 +47,14 @@ Batch = tuple[Tensor, Tensor, Tensor]  # images (B, S, S, 3), prompts (B, 4, S, 
 class PromptBatches(torch.utils.data.IterableDataset[Batch]):
     """Batches without end; each worker draws its own."""
 
-    def __init__(self, sources: list[Source], seed: tuple[int, ...]):
-        self.sources, self.seed = sources, seed
+    def __init__(self, sources: list[Source], seed: tuple[int, ...], batch: int = BATCH):
+        self.sources, self.seed, self.batch = sources, seed, batch
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
         maker = PromptMaker(self.sources, np.random.default_rng([*self.seed, worker.id if worker else 0]))
         while True:
-            crops = [maker.crop() for _ in range(BATCH)]
+            crops = [maker.crop() for _ in range(self.batch)]
             yield (
                 torch.from_numpy(np.stack([crop.image for crop in crops])),
                 torch.from_numpy(np.stack([crop.prompts for crop in crops])),
@@ -67,6 +68,7 @@ def train_interactor(
     minutes: float | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,
+    batch: int = BATCH,
     seed: int = 0,
     init: Path | None = None,
     exclude: tuple[str, ...] = (),
@@ -79,6 +81,7 @@ def train_interactor(
     Args:
         minutes, steps: the length of the run.
         learning_rate: None takes one that suits a start from scratch or, with `init`, from trained weights.
+        batch: crops in each step.
         seed: of all random numbers.
         init: weights to start from; None: an encoder that knows ImageNet.
         exclude: sources, or sequences of them, to leave out; as in `load_data`.
@@ -91,6 +94,7 @@ def train_interactor(
     options = {
         "--init": sha256(init) if init else None,
         "--learning-rate": learning_rate,
+        "--batch": batch,
         "--seed": seed,
         **named_data(data, exclude),
     }
@@ -100,6 +104,7 @@ def train_interactor(
     PromptMaker(sources, np.random.default_rng(seed)).crop()  # unusable data is found out here, not in a worker
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True  # all crops have one size
     network = Interactor().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if init:
         fit_weights(network, load_state_dict(init), str(init))
@@ -124,9 +129,9 @@ def train_interactor(
 
     cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
     loader = torch.utils.data.DataLoader(
-        PromptBatches(sources, (seed, clock.step)),
+        PromptBatches(sources, (seed, clock.step), batch),
         batch_size=None,
-        num_workers=1,
+        num_workers=1 if steps else clip_workers(),  # with steps a run is repeatable
         prefetch_factor=4,
         multiprocessing_context="fork",  # the images are shared, not copied
     )

@@ -31,10 +31,11 @@ SCHEDULES = {
         Stage(0.60, ClipRecipe(crop_size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
         Stage(1.00, ClipRecipe(crop_size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
     ),
+    # For a GPU: first stills, from scratch, then with video, from what came of that (`--init`).
+    "stills": (Stage(1.00, ClipRecipe(crop_size=256, frames=3, objects=3, video=0.0), 64),),
     "large": (
-        Stage(0.35, ClipRecipe(crop_size=256, frames=3, objects=3, video=0.3, max_gap=4), 48),
-        Stage(0.75, ClipRecipe(crop_size=320, frames=4, objects=3, video=0.5, max_gap=6), 24),
-        Stage(1.00, ClipRecipe(crop_size=384, frames=6, objects=3, video=0.65, max_gap=8), 12),
+        Stage(0.60, ClipRecipe(crop_size=320, frames=4, objects=3, video=0.40, max_gap=6), 24),
+        Stage(1.00, ClipRecipe(crop_size=384, frames=5, objects=3, video=0.40, max_gap=8), 12),
     ),
 }
 

@@ -8,6 +8,7 @@ background) and every other index is one object; a grey mask shows one object.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,19 +47,22 @@ def load_sources(data: Path, exclude: tuple[str, ...] = ()) -> tuple[list[Source
     Raises ValueError with one sentence when the folder holds none.
     """
     stills, videos = [], []
-    for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
-        items = [[read_sample(path)] for path in _annotated(folder)]
-        items = [item for item in items if item[0].objects()]
-        if items:
-            stills.append(Source(folder.name, items))
-    for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
-        items = []
-        for sequence in sorted(p for p in folder.iterdir() if p.is_dir() and f"{folder.name}/{p.name}" not in exclude):
-            frames = [read_sample(path) for path in _annotated(sequence)]
-            if len(frames) >= 2:
-                items.append(frames)
-        if items:
-            videos.append(Source(folder.name, items))
+    with ThreadPoolExecutor() as pool:
+        for folder in sorted(p for p in (data / "static").glob("*") if p.is_dir() and p.name not in exclude):
+            samples = pool.map(read_sample, _annotated(folder))
+            items = [[sample] for sample in samples if sample.objects()]
+            if items:
+                stills.append(Source(folder.name, items))
+        for folder in sorted(p for p in (data / "video").glob("*") if p.is_dir() and p.name not in exclude):
+            items = []
+            for sequence in sorted(path for path in folder.iterdir() if path.is_dir()):
+                if f"{folder.name}/{sequence.name}" in exclude:
+                    continue
+                frames = list(pool.map(read_sample, _annotated(sequence)))
+                if len(frames) >= 2:
+                    items.append(frames)
+            if items:
+                videos.append(Source(folder.name, items))
     if not stills and not videos:
         raise ValueError(
             f"{data} holds neither static/<source>/ nor video/<source>/<sequence>/ with images and .png masks beside."

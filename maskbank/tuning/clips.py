@@ -1,11 +1,14 @@
 """Clips of a still: it is set in motion, as STM and its followers train on images (Oh et al. 2019)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from maskbank.tuning.samples import Sample
+
+LEVELS = np.arange(256)  # of a channel
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,18 @@ def warp(
     if field is None:
         return cv2.warpAffine(image, matrix, (size, size), flags=interpolation, borderMode=border)
     inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
-    rows, columns = np.mgrid[0:size, 0:size].astype(np.float32)
+    rows, columns = _places(size)
     columns, rows = columns + field[..., 0], rows + field[..., 1]
     map_x = inverse[0, 0] * columns + inverse[0, 1] * rows + inverse[0, 2]
     map_y = inverse[1, 0] * columns + inverse[1, 1] * rows + inverse[1, 2]
     return cv2.remap(image, map_x, map_y, interpolation, borderMode=border)
+
+
+@lru_cache(maxsize=4)
+def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The row and the column of each pixel: (S, 1) and (1, S)."""
+    place = np.arange(size, dtype=np.float32)
+    return place[:, None], place[None]
 
 
 def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -96,8 +106,9 @@ def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
     grey = random.random() < 0.08
     out = np.empty_like(images)
     for t, image in enumerate(images):
-        x = image.astype(np.float32) * (gain + random.uniform(-0.07, 0.07) + random.uniform(-0.03, 0.03, 3))
-        x += random.uniform(-12, 12)
+        light = gain + random.uniform(-0.07, 0.07) + random.uniform(-0.03, 0.03, 3)
+        levels = LEVELS[:, None] * light + random.uniform(-12, 12)
+        x = cv2.LUT(image, np.clip(levels, 0, 255).astype(np.uint8)[None])
         if grey:
             x[:] = x.mean(2, keepdims=True)
         if random.random() < 0.15:
@@ -106,8 +117,8 @@ def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
             x = _motion_blur(x, int(random.integers(3, 9)), random.uniform(0, 180))
         if random.random() < 0.3:
             noise = random.integers(-8, 9, x.shape[:2], dtype=np.int16)
-            x += noise[..., None]
-        out[t] = np.clip(x, 0, 255)
+            x = np.clip(x + noise[..., None], 0, 255)
+        out[t] = x
     return out
 
 

@@ -17,9 +17,13 @@ class Sample:
 
     def objects(self, smallest: float = 0.002, largest: float = 0.8) -> list[int]:
         """The object ids that cover a share of the image between the two."""
-        ids, counts = np.unique(self.ids, return_counts=True)
-        share = counts / self.ids.size
-        return [int(i) for i, s in zip(ids, share, strict=True) if i != 0 and smallest <= s <= largest]
+        return [i for i, share in shares(self.ids).items() if smallest <= share <= largest]
+
+
+def shares(ids: np.ndarray) -> dict[int, float]:
+    """The share of an id map (H, W) uint8 that each of its objects covers."""
+    counts = np.bincount(ids.ravel())  # np.unique sorts the pixels, which takes ten times as long
+    return {i: count / ids.size for i, count in enumerate(counts.tolist()) if i and count}
 
 
 def shrunk(sample: Sample) -> Sample:
