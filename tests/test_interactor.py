@@ -1,5 +1,6 @@
 """Training of the interactor: what it is shown, and that it learns, stops and goes on."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,18 @@ from support import CLIP, TURTLE, rgb, true_mask
 
 from maskbank import cli
 from maskbank.files.masks import read_id_mask, write_id_mask
-from maskbank.networks.interactor import CROP_SIZE
+from maskbank.networks.interactor import CROP_SIZE, Interactor
+from maskbank.networks.models import BUNDLED_INTERACTORS
 from maskbank.networks.outliner import load_outliner
 from maskbank.networks.prompts import OUTSIDE, CropWindow, Prompts, window_around
-from maskbank.training.interactor import HELD_OUT_EVERY, split_sources, train_interactor
+from maskbank.networks.weights import load_state_dict
+from maskbank.training import interactor
+from maskbank.training.interactor import HELD_OUT_EVERY, PromptBatches, calibrate, split_sources, train_interactor
 from maskbank.training.prompts import PromptMaker, tight_box
 from maskbank.training.sources import Source, load_sources
 from maskbank.tuning.samples import Sample
+
+INTERACTOR = BUNDLED_INTERACTORS["interactor"]
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,28 @@ def test_some_images_are_kept_to_measure_with(data: Path) -> None:
     assert (len(trained.items), len(held_out.items)) == (3 * (HELD_OUT_EVERY - 1), 3)
 
 
+def test_a_batch_has_as_many_crops_as_one_asks_for(data: Path) -> None:
+    images, prompts, masks = next(iter(PromptBatches(load_sources(data)[0], (0,), batch=5)))
+    assert images.shape == (5, CROP_SIZE, CROP_SIZE, 3) and prompts.shape[0] == masks.shape[0] == 5
+
+
+@pytest.mark.parametrize("bias", [-9.0, 0.0, 9.0])
+def test_what_it_expects_of_its_masks_is_brought_to_what_they_have(
+    data: Path, monkeypatch: pytest.MonkeyPatch, bias: float
+) -> None:
+    monkeypatch.setattr(interactor, "HELD_OUT_CROPS", 32)
+    network = Interactor()
+    network.load_state_dict({name: value.float() for name, value in load_state_dict(INTERACTOR).items()})
+    network.quality[-1].bias.data.fill_(bias)
+    sources = load_sources(data)[0]
+    jaccard = calibrate(network, sources)
+    seen = itertools.islice(PromptBatches(sources, (0,)), 2)
+    with torch.no_grad():
+        expected = torch.cat([interactor._seen(network, images, prompts).quality for images, prompts, _ in seen])
+    assert 0.5 < jaccard < 1
+    assert expected.float().sigmoid().mean().item() == pytest.approx(jaccard, abs=0.005)
+
+
 def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "run"
     command = ["train-interactor", "--data", str(data), "--out", str(out), "--steps", "3"]
@@ -123,5 +151,7 @@ def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.
     assert "began with another --seed" in capsys.readouterr().err
     assert cli.main([*command, "--learning-rate", "1e-4"]) == 1
     assert "began with another --learning-rate" in capsys.readouterr().err
+    assert cli.main([*command, "--batch", "2"]) == 1
+    assert "began with another --batch" in capsys.readouterr().err
     tuned = train_interactor([data], tmp_path / "tuned", steps=1, init=out / "interactor.safetensors")
     assert tuned.exists()

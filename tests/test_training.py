@@ -342,6 +342,7 @@ def test_stages_follow_one_another():
     assert [stage_at(stages, progress) for progress in (0, 0.19, 0.2, 0.69, 0.99, 1.5)] == [
         stages[0], stages[0], stages[1], stages[1], stages[2], stages[2],
     ]  # fmt: skip
+    assert tuple(schedules.SCHEDULES) == cli.SCHEDULES  # which has names of its own, as it imports nothing heavy
     for schedule in schedules.SCHEDULES.values():
         assert [stage.until for stage in schedule] == sorted(stage.until for stage in schedule)
         assert schedule[-1].until == 1.0

@@ -82,7 +82,6 @@ class Trainer:
             **data,
         }
         torch.manual_seed(seed)
-        torch.backends.cudnn.benchmark = True  # clips have few sizes
         resumes = (out / run_state.FILE).exists()
         self.network = _new_network(init, resumes).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = _new_optimizer(self.network, learning_rate)

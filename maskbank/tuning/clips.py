@@ -1,7 +1,6 @@
 """Clips of a still: it is set in motion, as STM and its followers train on images (Oh et al. 2019)."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -86,18 +85,11 @@ def warp(
     if field is None:
         return cv2.warpAffine(image, matrix, (size, size), flags=interpolation, borderMode=border)
     inverse = cv2.invertAffineTransform(matrix).astype(np.float32)
-    rows, columns = _places(size)
-    columns, rows = columns + field[..., 0], rows + field[..., 1]
+    place = np.arange(size, dtype=np.float32)
+    columns, rows = place + field[..., 0], place[:, None] + field[..., 1]
     map_x = inverse[0, 0] * columns + inverse[0, 1] * rows + inverse[0, 2]
     map_y = inverse[1, 0] * columns + inverse[1, 1] * rows + inverse[1, 2]
     return cv2.remap(image, map_x, map_y, interpolation, borderMode=border)
-
-
-@lru_cache(maxsize=4)
-def _places(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The row and the column of each pixel: (S, 1) and (1, S)."""
-    place = np.arange(size, dtype=np.float32)
-    return place[:, None], place[None]
 
 
 def augment(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
