@@ -13,6 +13,7 @@ from torch import Tensor
 from maskbank.networks.aggregation import aggregate
 
 NO_THRESHOLD = 1e4  # of a network that was not calibrated: nothing is novel to it
+FRAME_WEIGHT = 1e-2  # of a frame's mean novelty, in places of the mask
 THRESHOLD_WIDTH = 1.0  # to either side of the threshold: where `familiar` turns from 1 to 0
 
 
@@ -32,11 +33,12 @@ def found_places(coarse: Tensor) -> Tensor:
 def object_novelty(novelty: Tensor, found: Tensor) -> Tensor:
     """The novelty score of each object: twice the mean `key_novelty` of the frame plus that inside its mask.
 
+    The less is found, the more does the frame stand for it: all of it where the mask is empty.
     novelty: (B, n, h·w); found: (B, n, h, w), see `found_places`. Returns (B, n).
     """
-    found = found.flatten(2)
-    inside = (novelty * found).sum(2) / (found.sum(2) + 1e-2)
-    return 2 * novelty.mean(2) + inside
+    found, everywhere = found.flatten(2), novelty.mean(2)
+    inside = ((novelty * found).sum(2) + FRAME_WEIGHT * everywhere) / (found.sum(2) + FRAME_WEIGHT)
+    return 2 * everywhere + inside
 
 
 def familiar(score: Tensor, threshold: Tensor) -> Tensor:
