@@ -295,7 +295,8 @@ def test_seeds_of_other_types(cvat, run, kind: str):
     assert quality(results(cvat), TURTLE) > 0.5
 
 
-def test_a_track_is_an_object(cvat, run):
+def test_a_track_is_an_object(cvat, run, monkeypatch):
+    monkeypatch.setenv("MASKBANK_SIZE", "128")
     keyframes = [
         {"type": "rectangle", "frame": frame, "points": box_of(true_mask(frame, TURTLE)), "outside": False}
         for frame in (1, 5)
@@ -303,7 +304,7 @@ def test_a_track_is_an_object(cvat, run):
     keyframes.append(keyframes[-1] | {"frame": 8, "outside": True})
     cvat.add(JOB, tracks=[{"label_id": TURTLE_LABEL["id"], "frame": 1, "shapes": keyframes}])
     before = drawn_by_people(cvat)
-    printed = run()
+    printed = run(call=in_this_process())
     assert frames_of(results(cvat)) == [0]  # on 2, 3, 4, 6 and 7 CVAT interpolates it, from 8 on it is outside
     assert quality(results(cvat), TURTLE) > 0.6
     assert drawn_by_people(cvat) == before
