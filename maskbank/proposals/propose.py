@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from maskbank.networks.outliner import Outliner
 from maskbank.proposals.candidates import Candidate, find_candidates
 from maskbank.proposals.motion import motion_map, small_grey
-from maskbank.tracking.search import APPEARANCE_POWER
 from maskbank.tracking.tracker import Tracker
 
 LOOKED_AT = 6  # frames with candidates
 MARGIN = 0.08  # of the clip at either end, where objects are often half in the picture
 OFFSETS = (-4, -2, -1, 1, 2, 4)  # of the frames that motion is measured to
 PART = 0.2  # of a mask; parts of this size that do not touch the others are objects of their own
-SURE_FROM = 0.7  # recurrence; see docs/annotators.md
+# Of the cosine of what candidates look like: features are never negative, so even those of other things are alike.
+APPEARANCE_POWER = 12
+SURE_FROM = 0.59  # recurrence; see docs/annotators.md
 
 
 class NoMotionError(ValueError):
