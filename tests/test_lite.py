@@ -298,6 +298,14 @@ def test_what_no_query_reads_is_left_out(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.allclose(some, full[0] * wanted[:, None], atol=1e-4)
 
 
+def test_where_nothing_is_found_the_frame_stands_for_the_mask() -> None:
+    novelty, nothing = torch.tensor([[[1.0, 2.0, 3.0, 6.0]]]), torch.zeros(1, 1, 2, 2)
+    assert object_novelty(novelty, nothing) == 3 * novelty.mean()
+    found = nothing.clone()
+    found[..., 0] = 1.0  # the places of 1 and 3
+    assert object_novelty(novelty, found).item() == pytest.approx(2 * 3 + 2, abs=0.01)
+
+
 def test_what_is_novel_is_not_taken_for_the_objects() -> None:
     """In a novel frame, unless what was found there is familiar; and in a known one whatever was found."""
     coarse = torch.full((1, 3, 16, 16), -10.0)

@@ -28,7 +28,13 @@ from maskbank.networks.checkpoints import convert
 from maskbank.networks.lite import Lite, full_size
 from maskbank.networks.models import BUNDLED_WEIGHTS, interactor_beside, load_segmenter
 from maskbank.networks.novelty import familiar, found_places, object_novelty
-from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict
+from maskbank.networks.weights import (
+    fit_weights,
+    in_half_precision,
+    interactor_named_in,
+    load_state_dict,
+    save_weights,
+)
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe
 from maskbank.training.exports import load_data
@@ -562,6 +568,19 @@ def test_trained_and_initial_weights_are_blended_half_and_half_unless_told_other
     torch.testing.assert_close(whole["key.weight"], trained["key.weight"].half())
     with pytest.raises(ValueError, match="must be above 0 and at most 1, not 7"):
         train([data], tmp_path / "half", blend=7, **run)
+
+
+def test_weights_of_two_runs_are_averaged(tmp_path):
+    first, second = load_state_dict(LITE), load_state_dict(LITE)
+    second["key.bias"] = first["key.bias"] + 2
+    save_weights(second, tmp_path / "second.safetensors")
+    tool, out = Path(__file__).parents[1] / "tools" / "average_weights.py", tmp_path / "mean.safetensors"
+    command = [sys.executable, tool, LITE, tmp_path / "second.safetensors", "--novelty-threshold", "7", "--out", out]
+    subprocess.run(command, check=True)
+    mean = load_state_dict(out)
+    assert torch.allclose(mean["key.bias"].float(), first["key.bias"].float() + 1, atol=0.01)
+    assert torch.equal(mean["key.weight"], first["key.weight"]) and mean["novelty_threshold"] == 7
+    assert interactor_named_in(out) == "interactor"
 
 
 def test_trained_weights_know_what_is_novel_to_them(data, tmp_path, tiny):

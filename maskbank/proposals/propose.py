@@ -22,8 +22,7 @@ LOOKED_AT = 6  # frames with candidates
 MARGIN = 0.08  # of the clip at either end, where objects are often half in the picture
 OFFSETS = (-4, -2, -1, 1, 2, 4)  # of the frames that motion is measured to
 PART = 0.2  # of a mask; parts of this size that do not touch the others are objects of their own
-# Of the cosine of what candidates look like: features are never negative, so even those of other things are alike.
-APPEARANCE_POWER = 12
+LIKENESS_POWER = 12  # of the cosine of what candidates look like; see `APPEARANCE_POWER` in `maskbank.tracking.search`
 SURE_FROM = 0.59  # recurrence; see docs/annotators.md
 
 
@@ -125,7 +124,7 @@ def _votes(candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
     are (n,). In a clip of a single frame with candidates, the value is the salience, and the recurrence is 0.
     """
     looks = F.normalize(torch.stack([each.look for each in candidates]), dim=1)
-    alike = (looks @ looks.T).clamp(0, 1).pow(APPEARANCE_POWER).cpu().numpy()
+    alike = (looks @ looks.T).clamp(0, 1).pow(LIKENESS_POWER).cpu().numpy()
     salience = np.array([each.salience for each in candidates])
     frame = np.array([each.frame for each in candidates])
     value, recurrence = salience.copy(), np.zeros(len(candidates))
