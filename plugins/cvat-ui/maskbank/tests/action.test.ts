@@ -3,17 +3,20 @@ import type { Screen } from '../src/ts/action';
 import { AITracker } from '../src/ts/action';
 import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
 import type { Summary } from '../src/ts/summary';
-import { coreOf, interpolated, runAction, ServerError, StoredJob } from './cvat';
+import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
 const MASK = [0, 2, 1, 3, 100, 50, 102, 51];
 const POLYGON = [5, 5, 15, 5, 10, 15];
 const ELLIPSE = [50, 50, 60, 45];
+const TRACKS = 'Polygons, boxes and ellipses become tracks';
 
 let job: StoredJob;
 let server: Server;
 let action: AITracker;
+let screen: Screen;
+let storage: MemoryStorage;
 let notices: [string, string][];
 let summaries: Summary[];
 let closings: number[]; // how many notices there had been
@@ -26,7 +29,7 @@ beforeEach(() => {
     summaries = [];
     closings = [];
     shownFrames = [];
-    const screen: Screen = {
+    screen = {
         trackers: () => [MASKBANK],
         notify: (kind, sentence) => notices.push([kind, sentence]),
         showSummary: (summary) => summaries.push(summary),
@@ -36,14 +39,15 @@ beforeEach(() => {
             shownFrames.push(frame);
         },
     };
-    action = new AITracker(coreOf([MASKBANK], server.call), screen);
+    storage = new MemoryStorage();
+    action = new AITracker(coreOf([MASKBANK], server.call), screen, () => storage);
 });
 
 type Options = Partial<Record<string, string | number>>;
 
 async function run(frame: number, target: number, options: Options = {}, cancelled = () => false): Promise<string[]> {
     const messages: string[] = [];
-    const parameters = { 'Target frame': target, ...options } as Record<string, string | number>;
+    const parameters = { 'Target frame': target, [TRACKS]: 'false', ...options } as Record<string, string | number>;
     await runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
     return messages;
 }
@@ -909,6 +913,33 @@ describe('other annotated frames', () => {
         expect(after[9]).toEqual([73, 20, 93, 40]);
     });
 
+    test('of a track: what was tracked before the page was loaded anew is known', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 9, { [TRACKS]: 'true' });
+        action = new AITracker(coreOf([MASKBANK], server.call), screen, () => storage);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 3)!.points = [50, 20, 60, 40];
+        await run(3, 9, { 'Only up to the outlines around this frame': 'true' });
+        const found = { 2: [49, 20, 59, 40], 3: [50, 20, 60, 40], 9: [56, 20, 66, 40] };
+        expect(keyframes(job.tracks[0])).toMatchObject({ 0: BOX, 1: [11, 20, 31, 40], ...found });
+        expect(notices).toEqual([]);
+    });
+
+    test('of a track: in a browser that keeps nothing, what was tracked before stays, which is said once', async () => {
+        const forgetful = (): AITracker =>
+            new AITracker(coreOf([MASKBANK], server.call), screen, () => {
+                throw new DOMException('Access is denied for this document.', 'SecurityError');
+            });
+        action = forgetful();
+        job.drawTrack('rectangle', [{ frame: 0, points: BOX }]);
+        await run(0, 9);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 3)!.points = [50, 20, 60, 40];
+        await run(3, 8);
+        expect(keyframes(job.tracks[0])[8]).toEqual([55, 20, 65, 40]);
+        expect(notices).toEqual([['warning', expect.stringContaining('This browser keeps nothing, or has no room')]]);
+        action = forgetful();
+        await expect(run(3, 8)).rejects.toThrow('These objects are annotated already');
+    });
+
     test('of a track: without seeds its keyframes are replaced', async () => {
         job.drawTrack('rectangle', [
             { frame: 0, points: BOX },
@@ -1228,7 +1259,7 @@ describe('only up to the outlines around the current frame', () => {
         const found = job.tracks[0]!.shapes.find(({ frame }) => frame === 4)!;
         found.points = [50, 20, 60, 40];
         server.requests.length = 0;
-        await run(4, 19, { ...AROUND, 'Convert shapes to track': 'true' });
+        await run(4, 19, { ...AROUND, [TRACKS]: 'true' });
         expect(Math.max(...server.frames('track'))).toBe(10);
         const after = keyframes(job.tracks[0]);
         expect(after[5]).toEqual([51, 20, 61, 40]);
@@ -1244,7 +1275,7 @@ describe('only up to the outlines around the current frame', () => {
 });
 
 describe('shapes as a track', () => {
-    const convert = { 'Convert shapes to track': 'true' };
+    const convert = { [TRACKS]: 'true' };
 
     test('with an end, and attributes where CVAT has them', async () => {
         const attributes = [
@@ -1340,7 +1371,7 @@ describe('shapes as a track', () => {
         await run(0, 2, convert);
         expect(job.tracks).toEqual([]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
-        expect(notices).toEqual([['info', 'CVAT has no tracks of masks: masks stay shapes.']]);
+        expect(notices).toEqual([]);
     });
 });
 
@@ -1551,7 +1582,7 @@ describe('cancelled', () => {
 
     test('before anything was done', async () => {
         job.draw({ frame: 0, type: 'polygon', points: POLYGON });
-        await run(0, 9, { 'Convert shapes to track': 'true' }, () => true);
+        await run(0, 9, { [TRACKS]: 'true' }, () => true);
         expect(server.frames('track')).toEqual([]);
         expect(job.shapes).toHaveLength(1);
     });
@@ -1621,7 +1652,7 @@ describe('the tracker fails', () => {
             return { deleted: false };
         };
         job.draw({ frame: 0, type: 'rectangle', points: BOX });
-        await run(0, 9, { 'Convert shapes to track': 'true' });
+        await run(0, 9, { [TRACKS]: 'true' });
         expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
         expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
     });
@@ -1632,10 +1663,14 @@ describe('the tracker fails', () => {
             const reply = (await call(...args)) as { shapes: unknown[]; states: unknown[] };
             return { shapes: reply.shapes.slice(1), states: reply.states.slice(1) };
         });
-        action = new AITracker(few, {
-            ...{ trackers: () => [], notify: () => {}, showSummary: () => {}, closeNotices: () => {} },
-            showFrame: async () => {},
-        });
+        action = new AITracker(
+            few,
+            {
+                ...{ trackers: () => [], notify: () => {}, showSummary: () => {}, closeNotices: () => {} },
+                showFrame: async () => {},
+            },
+            () => storage,
+        );
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
     });

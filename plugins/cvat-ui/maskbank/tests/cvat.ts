@@ -149,6 +149,41 @@ export class StoredJob implements Job {
     }
 }
 
+/** A browser's `localStorage` with room for so many characters. */
+export class MemoryStorage implements Storage {
+    readonly #texts = new Map<string, string>();
+
+    constructor(readonly room = Infinity) {}
+
+    get length(): number {
+        return this.#texts.size;
+    }
+
+    key(index: number): string | null {
+        return [...this.#texts.keys()][index] ?? null;
+    }
+
+    getItem(key: string): string | null {
+        return this.#texts.get(key) ?? null;
+    }
+
+    setItem(key: string, text: string): void {
+        const others = [...this.#texts].filter(([each]) => each !== key).map(([, each]) => each.length);
+        if (others.reduce((sum, each) => sum + each, text.length) > this.room) {
+            throw new DOMException('The quota has been exceeded.', 'QuotaExceededError');
+        }
+        this.#texts.set(key, text);
+    }
+
+    removeItem(key: string): void {
+        this.#texts.delete(key);
+    }
+
+    clear(): void {
+        this.#texts.clear();
+    }
+}
+
 const DRAWN = { rotation: 0, occluded: false, outside: false, z_order: 0, attributes: [] };
 
 export type Call = (taskID: number | null, model: Model, args: object) => Promise<unknown>;

@@ -26,7 +26,12 @@ test('it is said when there is none', () => {
 test('the tracker is asked for only where there are several', () => {
     expect(Object.keys(parameters([MASKBANK]))).toEqual([
         ...['Target frame', 'Use other annotated frames as seeds', 'Only up to the outlines around this frame'],
-        ...['Convert shapes to track', 'Stop when unsure', 'On cancel', 'Go to the frame to outline next'],
+        ...[
+            'Polygons, boxes and ellipses become tracks',
+            'Stop when unsure',
+            'On cancel',
+            'Go to the frame to outline next',
+        ],
     ]);
     expect(parameters([MASKBANK, SAM])['Tracker']).toMatchObject({
         ...{ type: 'select', values: ['AI tracker (maskbank)', 'SAM 2 (12)'], defaultValue: 'AI tracker (maskbank)' },
@@ -42,7 +47,7 @@ test('what CVAT offers is what it means by default', () => {
     });
     const settings = readSettings(Object.fromEntries(offered), JOB);
     expect(settings).toEqual({
-        ...{ target: 12, useSeeds: true, onlyAround: false, convert: false, stopBelow: 0, keepOnCancel: true },
+        ...{ target: 12, useSeeds: true, onlyAround: false, convert: true, stopBelow: 0, keepOnCancel: true },
         ...{ goToNext: false, tracker: undefined },
     });
     expect(readSettings({}, JOB)).toEqual(settings);

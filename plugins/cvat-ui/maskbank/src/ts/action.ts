@@ -1,12 +1,10 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
 import type {
     ActionParameters,
-    Attribute,
     Collection,
     CollectionActionInput,
     CollectionActionOutput,
     Core,
-    Drawn,
     Job,
     Model,
     ObjectState,
@@ -14,6 +12,8 @@ import type {
     Track,
 } from './cvat-types';
 import { framesToTrack } from './frames';
+import type { Shelf } from './made';
+import { Made } from './made';
 import type { FollowedObject } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
@@ -50,14 +50,15 @@ export class AITracker extends BaseCollectionAction {
     // Once CVAT has taken over the results:
     #frameToShow: number | null = null;
     #summary: Summary | null = null;
-    // All that was drawn since the page was loaded: what a person changes is no longer among it. With the attributes that
-    // it was given, as a change of these alone leaves it a program's.
-    readonly #drawn = new Map<string, Set<string>>();
+    readonly #made: Made;
+    #hasToldForgetful = false;
 
-    constructor(core: Core, screen: Screen) {
+    /** @param shelf see `Made` */
+    constructor(core: Core, screen: Screen, shelf: () => Shelf) {
         super();
         this.#core = core;
         this.#screen = screen;
+        this.#made = new Made(shelf);
     }
 
     get name(): string {
@@ -84,6 +85,7 @@ export class AITracker extends BaseCollectionAction {
     async init(job: Job, chosen: Record<string, unknown>): Promise<void> {
         this.#job = job;
         this.#settings = readSettings(chosen, job);
+        this.#made.open(job.id);
         this.#screen.closeNotices();
     }
 
@@ -93,7 +95,7 @@ export class AITracker extends BaseCollectionAction {
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
         const asked: Asked = {
             ...{ job, settings, collection: input.collection, frame: input.frameData.number, numbers },
-            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#drawn.has(this.#fingerprint(drawn)),
+            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#made.has(drawn),
             notify: (kind, sentence) => this.#screen.notify(kind, sentence),
         };
         const { objects, runs } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
@@ -114,11 +116,14 @@ export class AITracker extends BaseCollectionAction {
             const { objects, from } = runs[index]!;
             const behind = await this.#frameBehind(numbers, Math.max(from, outcome.done.at(-1) ?? from));
             const results = resultsOf(objects, outcome, job.labels, { from, behind }, (drawn, attribute) =>
-                this.#isChanged(drawn, attribute),
+                this.#made.isChanged(drawn, attribute),
             );
-            results.made.forEach((drawn) => this.#remember(drawn));
+            results.made.forEach((drawn) => this.#made.add(drawn));
             add(created, results.created);
             add(deleted, results.deleted); // an object may be in several runs, and what is deleted, too
+        }
+        if (!this.#made.save()) {
+            this.#tellForgetful();
         }
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
@@ -207,6 +212,17 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
+    #tellForgetful(): void {
+        if (!this.#hasToldForgetful) {
+            this.#screen.notify(
+                'warning',
+                'This browser keeps nothing, or has no room: when the page is loaded anew, all keyframes of tracks count as ' +
+                    'yours, and are not replaced.',
+            );
+        }
+        this.#hasToldForgetful = true;
+    }
+
     #tellEnd({ done, end }: Tracked, names: readonly string[], kept: boolean, goOn: string): void {
         if (end.reason === 'failed') {
             const what = kept ? `What was tracked up to frame ${done.at(-1)} is kept.` : 'Nothing of this run is kept.';
@@ -233,25 +249,6 @@ export class AITracker extends BaseCollectionAction {
             }
         }
         return undefined;
-    }
-
-    #remember(drawn: Drawn): void {
-        const fingerprint = this.#fingerprint(drawn);
-        const given = this.#drawn.get(fingerprint) ?? new Set();
-        this.#drawn.set(fingerprint, given);
-        drawn.attributes.forEach(({ spec_id, value }) => given.add(JSON.stringify([spec_id, value])));
-    }
-
-    /** Whether a person changed an attribute of what was drawn since the page was loaded. */
-    #isChanged(drawn: Drawn, { spec_id, value }: Attribute): boolean {
-        const given = this.#drawn.get(this.#fingerprint(drawn));
-        return !!given && !given.has(JSON.stringify([spec_id, value]));
-    }
-
-    #fingerprint({ frame, type, points, rotation, occluded, outside, z_order }: Drawn): string {
-        const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
-        const rest = [rotation ?? 0, !!occluded, !!outside, z_order ?? 0];
-        return JSON.stringify([this.#job.id, frame, type, ...rest, rounded]);
     }
 }
 

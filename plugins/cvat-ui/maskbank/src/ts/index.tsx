@@ -5,7 +5,8 @@ import type { ComponentBuilder, PluginContext } from './cvat-types';
 
 const builder: ComponentBuilder = (context) => {
     const { core } = context;
-    core.actions.register(new AITracker(core, screenOf(context))).catch((error: Error) => {
+    const action = new AITracker(core, screenOf(context), () => window.localStorage);
+    core.actions.register(action).catch((error: Error) => {
         notification.error({ message: NAME, description: error.message, duration: 0 });
     });
     return { name: 'MaskBank', destructor: () => {} };

@@ -57,9 +57,6 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
         );
     }
     tellUngrouped(asked, followed);
-    if (settings.convert && objects.some(({ kind, source }) => kind === 'shape' && source.type === 'mask')) {
-        asked.notify('info', 'CVAT has no tracks of masks: masks stay shapes.');
-    }
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }] };
 }
 

@@ -14,7 +14,7 @@ export interface Settings {
 const TARGET = 'Target frame';
 export const SEEDS = 'Use other annotated frames as seeds';
 export const AROUND = 'Only up to the outlines around this frame';
-const CONVERT = 'Convert shapes to track';
+const CONVERT = 'Polygons, boxes and ellipses become tracks';
 const UNSURE = 'Stop when unsure';
 const CANCEL = 'On cancel';
 const NEXT = 'Go to the frame to outline next';
@@ -33,7 +33,7 @@ export function parameters(trackers: readonly Model[]): ActionParameters {
         },
         [SEEDS]: { ...checkbox, values: [...checkbox.values], defaultValue: 'true' },
         [AROUND]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
-        [CONVERT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
+        [CONVERT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'true' },
         [UNSURE]: { type: 'number', values: ['0', '1', '0.05'], defaultValue: '0' },
         [CANCEL]: { type: 'select', values: [KEEP, DISCARD], defaultValue: KEEP },
         [NEXT]: { ...checkbox, values: [...checkbox.values], defaultValue: 'false' },
@@ -51,7 +51,7 @@ export function readSettings(chosen: Record<string, unknown>, job: Job): Setting
         target: isInJob ? target : job.stopFrame,
         useSeeds: onlyAround || String(chosen[SEEDS]) !== 'false',
         onlyAround,
-        convert: !onlyAround && String(chosen[CONVERT]) === 'true', // half of an object cannot be a track
+        convert: !onlyAround && String(chosen[CONVERT]) !== 'false', // half of an object cannot be a track
         stopBelow: Number(chosen[UNSURE]) || 0,
         keepOnCancel: chosen[CANCEL] !== DISCARD,
         goToNext: String(chosen[NEXT]) === 'true',

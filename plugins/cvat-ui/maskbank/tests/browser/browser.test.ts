@@ -75,7 +75,11 @@ test('a box as a track, and a mask that is corrected later', async () => {
     const [left, top, right, bottom] = mask(0, TURTLE).points.slice(-4) as Box;
     const box = { frame: 0, type: 'rectangle', points: [left, top, right + 1, bottom + 1], label_id: 2 };
     const outcome = await setup.run({
-        ...{ frames: LAST + 1, from: 0, parameters: { 'Target frame': 5, 'Convert shapes to track': 'true' } },
+        ...{
+            frames: LAST + 1,
+            from: 0,
+            parameters: { 'Target frame': 5, 'Polygons, boxes and ellipses become tracks': 'true' },
+        },
         drawn: [box, mask(0, RED_KOI), mask(3, GOLDEN_KOI)], // the golden koi corrects the red one
     });
     expect(outcome).toMatchObject({ error: null, commits: 1 });
@@ -105,6 +109,27 @@ test('a box as a track, and a mask that is corrected later', async () => {
     expect(fits(masks.find(({ frame }) => frame === 1)!.points!, 1)[RED_KOI]).toBeGreaterThan(0.5);
     expect(fits(masks.find(({ frame }) => frame === 2)!.points!, 2)[GOLDEN_KOI]).toBeGreaterThan(0.5);
     expect(fits(masks.find(({ frame }) => frame === 5)!.points!, 5)[GOLDEN_KOI]).toBeGreaterThan(0.3);
+});
+
+test('a box becomes a track, which is corrected after the page was loaded anew', async () => {
+    const [left, top, right, bottom] = mask(0, TURTLE).points.slice(-4) as Box;
+    const box = { frame: 0, type: 'rectangle', points: [left, top, right + 1, bottom + 1], label_id: 2 };
+    const before = await setup.run({ frames: LAST + 1, from: 0, parameters: { 'Target frame': 4 }, drawn: [box] });
+    expect(before.shapes).toEqual([]);
+    await setup.reload();
+    const [track] = before.tracks;
+    const corrected = [30, 40, 230, 200];
+    track!.shapes.find(({ frame }) => frame === 2)!.points = corrected;
+    const after = await setup.run({
+        ...{ frames: LAST + 1, from: 2, drawn: [], tracks: [track!] },
+        parameters: { 'Target frame': 4, 'Only up to the outlines around this frame': 'true' },
+    });
+    expect(after).toMatchObject({ error: null, commits: 1 });
+    const points = (frame: number, { shapes } = after.tracks[0]!): unknown =>
+        shapes.find((each) => each.frame === frame)?.points;
+    expect(points(0)).toEqual(points(0, track));
+    expect(points(2)).toEqual(corrected);
+    [3, 4].forEach((frame) => expect(points(frame), `frame ${frame}`).not.toEqual(points(frame, track)));
 });
 
 test('a correction, up to the outlines around it', async () => {

@@ -1,7 +1,7 @@
 /** The page in which the plugin runs: CVAT's user interface, as far as the plugin sees it. */
 import '../../src/ts/index';
 import type { AITracker } from '../../src/ts/action';
-import type { Collection, Shape } from '../../src/ts/cvat-types';
+import type { Collection, Shape, Track } from '../../src/ts/cvat-types';
 import { coreOf, runAction, ServerError, StoredJob } from '../cvat';
 import type { Shown } from '../notification';
 import { shown } from '../notification';
@@ -11,6 +11,7 @@ export interface Scenario {
     frames: number; // of the job
     from: number;
     drawn: (Partial<Shape> & Pick<Shape, 'frame' | 'type' | 'points'>)[];
+    tracks?: Track[]; // that are there already
     parameters: Record<string, string | number>;
 }
 
@@ -56,9 +57,10 @@ window.cvatUI = {
 };
 window.document.dispatchEvent(new CustomEvent('plugins.ready', { bubbles: true }));
 
-async function runPlugin({ frames, from, drawn, parameters }: Scenario): Promise<Outcome> {
+async function runPlugin({ frames, from, drawn, tracks = [], parameters }: Scenario): Promise<Outcome> {
     const job = new StoredJob(Array.from({ length: frames }, (_, frame) => frame));
     drawn.forEach((shape) => job.draw(shape));
+    job.commit({ shapes: [], tags: [], tracks }, { shapes: [], tags: [], tracks: [] });
     const messages: string[] = [];
     const started = performance.now();
     const error = await runAction(core.registered[0] as AITracker, job, from, parameters, (message) =>

@@ -18,6 +18,7 @@ export interface BrowserSetup {
     masks: Record<number, number[]>[]; // by frame and object id, CVAT's points
     exchanges: Exchange[];
     run(scenario: Scenario): Promise<Outcome>;
+    reload(): Promise<unknown>; // the page
     clickNotices(job: number): Promise<number[]>; // the frames that are shown then
     stop(): Promise<void>;
 }
@@ -53,7 +54,7 @@ export async function startBrowserSetup(size: number, frames: number): Promise<B
                 (open) => (window as unknown as { clickNotices: (job: number) => number[] }).clickNotices(open),
                 job,
             );
-        return { masks, exchanges: server.exchanges, run, clickNotices, stop };
+        return { masks, exchanges: server.exchanges, run, reload: () => tab.reload(), clickNotices, stop };
     } catch (error) {
         await stop();
         throw error;

@@ -1,0 +1,119 @@
+import type { Attribute, Drawn } from './cvat-types';
+
+/** The part of the browser's `localStorage` that is used. */
+export type Shelf = Pick<Storage, 'getItem' | 'setItem' | 'removeItem' | 'key' | 'length'>;
+
+const PREFIX = 'maskbank.made.'; // and the job's id
+const MOST_CHARACTERS = 1_500_000; // of all jobs: browsers give CVAT's interface five million for all that it keeps
+
+interface Kept {
+    used: number; // when, in milliseconds
+    made: Record<string, string[]>;
+}
+
+/**
+ * What the action drew: CVAT notes who made a shape, but not who made a keyframe of a track. What a person changes looks
+ * otherwise, so it is no longer among it. It is kept with the attributes that it was given, as a change of these alone
+ * leaves it a program's.
+ *
+ * This browser keeps it, for the jobs that were used last, so it is known when the page is loaded anew.
+ */
+export class Made {
+    readonly #shelf: () => Shelf;
+    readonly #jobs = new Map<number, Map<string, Set<string>>>(); // attributes by what was drawn
+    #job = 0;
+
+    /** @param shelf may throw, as `localStorage` does where a browser is told to keep nothing */
+    constructor(shelf: () => Shelf) {
+        this.#shelf = shelf;
+    }
+
+    /** Goes to a job, and reads what this browser knows of it: another tab may have added to that. */
+    open(job: number): void {
+        this.#job = job;
+        const known = this.#ofJob();
+        for (const [drawn, attributes] of Object.entries(this.#read(job)?.made ?? {})) {
+            known.set(drawn, new Set([...(known.get(drawn) ?? []), ...attributes]));
+        }
+    }
+
+    add(drawn: Drawn): void {
+        const known = this.#ofJob();
+        const key = fingerprint(drawn);
+        known.set(key, new Set([...(known.get(key) ?? []), ...drawn.attributes.map(textOf)]));
+    }
+
+    has(drawn: Drawn): boolean {
+        return this.#ofJob().has(fingerprint(drawn));
+    }
+
+    /** Whether a person changed an attribute of what was drawn. */
+    isChanged(drawn: Drawn, attribute: Attribute): boolean {
+        const given = this.#ofJob().get(fingerprint(drawn));
+        return !!given && !given.has(textOf(attribute));
+    }
+
+    /** Lets this browser keep what is known of the job; false if it does not, and the page alone knows it. */
+    save(): boolean {
+        const made = Object.fromEntries([...this.#ofJob()].map(([drawn, given]) => [drawn, [...given]]));
+        const text = JSON.stringify({ used: Date.now(), made } satisfies Kept);
+        try {
+            this.#makeRoom(text.length);
+            this.#shelf().setItem(PREFIX + this.#job, text);
+            return true;
+        } catch {
+            return false;
+        }
+    }
+
+    #ofJob(): Map<string, Set<string>> {
+        const known = this.#jobs.get(this.#job) ?? new Map();
+        this.#jobs.set(this.#job, known);
+        return known;
+    }
+
+    #read(job: number): Kept | null {
+        try {
+            const kept = JSON.parse(this.#shelf().getItem(PREFIX + job) ?? 'null');
+            return kept && typeof kept.made === 'object' ? kept : null;
+        } catch {
+            return null; // the browser keeps nothing, which `save` tells, or what is there is not of this plugin
+        }
+    }
+
+    /** Forgets other jobs, those first that were used longest ago, until so many characters fit in. */
+    #makeRoom(characters: number): void {
+        const shelf = this.#shelf();
+        const keys = Array.from({ length: shelf.length }, (_, index) => shelf.key(index) ?? '');
+        const jobs = keys.flatMap((key) => (key.startsWith(PREFIX) ? [Number(key.slice(PREFIX.length))] : []));
+        const others = jobs
+            .filter((job) => job !== this.#job)
+            .map((job) => ({ job, used: this.#read(job)?.used ?? 0, length: shelf.getItem(PREFIX + job)!.length }))
+            .sort((one, other) => one.used - other.used);
+        let total = others.reduce((sum, { length }) => sum + length, characters);
+        for (const { job, length } of others) {
+            if (total <= MOST_CHARACTERS) {
+                break;
+            }
+            shelf.removeItem(PREFIX + job);
+            total -= length;
+        }
+    }
+}
+
+function textOf({ spec_id, value }: Attribute): string {
+    return JSON.stringify([spec_id, value]);
+}
+
+/** Short, as there are thousands in a job: 64 bits of what is drawn, by FNV-1a with two primes. */
+function fingerprint({ frame, type, points, rotation, occluded, outside, z_order }: Drawn): string {
+    const rounded = points?.map((number) => Math.round(number * 100)); // the server may round what it saves
+    const text = JSON.stringify([frame, type, rotation ?? 0, !!occluded, !!outside, z_order ?? 0, rounded]);
+    let [one, other] = [0x811c9dc5, 0xcbf29ce4];
+    for (let index = 0; index < text.length; index++) {
+        const code = text.charCodeAt(index);
+        one = Math.imul(one ^ code, 0x01000193);
+        other = Math.imul(other ^ code, 0x5bd1e995);
+    }
+    return (one >>> 0).toString(36) + (other >>> 0).toString(36).padStart(7, '0');
+}
