@@ -53,7 +53,7 @@ NAME=maskbank # metadata.name in function.yaml
 
 # What main.py and model_handler.py need at run time; everything else stays out of the image.
 FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt requirements.lock LICENSE)
-NOT_IN_FUNCTION=(maskbank/{cli.py,evaluation,jobs,proposals,review,serving,training})
+NOT_IN_FUNCTION=(maskbank/{cli,evaluation,jobs,proposals,review,serving,training})
 
 # What deploy.env may hold beside MASKBANK_*. PYTHON_IMAGE and TORCH_WHEEL are what was downloaded at first.
 CHOICES=(VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET CVAT_FUNCTIONS_REDIS_PASSWORD REGISTRY RUN_REGISTRY

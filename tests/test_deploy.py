@@ -60,7 +60,7 @@ OTHER_FILES = {
     "README.md",
     "maskbank/__pycache__/settings.pyc",
     "maskbank/networks/__pycache__/lite.pyc",
-    "maskbank/cli.py",
+    "maskbank/cli/entry.py",
     "maskbank/training/trainer.py",
     "maskbank/evaluation/evaluate.py",
     "maskbank/jobs/annotate.py",
@@ -1222,7 +1222,7 @@ def test_the_staged_folder_is_small_and_clean(staged_function):
     files = [path.relative_to(staged_function) for path in staged_function.rglob("*") if path.is_file()]
     assert sum((staged_function / path).stat().st_size for path in files) < 60e6
     unwanted = {"tests", ".venv", "demo_out", ".git", "__pycache__"}
-    unwanted |= {"cli.py", "evaluation", "jobs", "proposals", "review", "serving", "training"}
+    unwanted |= {"cli", "evaluation", "jobs", "proposals", "review", "serving", "training"}
     assert not [path for path in files if unwanted.intersection(path.parts)]
 
 

@@ -165,7 +165,7 @@ def test_an_interruption_leaves_what_is_done(data, tmp_path, tiny, monkeypatch, 
 
 
 def test_the_command_line_has_the_defaults_of_the_function():
-    options = cli._parser().parse_args(["folds", "--data", "x", "--source", "pond", "--out", "y"])
+    options = cli.entry._parser().parse_args(["folds", "--data", "x", "--source", "pond", "--out", "y"])
     for name, parameter in inspect.signature(train_on_folds).parameters.items():
         if parameter.default is not parameter.empty:
             value = getattr(options, name)

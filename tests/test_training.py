@@ -348,7 +348,7 @@ def test_stages_follow_one_another():
     assert [stage_at(stages, progress) for progress in (0, 0.19, 0.2, 0.69, 0.99, 1.5)] == [
         stages[0], stages[0], stages[1], stages[1], stages[2], stages[2],
     ]  # fmt: skip
-    assert tuple(schedules.SCHEDULES) == cli.SCHEDULES  # which has names of its own, as it imports nothing heavy
+    assert tuple(schedules.SCHEDULES) == cli.train.SCHEDULES  # which has names of its own, as it imports nothing heavy
     for schedule in schedules.SCHEDULES.values():
         assert [stage.until for stage in schedule] == sorted(stage.until for stage in schedule)
         assert schedule[-1].until == 1.0
@@ -509,7 +509,7 @@ def test_weights_of_a_very_long_run_can_be_loaded(data, tmp_path, tiny):
 
 
 def test_the_command_line_has_the_defaults_of_the_function():
-    options = cli._parser().parse_args(["train", "--data", "x", "--steps", "1"])
+    options = cli.entry._parser().parse_args(["train", "--data", "x", "--steps", "1"])
     for name, parameter in inspect.signature(train).parameters.items():
         if parameter.default is not parameter.empty and name != "steps":
             value = getattr(options, name)

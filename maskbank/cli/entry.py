@@ -1,0 +1,45 @@
+"""From a command line to the function that runs it, and from what stops it to one sentence and an exit code."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+from maskbank import cli
+from maskbank.cli import evaluate, find, job, review, serve, track, train, weights
+from maskbank.cli.options import KEPT
+from maskbank.store.commands import DESCRIPTION, add_actions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0, or 1 after one sentence on stderr, or 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a process manager is like Ctrl-C
+    try:
+        options.run(options)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        print(f"maskbank: this command needs {package}: pip install -e '.[{options.extra}]'", file=sys.stderr)
+        return 1
+    except OSError as error:
+        named = error.filename is not None and error.strerror
+        print(f"maskbank: {error.filename}: {error.strerror}." if named else f"maskbank: {error}", file=sys.stderr)
+        return 1
+    except ValueError as error:
+        print(f"maskbank: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"maskbank: stopped; {options.when_stopped}.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="maskbank", description=cli.__doc__)
+    parser.set_defaults(extra="cli", when_stopped=KEPT)  # the extra of pyproject.toml that most commands need
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (track, job, review, find, evaluate, train, serve, weights):
+        group.add_commands(commands)
+    store = commands.add_parser("store", help="show and purge the banks of a store", description=DESCRIPTION)
+    add_actions(store)
+    return parser

@@ -1,0 +1,46 @@
+"""What commands share: types of arguments, and the options that stand for settings of the function."""
+
+import argparse
+import os
+from typing import TypeAlias
+
+# What add_subparsers returns: argparse has no public name for it.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+KEPT = "what was done so far is kept"
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Command-line forms of the function's settings; what is not given comes from the environment."""
+    group = parser.add_argument_group("model (default: the MASKBANK_* settings of the environment)")
+    group.add_argument("--model", help="lite, afb-urr or afb-urr-paper")
+    group.add_argument("--weights", help="checkpoint file")
+    group.add_argument("--device", help="auto, cpu, cuda or cuda:N")
+    group.add_argument("--size", help="short side of the working image in pixels")
+
+
+def environment_with(options: argparse.Namespace) -> dict[str, str]:
+    """The environment with the settings that were given as options. Raises SettingsError for settings that are not."""
+    from maskbank.settings import refuse_unknown
+
+    refuse_unknown(os.environ)
+    given = {f"MASKBANK_{name.upper()}": getattr(options, name) for name in ("model", "weights", "device", "size")}
+    return dict(os.environ) | {name: value for name, value in given.items() if value is not None}
+
+
+def as_minutes(text: str) -> float:
+    """An argument as minutes above 0, which need not be whole."""
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = 0.0
+    if not 0 < minutes < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
+    return minutes
+
+
+def as_count(text: str) -> int:
+    """An argument as a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
