@@ -7,3 +7,4 @@ _HOME = _PACKAGE if (_PACKAGE / "weights").is_dir() else _PACKAGE.parent
 
 WEIGHTS_FOLDER = _HOME / "weights"
 FUNCTION_YAML = _HOME / "function.yaml"
+INTERACTOR_YAML = _HOME / "interactor.yaml"

@@ -17,6 +17,7 @@ from threading import Event, Thread
 from typing import Any
 from urllib import error, parse, request
 
+import numpy as np
 import pytest
 import support
 import yaml
@@ -235,8 +236,10 @@ def server(two_workers: Server) -> Iterator[Server]:
 def test_cvat_finds_the_function(server: Server) -> None:
     """What CVAT's lambda manager reads, with its headers."""
     status, body = server.ask("GET", "/api/functions", **CVAT)
-    [[name, card]] = json.loads(body).items()
+    cards = json.loads(body)
+    assert set(cards) == {"maskbank", "maskbank-outline"}
     described = yaml.safe_load(FUNCTION_YAML.read_text())
+    name, card = "maskbank", cards["maskbank"]
     assert status == 200
     assert name == card["metadata"]["name"] == described["metadata"]["name"]
     assert card["metadata"]["annotations"] == described["metadata"]["annotations"]
@@ -245,6 +248,24 @@ def test_cvat_finds_the_function(server: Server) -> None:
     assert card["status"] == {"state": "ready", "httpPort": parse.urlsplit(server.url).port}
     status, body = server.ask("GET", f"/api/functions/{name}", **CVAT)
     assert (status, json.loads(body)) == (200, card)
+
+
+def test_cvat_finds_it_as_an_interactor_too(server: Server) -> None:
+    status, body = server.ask("GET", "/api/functions/maskbank-outline", **CVAT)
+    card, described = json.loads(body), yaml.safe_load((FUNCTION_YAML.parent / "interactor.yaml").read_text())
+    assert status == 200
+    assert card == described | {"status": {"state": "ready", "httpPort": parse.urlsplit(server.url).port}}
+    turtle = true_mask(0, TURTLE)
+    box = support.box_of(turtle)
+    content = {"image": base64.b64encode(jpeg(0)).decode(), "pos_points": [], "neg_points": []}
+    content["obj_bbox"] = [box[:2], box[2:]]
+    named = CVAT | {"x-nuclio-function-name": "maskbank-outline", "x-nuclio-path": "/"}
+    reply = server.post(content, "/api/function_invocations", **named)
+    left, top, right, bottom = reply["bounds"]
+    found = np.zeros_like(turtle)
+    found[top : bottom + 1, left : right + 1] = reply["mask"]
+    assert jaccard(found, turtle) > 0.8
+    assert server.post(content) == reply
 
 
 def test_cvat_tracks_through_the_dashboard_or_directly(server: Server) -> None:

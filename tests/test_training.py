@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,7 @@ from maskbank.networks.weights import (
     save_weights,
 )
 from maskbank.training import novelty, schedules, trainer
-from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe
+from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe, change_light
 from maskbank.training.exports import load_data
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.run_state import WeightAverage
@@ -130,6 +131,24 @@ def test_large_samples_are_shrunk_and_grey_masks_show_one_object(tmp_path):
     assert read.image.shape == (400, 533, 3) and read.ids.shape == (400, 533)
     assert read.objects() == [1]
     assert abs((read.ids == 1).mean() - (sample.ids > 0).mean()) < 0.01
+
+
+def test_the_light_changes_from_frame_to_frame():
+    plain = ClipRecipe(crop_size=64, frames=4, video=0.0)
+    lit, unlit = (clips(3, 60, replace(plain, light=light, cut_away=0.0)) for light in (1.0, 0.0))
+
+    def change(made: list[Clip]) -> float:
+        """How far a frame's colour is from that of the one before."""
+        means = np.array([clip.images.mean((2, 3)) for clip in made])
+        return float(np.abs(np.diff(means, axis=1)).mean())
+
+    assert change(lit) > 1.2 * change(unlit)
+    still = np.stack([red_on_blue(30).image[:, :90]] * 5)
+    for seed in range(30):
+        seen = change_light(still, np.random.default_rng(seed))
+        assert seen.shape == still.shape and seen.dtype == np.uint8
+        assert (seen[0] != seen[-1]).any(), "it turns into another"
+        np.testing.assert_array_equal(seen, change_light(still, np.random.default_rng(seed)))
 
 
 def test_images_are_read_as_for_tracking(tmp_path):

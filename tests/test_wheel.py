@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_package_and_what_it_reads(wheel):
     weights = {"manifest.yaml", "MODEL_CARD.md", "LICENSE"} | {
         path.name for path in (*BUNDLED_WEIGHTS.values(), *BUNDLED_INTERACTORS.values())
     }
-    configurations = {"function.yaml", "function-gpu.yaml"}
+    configurations = {"function.yaml", "function-gpu.yaml", "interactor.yaml"}
     pages = {f"maskbank/review/{name}" for name in ("page.html", "page.css", "page.js", "search.html", "search.css")}
     assert names == modules | pages | {f"maskbank/weights/{name}" for name in weights} | {
         f"maskbank/{name}" for name in configurations

@@ -6,7 +6,7 @@ from typing import Any
 
 from maskbank.cli.options import Commands, as_count, as_minutes
 
-SCHEDULES = ("small", "short", "long", "stills", "large")
+SCHEDULES = ("small", "short", "light", "long", "stills", "large")
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
 
 
@@ -44,8 +44,8 @@ def _add_train(commands: Commands) -> None:
     train.add_argument(
         "--schedule",
         choices=SCHEDULES,
-        help="on a CPU, small: from scratch; short, long: from --init; on a GPU, stills: from scratch; large: from "
-        "--init (default: small, or with --init short)",
+        help="on a CPU, small: from scratch; short, light, long: from --init; on a GPU, stills: from scratch; large: "
+        "from --init (default: small, or with --init short)",
     )
     train.add_argument("--learning-rate", type=float, help="at its highest (default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")

@@ -49,9 +49,20 @@ def handler(context: Any, event: Any) -> Any:
         context.logger.error_with("Request failed", request=event.id, traceback=traceback.format_exc())
         sentence = "The tracker failed on this frame; its log tells the administrator why."
         return _refusal(context, model.health, 500, sentence)
+    _note(context, event, reply, timings)
+    return context.Response(body=body, headers={}, content_type="application/json", status_code=200)
+
+
+def _note(context: Any, event: Any, reply: dict[str, Any], timings: Timings) -> None:
+    """Counts and logs what was answered."""
+    health = context.user_data.model.health
+    if "mask" in reply:
+        health.answered(1, 1, timings)
+        context.logger.info_with("Outlined", request=event.id, milliseconds=timings.rounded())
+        return
     states = [state for state in reply["states"] if state]
     frames = len(reply["frames"]) if "frames" in reply else 1
-    model.health.answered(frames, len(states), timings)
+    health.answered(frames, len(states), timings)
     context.logger.info_with(
         "Tracked",
         request=event.id,
@@ -60,7 +71,6 @@ def handler(context: Any, event: Any) -> Any:
         banks=sorted({f"{state['bank'][:6]}…@{state['revision']}" for state in states}),
         milliseconds=timings.rounded(),
     )
-    return context.Response(body=body, headers={}, content_type="application/json", status_code=200)
 
 
 def _refusal(context: Any, health: Health, status: int, sentence: str) -> Any:

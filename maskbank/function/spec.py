@@ -1,4 +1,4 @@
-"""The function's specification, function.yaml, for servers other than Nuclio."""
+"""The function's specification, function.yaml and interactor.yaml, for servers other than Nuclio."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from maskbank.resources import FUNCTION_YAML
+from maskbank.resources import FUNCTION_YAML, INTERACTOR_YAML
 
 
 @dataclass(frozen=True)
@@ -16,23 +16,18 @@ class FunctionSpec:
 
     metadata: dict[str, Any]
     description: str
+    as_interactor: dict[str, Any]  # interactor.yaml: by what name and how CVAT finds it as an interactor
     environment: dict[str, str]  # of its workers
     max_body_bytes: int  # of a request
     worker_wait_s: float  # for which a request waits for a worker
     event_timeout_s: float  # for which a worker may work on a request
 
-    @property
-    def name(self) -> str:
-        """The function's name, by which Nuclio and CVAT know it."""
-        return str(self.metadata["name"])
-
-    def dashboard_entry(self, port: int) -> dict[str, dict[str, Any]]:
-        """What Nuclio's dashboard says of the function when it runs on `port`, as far as CVAT reads it."""
-        return {
-            "metadata": self.metadata,
-            "spec": {"description": self.description},
-            "status": {"state": "ready", "httpPort": port},
-        }
+    def dashboard_entries(self, port: int) -> dict[str, dict[str, Any]]:
+        """What Nuclio's dashboard says of the function when it runs on `port`, as far as CVAT reads it, by name: as a
+        tracker and as an interactor, which are the same for who asks them."""
+        status = {"state": "ready", "httpPort": port}
+        as_tracker = {"metadata": self.metadata, "spec": {"description": self.description}}
+        return {entry["metadata"]["name"]: entry | {"status": status} for entry in (as_tracker, self.as_interactor)}
 
 
 def read_function_spec(path: Path = FUNCTION_YAML) -> FunctionSpec:
@@ -43,6 +38,7 @@ def read_function_spec(path: Path = FUNCTION_YAML) -> FunctionSpec:
     return FunctionSpec(
         metadata=content["metadata"],
         description=spec["description"],
+        as_interactor=yaml.safe_load(INTERACTOR_YAML.read_text()),
         environment={variable["name"]: variable["value"] for variable in spec["env"]},
         max_body_bytes=trigger["attributes"]["maxRequestBodySize"],
         worker_wait_s=trigger["workerAvailabilityTimeoutMilliseconds"] / 1000,

@@ -1,4 +1,4 @@
-"""`Interactor` as the function, jobs and the agent use it: the object that a person means with a box."""
+"""`Interactor` as the function, jobs and the agent use it: what a person means with a box, and with clicks."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import torch
 from maskbank.errors import RequestError
 from maskbank.networks.interactor import Interactor
 from maskbank.networks.lite_segmenter import fast_bfloat16, fold_batch_norm
-from maskbank.networks.prompts import OUTSIDE, Box, CropWindow, Prompts, window_around
+from maskbank.networks.prompts import OUTSIDE, Box, CropWindow, Points, Prompts, window_around
 from maskbank.networks.weights import fit_weights, load_state_dict
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.polygon import fill_ellipse
@@ -22,6 +22,7 @@ from maskbank.shapes.shape import Shape
 from maskbank.shapes.window import Window
 
 CLOSER_SIDE = 320  # pixels of the crop of the second look; a multiple of 32
+CORRECTIONS = 2  # looks with clicks, each at both sizes of the crop, and each given the mask of the one before
 MIN_FILL = 0.05  # of the box; a smaller mask is a failure, not a finding
 # Expected J of the mask in a box, below which it is hard to tell what is meant: half of such masks are wrong. The
 # plugin draws the same line (`tracking.ts`).
@@ -134,13 +135,11 @@ class Outliner:
         window, size = window_around(box), image.shape[:2]
         shrinks = ceil(sqrt(window.width * window.height / MOST_PIXELS))
         if shrinks > 1:
-            width, height = (max(round(side / shrinks), 1) for side in size[::-1])
-            small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            across, down = width / size[1], height / size[0]
+            small, across, down = _smaller(image, shrinks)
             seen = self.object_at((box[0] * across, box[1] * down, box[2] * across, box[3] * down), small)
             mask = cv2.resize(seen.mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST).view(bool)
             return FoundObject(mask, seen.expected_j, partial(_enlarged, seen.logits_in, across, down))
-        first, expected_j = self._look(box, window, image)
+        first, expected_j = self._look(Prompts(box=box), window, image)
         found = mask_box(window.paste(first, *size) > 0)
         if found is None:
             return FoundObject(np.zeros(size, bool), 0.0, undecided)
@@ -150,19 +149,72 @@ class Outliner:
         left, top = max(min(window.left, again.left), 0), max(min(window.top, again.top), 0)
         height = min(max(each.top + each.height for each in (window, again)), size[0]) - top
         width = min(max(each.left + each.width for each in (window, again)), size[1]) - left
-        second, _ = self._look(closer, again, image)
+        second, _ = self._look(Prompts(box=closer), again, image)
         logits_in = partial(_pasted, ((window, first), (again, second)))
         seen_part = Window(left, top, width, height)
         mask = np.zeros(size, bool)
         seen_part.cut(mask)[:] = logits_in(seen_part) > 0
         return FoundObject(mask, expected_j, logits_in)
 
-    def _look(self, box: Box, window: CropWindow, image: np.ndarray) -> tuple[np.ndarray, float]:
+    def mask_with_clicks(
+        self, points: tuple[float, ...], positive: Points, negative: Points, image: np.ndarray
+    ) -> np.ndarray:
+        """What clicks make of the mask in a box, (H, W) bool with at least one pixel set.
+
+        Clicks beyond the box make it larger. FIGURES
+
+        Args:
+            points: left, top, right, bottom of the box, as in `object_in_box`.
+            positive, negative: clicks on what belongs to the object, and on what does not; x, y in pixels.
+            image: (H, W, 3) uint8 RGB.
+
+        Raises RequestError when the box covers no pixel.
+        """
+        left, top, right, bottom = points
+        for x, y in positive:  # people click in the middle of what is missing: the object reaches as far beyond a click
+            left, right = min(left, 2 * x - left), max(right, 2 * x - right)
+            top, bottom = min(top, 2 * y - top), max(bottom, 2 * y - bottom)
+        mask = self.object_in_box((left, top, right, bottom), image).mask
+        if not positive and not negative:
+            return mask
+        height, width = image.shape[:2]
+        box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+        seen = window_around(_around(box, mask, positive))
+        shrinks = ceil(sqrt(seen.width * seen.height / MOST_PIXELS))
+        if shrinks == 1:
+            return self._corrected(box, positive, negative, mask, image)
+        small, across, down = _smaller(image, shrinks)
+        found = cv2.resize(mask.view(np.uint8), small.shape[1::-1], interpolation=cv2.INTER_NEAREST).view(bool)
+        found = self._corrected(
+            (box[0] * across, box[1] * down, box[2] * across, box[3] * down),
+            [(x * across, y * down) for x, y in positive],
+            [(x * across, y * down) for x, y in negative],
+            found,
+            small,
+        )
+        return cv2.resize(found.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
+
+    def _corrected(
+        self, box: Box, positive: Points, negative: Points, mask: np.ndarray, image: np.ndarray
+    ) -> np.ndarray:
+        """The mask after `CORRECTIONS` looks with clicks; where nothing would be left of it, as it was before."""
+        for _ in range(CORRECTIONS):
+            prompts = Prompts(box, positive, negative, mask.astype(np.uint8))
+            around = _around(box, mask, positive)
+            windows = [window_around(around), window_around(around, side=CLOSER_SIDE)]
+            looks = [(window, self._look(prompts, window, image)[0]) for window in windows]
+            again = _pasted(looks, Window(0, 0, image.shape[1], image.shape[0])) > 0
+            if not again.any():
+                break
+            mask = again
+        return mask
+
+    def _look(self, prompts: Prompts, window: CropWindow, image: np.ndarray) -> tuple[np.ndarray, float]:
         """What the network makes of a crop, as the mean with what it makes of its mirror image.
 
         Returns logits (S/2, S/2) float32 and the expected Jaccard index of their mask.
         """
-        seen = window.crop(image, OUTSIDE).transpose(2, 0, 1), Prompts(box=box).draw(window)
+        seen = window.crop(image, OUTSIDE).transpose(2, 0, 1), prompts.draw(window)
         crops, drawn = (
             torch.from_numpy(np.stack([pixels, pixels[..., ::-1]])).to(self.device).float() / 255 for pixels in seen
         )
@@ -172,6 +224,25 @@ class Outliner:
         logits = found.logits.float()
         mean: np.ndarray = ((logits[0] + logits[1].flip(-1)) / 2).cpu().numpy()
         return mean, float(found.quality.float().sigmoid().mean())
+
+
+def _smaller(image: np.ndarray, shrinks: int) -> tuple[np.ndarray, float, float]:
+    """An image that is so many times smaller, and its width and height over those it had."""
+    height, width = image.shape[:2]
+    size = max(round(width / shrinks), 1), max(round(height / shrinks), 1)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), size[0] / width, size[1] / height
+
+
+def _around(box: Box, mask: np.ndarray, clicks: Points) -> Box:
+    """The box that holds a box, a mask (H, W), and clicks."""
+    left, top, right, bottom = mask_box(mask) or (inf, inf, -inf, -inf)
+    columns, rows = [x for x, _ in clicks], [y for _, y in clicks]
+    return (
+        min(box[0], left, *columns),
+        min(box[1], top, *rows),
+        max(box[2], right + 1, *columns),
+        max(box[3], bottom + 1, *rows),
+    )
 
 
 def _pasted(looks: Sequence[tuple[CropWindow, np.ndarray]], area: Window) -> np.ndarray:

@@ -67,12 +67,12 @@ class PropagateRequest:
 
 
 def parse_frame_request(body: object, max_objects: int) -> FrameRequest:
-    """The request in an event's body, which is a dict, or JSON as text or bytes.
+    """The request in an event's body, see `parse_object`.
 
     Raises RequestError (TooLargeError) with one sentence for the annotator.
     """
-    body = _parse_object(body, "The request must be a JSON object with an image, shapes and states.")
-    shapes, states = _parse_list(body, "shapes"), _parse_list(body, "states")
+    body = parse_object(body, "The request must be a JSON object with an image, shapes and states.")
+    shapes, states = parse_list(body, "shapes"), parse_list(body, "states")
     if not shapes and not states:
         raise RequestError("The request names no object: it needs a shape or a state for each.")
     shapes = shapes or [None] * len(states)
@@ -88,7 +88,7 @@ def parse_frame_request(body: object, max_objects: int) -> FrameRequest:
     corrected = [entry.state for entry in entries if entry.shape and entry.state]
     if len({(state.bank_id, state.object) for state in corrected}) < len(corrected):
         raise RequestError("The request corrects one object twice; send one shape for it.")
-    return FrameRequest(_parse_image(body), entries)
+    return FrameRequest(parse_image(body), entries)
 
 
 def parse_propagate_request(body: object, max_objects: int) -> PropagateRequest:
@@ -96,8 +96,8 @@ def parse_propagate_request(body: object, max_objects: int) -> PropagateRequest:
 
     Raises RequestError (TooLargeError) with one sentence for the caller.
     """
-    body = _parse_object(body, "The request must be a JSON object with frames and states.")
-    frames, states = _parse_list(body, "frames"), _parse_list(body, "states")
+    body = parse_object(body, "The request must be a JSON object with frames and states.")
+    frames, states = parse_list(body, "frames"), parse_list(body, "states")
     if not frames:
         raise RequestError("The request has no frame.")
     if len(frames) > MAX_FRAMES:
@@ -107,8 +107,8 @@ def parse_propagate_request(body: object, max_objects: int) -> PropagateRequest:
         try:
             if not isinstance(frame, dict):
                 raise RequestError("It must be a JSON object with an image and shapes.")
-            images.append(_parse_image(frame))
-            shapes.append(_parse_slots(_parse_list(frame, "shapes"), parse_shape))
+            images.append(parse_image(frame))
+            shapes.append(_parse_slots(parse_list(frame, "shapes"), parse_shape))
         except RequestError as error:
             raise in_frame(number, error) from None
     slots = len(states) or max(map(len, shapes))
@@ -124,7 +124,8 @@ def parse_propagate_request(body: object, max_objects: int) -> PropagateRequest:
     return PropagateRequest(tuple(images), tuple(own or (None,) * slots for own in shapes), parsed)
 
 
-def _parse_object(body: object, expected: str) -> dict[str, Any]:
+def parse_object(body: object, expected: str) -> dict[str, Any]:
+    """An event's body, which is a dict, or JSON as text or bytes. Raises RequestError, with `expected` for no dict."""
     if isinstance(body, bytes | bytearray | str):
         body = parse_json(body)
     if not isinstance(body, dict):
@@ -132,7 +133,7 @@ def _parse_object(body: object, expected: str) -> dict[str, Any]:
     return body
 
 
-def _parse_list(body: dict[str, Any], name: str) -> list[Any]:
+def parse_list(body: dict[str, Any], name: str) -> list[Any]:
     """What is missing counts as empty."""
     items = body.get(name)
     items = [] if items is None else items
@@ -141,7 +142,8 @@ def _parse_list(body: dict[str, Any], name: str) -> list[Any]:
     return items
 
 
-def _parse_image(body: dict[str, Any]) -> bytes:
+def parse_image(body: dict[str, Any]) -> bytes:
+    """The encoded image of a request or a frame. Raises RequestError (TooLargeError) with one sentence."""
     if body.get("image") is None:
         raise RequestError("The request has no image.")
     return decode_base64(body["image"], MAX_IMAGE_BYTES)

@@ -15,6 +15,7 @@ from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
 from maskbank.service.decoding import DecodedAhead
 from maskbank.service.heap import TRIM_EVERY, trim_heap
+from maskbank.service.outlining import OutlineRequest, is_outline_request, outline_reply, parse_outline_request
 from maskbank.service.planning import BankPlan, Place, check_amount, outlined_seeds, plan
 from maskbank.service.replies import ObjectReply, frame_reply, shape_for_cvat, state_of, suggestion_reply
 from maskbank.service.requests import (
@@ -23,6 +24,7 @@ from maskbank.service.requests import (
     in_frame,
     in_object,
     parse_frame_request,
+    parse_object,
     parse_propagate_request,
 )
 from maskbank.service.revisions import branch_id, image_digest, next_revision, request_digest, still_revisions
@@ -54,10 +56,16 @@ class Service:
     def handle(self, body: object, timings: Timings | None = None) -> dict[str, list[Any]]:
         """The reply `{"shapes": [...], "states": [...]}` to a request's body; `timings` gets the time of each stage.
 
+        CVAT sends requests for an interactor to the same address: then it is that of `outline_reply`.
+
         Raises RequestError with a status and one sentence for the annotator; nothing is changed then.
         """
         deadline = Deadline.within(ANSWER_WITHIN_S)
         timings = Timings() if timings is None else timings
+        with timings.stage("decode"):
+            body = parse_object(body, "The request must be a JSON object with an image, shapes and states.")
+        if is_outline_request(body):
+            return self._outline(parse_outline_request(body), timings)
         with timings.stage("decode"):
             request = parse_frame_request(body, self.max_objects)
         image = partial(decode_image, request.image, self.max_pixels)
@@ -67,6 +75,14 @@ class Service:
                 "shapes": [shape_for_cvat(each) for each in replies],
                 "states": [state_of(each) for each in replies],
             }
+
+    def _outline(self, request: OutlineRequest, timings: Timings) -> dict[str, list[Any]]:
+        with timings.stage("decode"):
+            image = decode_image(request.image, self.max_pixels)
+        with timings.stage("outline"):
+            mask = self.outliner.mask_with_clicks(request.box, request.positive, request.negative, image)
+        with timings.stage("encode"):
+            return outline_reply(mask)
 
     def propagate(self, body: object, timings: Timings | None = None) -> dict[str, Any]:
         """The reply to a request that tracks objects through several frames.

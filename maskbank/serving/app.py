@@ -31,28 +31,26 @@ class Endpoints:
     """See `build_app`."""
 
     def __init__(self, function: FunctionSpec, workers: Workers, port: int, counted: Path):
-        self._function = function
-        self._dashboard_entry = function.dashboard_entry(port)
+        self._dashboard_entries = function.dashboard_entries(port)
         self._workers = workers
         self._bodies = Bodies(function.max_body_bytes)
         self._counted = counted
 
     async def functions(self, request: Request) -> Response:
-        """All functions of this dashboard: one."""
-        return JSONResponse({self._function.name: self._dashboard_entry})
+        """All functions of this dashboard: the tracker, and the interactor that it also is."""
+        return JSONResponse(self._dashboard_entries)
 
     async def function(self, request: Request) -> Response:
         """The function of a name, or 404."""
-        if request.path_params["name"] != self._function.name:
-            return refusal_of_nuclio(404, "Function not found")
-        return JSONResponse(self._dashboard_entry)
+        entry = self._dashboard_entries.get(request.path_params["name"])
+        return refusal_of_nuclio(404, "Function not found") if entry is None else JSONResponse(entry)
 
     async def invoke_by_name(self, request: Request) -> Response:
         """An invocation as CVAT sends it to the dashboard, with the function and its path in headers."""
         name = request.headers.get("x-nuclio-function-name")
         if not name:
             return refusal_of_nuclio(400, "Function name must be provided")
-        if name != self._function.name:
+        if name not in self._dashboard_entries:
             namespace = request.headers.get("x-nuclio-function-namespace", "nuclio")
             return refusal_of_nuclio(404, f"Failed to invoke function: Function not found: {name} @ {namespace}")
         return await self._answer(request, "/" + request.headers.get("x-nuclio-path", "").lstrip("/"))

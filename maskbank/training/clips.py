@@ -29,6 +29,7 @@ class ClipRecipe:
     video: float = 0.4  # share of clips cut from video
     max_gap: int = 5  # stored frames between two frames of a video clip
     cut_away: float = 0.08  # chance that a clip shows something else for a while
+    light: float = 0.0  # chance that the light changes hard from frame to frame; above 0, cut-outs also fade
 
 
 class ClipMaker:
@@ -61,6 +62,8 @@ class ClipMaker:
             ids = renumber[ids]
             if self.random.random() < recipe.cut_away:
                 self._cut_away(images, ids, recipe)
+            if recipe.light and self.random.random() < recipe.light:
+                images = change_light(images, self.random)
             images = augment(images, self.random)
             if self.random.random() < 0.5:
                 images, ids = images[:, :, ::-1], ids[:, :, ::-1]
@@ -91,12 +94,14 @@ class ClipMaker:
         images, id_maps = move_still(Sample(base.image, ids), size, frames, rng)
         pasted = int(rng.integers(0, 3)) if ids.any() else int(rng.integers(1, 4))
         for number in range(pasted):
-            self._paste_cutout(images, id_maps, new_id=200 + number, size=size)
+            self._paste_cutout(images, id_maps, recipe, new_id=200 + number)
         return np.stack(images), np.stack(id_maps)
 
-    def _paste_cutout(self, images: list[np.ndarray], id_maps: list[np.ndarray], new_id: int, size: int) -> None:
+    def _paste_cutout(
+        self, images: list[np.ndarray], id_maps: list[np.ndarray], recipe: ClipRecipe, new_id: int
+    ) -> None:
         """Cuts an object out of a still and lets it move over the clip, in place; it may leave and come back."""
-        rng = self.random
+        rng, size = self.random, recipe.crop_size
         sample = self._still()
         objects = sample.objects(smallest=0.01)
         if not objects:
@@ -112,6 +117,7 @@ class ClipMaker:
         degrees, turn, growth = rng.uniform(-25, 25), rng.normal(0, 8), rng.normal(0, 0.07)
         bend = rng.choice([0, 2, 4, 7])
         tint = np.float32(1 + rng.uniform(-0.15, 0.15, 3))
+        fade = rng.normal(0, 0.1) if recipe.light else 0.0
         away = self._absence(len(images))
         for t in range(len(images)):
             if t in away:
@@ -134,7 +140,7 @@ class ClipMaker:
             appearance = warp(sample.image, matrix, field, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
             part = slice(top, top + height), slice(left, left + width)  # the rest stays as it is
             opacity = alpha[part][..., None].astype(np.float32) / 255
-            tinted = np.minimum(appearance[part] * tint, 255)
+            tinted = np.minimum(appearance[part] * tint * np.float32(np.exp(fade * t)), 255)
             images[t][part] = images[t][part] * (1 - opacity) + tinted * opacity
             id_maps[t][alpha > 127] = new_id
 
@@ -196,8 +202,33 @@ class ClipMaker:
         images = [warp(s.image, matrix, None, size, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101) for s in samples]
         id_maps = [warp(s.ids, matrix, None, size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT) for s in samples]
         if self.stills and rng.random() < 0.35:
-            self._paste_cutout(images, id_maps, new_id=200, size=size)
+            self._paste_cutout(images, id_maps, recipe, new_id=200)
         return np.stack(images), np.stack(id_maps)
+
+
+def change_light(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The light of frames (T, S, S, 3) uint8 turns into another, slowly or at once, as where something flies out of
+    glare or into shade: brightness, colour, and a veil that is denser in parts of the frame."""
+    count, size = images.shape[:2]
+    turned = np.linspace(0, 1, count) if random.random() < 0.5 else np.arange(count) >= random.integers(1, count)
+    share = turned.astype(np.float32)[:, None, None, None]
+    if random.random() < 0.5:
+        share = 1 - share
+
+    def between(first: float | np.ndarray, last: float | np.ndarray) -> np.ndarray:
+        """By frame, (T, 1, 1, 1 or 3)."""
+        by_frame: np.ndarray = np.float32(first) * (1 - share) + np.float32(last) * share
+        return by_frame
+
+    gamma = np.exp(between(random.uniform(-0.3, 0.3), random.uniform(-0.6, 0.6)))
+    balance = np.exp(between(random.uniform(-0.05, 0.05, 3), random.uniform(-0.2, 0.2, 3)))
+    places = cv2.resize(random.uniform(0.2, 1, (3, 3)).astype(np.float32), (size, size), interpolation=cv2.INTER_CUBIC)
+    veil = between(random.uniform(0, 0.15), random.uniform(0, 0.7)) * places[None, :, :, None].clip(0, 1)
+    is_dark = random.random() < 0.3
+    color = random.uniform(0, 50, 3) if is_dark else 255 - random.uniform(0, 60) * np.array([0, 0.5, 1])  # or warm
+    lit: np.ndarray = 255 * balance * (images / np.float32(255)) ** gamma
+    seen: np.ndarray = lit * (1 - veil) + color.astype(np.float32) * veil
+    return seen.clip(0, 255).astype(np.uint8)
 
 
 def _weights(values: list[float]) -> np.ndarray:

@@ -26,7 +26,9 @@ SCHEDULES = {
     ),
     # To go on from trained weights (`--init`), for half an hour or so on a CPU.
     "short": (Stage(1.00, ClipRecipe(crop_size=256, frames=3, objects=2, video=0.40, max_gap=6), 5),),
-    # The same for an hour or more.
+    # The same, where the light changes hard in many clips.
+    "light": (Stage(1.00, ClipRecipe(crop_size=256, frames=3, objects=2, video=0.40, max_gap=6, light=0.4), 5),),
+    # For an hour or more.
     "long": (
         Stage(0.60, ClipRecipe(crop_size=288, frames=4, objects=2, video=0.60, max_gap=8), 3),
         Stage(1.00, ClipRecipe(crop_size=352, frames=4, objects=2, video=0.70, max_gap=8), 2),
