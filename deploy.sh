@@ -20,6 +20,7 @@ Usage: ./deploy.sh [auto|cpu|gpu] [options]
   --namespace NAME       Nuclio's namespace (local: nuclio, kube: default; $NUCTL_NAMESPACE also does)
   --port open|closed     local: whether this machine's network reaches the function (default open); closed needs
                          CVAT_NUCLIO_INVOKE_METHOD=dashboard in CVAT
+  --outline yes|no       whether the image is deployed a second time, as CVAT's interactor "AI outline" (default no)
   --spec FILE            YAML with more fields for `spec` in function.yaml (tolerations, volumes, ...)
 
   --rollback             put back the image and the settings of the deployment before
@@ -57,12 +58,12 @@ NOT_IN_FUNCTION=(maskbank/{cli,evaluation,jobs,proposals,review,serving,training
 
 # What deploy.env may hold beside MASKBANK_*. PYTHON_IMAGE and TORCH_WHEEL are what was downloaded at first.
 CHOICES=(VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET CVAT_FUNCTIONS_REDIS_PASSWORD REGISTRY RUN_REGISTRY
-    NAMESPACE PORT SPEC CVAT_NETWORK READY_SECONDS TORCH_INDEX PYTHON_IMAGE TORCH_WHEEL)
+    NAMESPACE PORT OUTLINE SPEC CVAT_NETWORK READY_SECONDS TORCH_INDEX PYTHON_IMAGE TORCH_WHEEL)
 
 # ---- arguments ----
 
 # The environment's variables of these names belong to others.
-unset VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET REGISTRY RUN_REGISTRY NAMESPACE PORT SPEC
+unset VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET REGISTRY RUN_REGISTRY NAMESPACE PORT OUTLINE SPEC
 unset PYTHON_IMAGE TORCH_WHEEL
 for name in REGISTRY RUN_REGISTRY NAMESPACE; do
     theirs=NUCTL_$name
@@ -87,7 +88,7 @@ while (($#)); do
                 --weights) name=MASKBANK_WEIGHTS ;;
                 --image | --stage) name=${1#--} ;;
                 --platform | --workers | --cpus | --replicas | --redis | --redis-secret | --registry | --namespace \
-                    | --port | --spec) name=$(tr 'a-z-' 'A-Z_' <<<"${1#--}") ;;
+                    | --port | --outline | --spec) name=$(tr 'a-z-' 'A-Z_' <<<"${1#--}") ;;
                 *) misused "I do not know the argument '$1'." ;;
             esac
             [[ ${2:-} && $2 != -* ]] || misused "$1 needs a value."
@@ -182,7 +183,7 @@ fi
 
 : "${WORKERS:=}" "${CPUS:=}" "${REPLICAS:=}" "${REDIS:=}" "${REDIS_SECRET:=}" "${REGISTRY:=}" "${RUN_REGISTRY:=}"
 : "${SPEC:=}" "${READY_SECONDS:=}" "${TORCH_INDEX:=}" "${PYTHON_IMAGE:=}" "${TORCH_WHEEL:=}"
-: "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${CVAT_NETWORK:=cvat_cvat}"
+: "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${OUTLINE:=no}" "${CVAT_NETWORK:=cvat_cvat}"
 if [[ $PLATFORM == kube ]]; then : "${NAMESPACE:=default}"; else : "${NAMESPACE:=nuclio}"; fi
 weights=${MASKBANK_WEIGHTS:-}
 
@@ -202,6 +203,7 @@ check_choices() {
     one_of VARIANT "$VARIANT" 'auto|cpu|gpu'
     one_of --platform "$PLATFORM" 'local|kube'
     one_of --port "$PORT" 'open|closed'
+    one_of --outline "$OUTLINE" 'yes|no'
     whole --workers "$WORKERS"
     whole --cpus "$CPUS"
     whole READY_SECONDS "$READY_SECONDS"
@@ -393,6 +395,30 @@ configured() {
     done <"$(file_of "$1")"
 }
 
+# Prints the configuration of the interactor: interactor.yaml with the `spec` of the function's configuration in file $1.
+configured_outline() {
+    local line description='' printing=true
+    while IFS= read -r line; do
+        case $line in
+            spec:) printing=false ;;
+            '  description: '*) description=$line ;;
+        esac
+        if "$printing"; then echo "$line"; fi
+    done <interactor.yaml
+    printf '%s\n' spec: "$description"
+    printing=true
+    {
+        while IFS= read -r line && [[ $line != spec: ]]; do :; done
+        while IFS= read -r line; do
+            if [[ $line =~ ^\ {0,2}([A-Za-z]+): ]]; then
+                if [[ ${BASH_REMATCH[1]} == description ]]; then printing=false; else printing=true; fi
+            fi
+            if [[ $line =~ ^\ {6}(num|max)Workers: ]]; then line="${line%%:*}: 1"; fi
+            if "$printing"; then echo "$line"; fi
+        done
+    } <"$1"
+}
+
 file_of() { if [[ $1 == gpu ]]; then echo function-gpu.yaml; else echo function.yaml; fi; }
 
 # On a GPU two workers keep it busy; on a CPU a worker uses two cores well, and 2 GiB.
@@ -527,6 +553,7 @@ if [[ $image ]]; then check_given_image; fi
 
 # ---- deploying, and going back ----
 
+outline=$NAME-outline # metadata.name in interactor.yaml
 nuctl_here=(--platform "$PLATFORM" --namespace "$NAMESPACE")
 if [[ $PLATFORM == kube ]]; then
     workload=deployment/nuclio-$NAME
@@ -637,7 +664,7 @@ try_loading() {
     ) || fail "The new image cannot start with these settings and weights, as it says above, so nothing was deployed."
 }
 
-# Deploys the image and the configuration in folder $1, and sees that it works.
+# Deploys the image and the configuration in folder $1, and sees that it works; then the interactor, if it is wanted.
 deploy() {
     local device=''
     run nuctl deploy "$NAME" --project-name cvat --run-image "$image" --file "$1/function.yaml" "${nuctl_here[@]}" \
@@ -646,6 +673,14 @@ deploy() {
     if [[ $VARIANT == gpu && ${MASKBANK_DEVICE:-cuda} != cpu ]]; then device=cuda; fi
     run "${inside[@]}" python - http://127.0.0.1:8080 "$device" < <(try_out) ||
         not_working "The function runs, but its trial failed."
+    if [[ $OUTLINE == yes ]]; then deploy_outline "$1"; fi
+}
+
+# Deploys the same image as CVAT's interactor, with the configuration in folder $1.
+deploy_outline() {
+    if ! "$dry_run"; then (umask 077 && configured_outline "$1/function.yaml" >"$1/outline.yaml"); fi
+    run nuctl deploy "$outline" --project-name cvat --run-image "$image" --file "$1/outline.yaml" "${nuctl_here[@]}" \
+        || fail "the tracker is deployed and works, but nuctl could not deploy the interactor $outline, as it says above."
 }
 
 # Notes that what is in next/ works, and takes the place of what worked before.
@@ -781,4 +816,8 @@ if [[ $PLATFORM == local && $PORT == open ]]; then
     echo "  its port:   open to whoever reaches this machine; docs/admins.md says how to close it"
 elif [[ $PLATFORM == local && $(docker port "$workload") ]]; then
     note "warning: this version of Nuclio publishes the port all the same; docs/admins.md has another way to close it."
+fi
+if [[ $OUTLINE == yes ]]; then
+    echo "  outline:    In CVAT: AI tools > Interactors > AI outline; to remove it: nuctl delete function $outline" \
+        "${nuctl_here[*]}"
 fi

@@ -36,7 +36,8 @@ SHELL_TOOLS = ["bash", "cat", "cp", "dirname", "env", "find", "grep", "ls", "mkd
 SHELL_TOOLS += ["sha256sum", "sleep", "sort", "tr"]
 
 # The files that deploy.sh reads; the others only have to be there.
-READ_FILES = ["deploy.sh", "base.Dockerfile", "function.yaml", "function-gpu.yaml", "maskbank/__init__.py"]
+READ_FILES = ["deploy.sh", "base.Dockerfile", "function.yaml", "function-gpu.yaml", "interactor.yaml"]
+READ_FILES += ["maskbank/__init__.py"]
 
 NEEDED_FILES = {
     "main.py",
@@ -58,6 +59,7 @@ NEEDED_FILES = {
 }
 OTHER_FILES = {
     "README.md",
+    "interactor.yaml",
     "maskbank/__pycache__/settings.pyc",
     "maskbank/networks/__pycache__/lite.pyc",
     "maskbank/cli/entry.py",
@@ -83,7 +85,12 @@ case "$1" in
         rm -rf "$LOG.copy" && cp -R "$2" "$LOG.copy"
         exit "${NUCTL_BUILD_CODE:-0}" ;;
     deploy)
+        name=$2
         while [ "$1" != --file ]; do shift; done
+        if [ "$name" = maskbank-outline ]; then
+            cat "$2" > "$LOG.outline.yaml"
+            exit "${NUCTL_OUTLINE_CODE:-0}"
+        fi
         cat "$2" > "$LOG.yaml"
         exit "${NUCTL_DEPLOY_CODE:-0}" ;;
 esac
@@ -184,6 +191,10 @@ class Repository:
     def deployed(self) -> dict:
         """The configuration with which nuctl was called last."""
         return yaml.safe_load(Path(f"{self.log}.yaml").read_text())
+
+    def outline(self) -> dict:
+        """The configuration with which nuctl was called last for the interactor."""
+        return yaml.safe_load(Path(f"{self.log}.outline.yaml").read_text())
 
     def settings(self) -> dict[str, object]:
         """The environment that it gives to the function, but for what function.yaml always has."""
@@ -307,6 +318,8 @@ def test_help(repository, flag):
         (["--replicas", "2"], "--replicas and --redis-secret are for --platform kube."),
         (["--platform", "kube", "--replicas", "3-2"], "--replicas is N or MIN-MAX, not '3-2'."),
         (["--port", "shut"], "--port is open or closed, not 'shut'."),
+        (["--outline", "maybe"], "--outline is yes or no, not 'maybe'."),
+        (["--outline"], "--outline needs a value."),
         (["--platform", "kube", "--port", "closed"], "--port is for --platform local."),
         (["--redis-secret", "a"], "--redis-secret is NAME:KEY, not 'a'."),
         (
@@ -1068,6 +1081,145 @@ def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
     done = deployable.deploy()
     assert done.returncode == 2
     assert "mine.yaml must not hold 'env', which deploy.sh writes itself." in done.stderr
+
+
+# ---- the interactor ----
+
+
+def outline_calls(repository: Repository) -> list[str]:
+    return [call for call in repository.calls() if "outline" in call]
+
+
+def as_interactor(function: dict) -> dict:
+    """What the interactor's configuration has to be, where the function's is this one."""
+    own = read("interactor.yaml")
+    spec = function["spec"] | own["spec"]
+    spec["triggers"] = {
+        name: trigger | {"numWorkers": 1, "maxWorkers": 1} for name, trigger in spec["triggers"].items()
+    }
+    return {"metadata": own["metadata"], "spec": spec}
+
+
+def test_the_interactor_is_deployed_after_the_trial_with_the_same_image(deployable, function):
+    done = deployable.deploy("cpu", "--outline", "yes", "--workers", "3", "--redis", "redis.lan:6379", **SECRETS)
+    assert done.returncode == 0, done.stderr
+    calls = deployable.calls()
+    (image,) = set(run_images(deployable))
+    call = (
+        f"nuctl deploy maskbank-outline --project-name cvat --run-image {image} --file .deployed/next/outline.yaml"
+        " --platform local --namespace nuclio"
+    )
+    assert outline_calls(deployable) == [call]
+    tracker, trial, interactor = (
+        next(i for i, c in enumerate(calls) if c.startswith(start))
+        for start in ("nuctl deploy maskbank ", "docker exec", "nuctl deploy maskbank-outline ")
+    )
+    assert tracker < trial < interactor and len(function.requests) == 2
+    remove = "nuctl delete function maskbank-outline --platform local --namespace nuclio"
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("  outline: ")]
+    assert "In CVAT: AI tools > Interactors > AI outline" in line and line.endswith(remove)
+
+    assert deployable.outline() == as_interactor(deployable.deployed())
+    assert deployable.outline()["metadata"]["name"] == "maskbank-outline"
+    (trigger,) = deployable.deployed()["spec"]["triggers"].values()
+    assert trigger["numWorkers"] == trigger["maxWorkers"] == 3
+    path = deployable.folder / ".deployed/current/outline.yaml"
+    assert yaml.safe_load(path.read_text()) == deployable.outline()
+    assert path.stat().st_mode & 0o777 == 0o600 and "secret three" in path.read_text()
+    assert "secret" not in done.stdout + done.stderr + "".join(calls)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_interactor_has_all_that_was_chosen_for_the_function(deployable, function, variant):
+    function.device = "cuda" if variant == "gpu" else "cpu"
+    (deployable.folder / "mine.yaml").write_text(
+        "description: >-\n  in two\n\n  lines\ntolerations:\n- operator: Exists\n"
+    )
+    where = ["--platform", "kube", "--registry", "registry.example", "--namespace", "labels"]
+    store = ["--redis", "kvrocks:6666", "--redis-secret", "kvrocks:password", "--replicas", "2-3"]
+    done = deployable.deploy(variant, "--outline", "yes", *where, *store, "--spec", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    assert deployable.deployed()["spec"]["description"] == "in two\nlines"
+    assert deployable.outline() == as_interactor(deployable.deployed())
+    assert deployable.outline()["spec"]["tolerations"] == [{"operator": "Exists"}]
+    (call,) = outline_calls(deployable)
+    assert " --run-image registry.example/cvat.maskbank:" in call and call.endswith(
+        " --platform kube --namespace labels"
+    )
+
+
+def test_the_interactor_has_the_functions_port(deployable, function):
+    assert deployable.deploy("cpu", "--outline", "yes", "--port", "closed").returncode == 0
+    (trigger,) = deployable.outline()["spec"]["triggers"].values()
+    assert trigger["attributes"]["disablePortPublishing"] is True
+    assert deployable.outline() == as_interactor(deployable.deployed())
+
+
+def test_no_interactor_unless_it_is_wanted(deployable, function):
+    done = deployable.deploy("cpu", OUTLINE="yes")
+    assert done.returncode == 0, done.stderr
+    assert outline_calls(deployable) == [] and "AI outline" not in done.stdout
+    assert deployable.choices["OUTLINE"] == "no"
+    assert not list((deployable.folder / ".deployed").rglob("outline.yaml"))
+
+
+def test_the_interactor_is_wanted_until_it_is_not(deployable, function):
+    assert deployable.deploy("cpu", "--outline", "yes").returncode == 0
+    assert deployable.choices["OUTLINE"] == "yes"
+    (deployable.folder / "main.py").write_text("the next version")
+    done = deployable.deploy()
+    assert done.returncode == 0 and "AI tools > Interactors > AI outline" in done.stdout
+    first, first_outline, second, second_outline = run_images(deployable)
+    assert first == first_outline != second == second_outline
+    assert deployable.deploy("--outline", "no").returncode == 0
+    assert deployable.choices["OUTLINE"] == "no"
+    assert deployable.deploy().returncode == 0
+    assert len(outline_calls(deployable)) == 2
+
+
+def test_going_back_deploys_the_interactor_of_the_deployment_before(deployable, function):
+    assert deployable.deploy("cpu", "--outline", "yes", MASKBANK_SIZE="320").returncode == 0
+    first = deployable.outline()
+    (deployable.folder / "main.py").write_text("the next version")
+    assert deployable.deploy("--outline", "no", MASKBANK_SIZE="480").returncode == 0
+    back = deployable.deploy("--rollback")
+    assert back.returncode == 0, back.stderr
+    assert deployable.choices["OUTLINE"] == "yes"
+    one, outline, two, *last = run_images(deployable)
+    assert one == outline != two and last == [one, one]
+    assert deployable.outline() == first == as_interactor(deployable.deployed())
+    assert deployable.deploy("--rollback").returncode == 0
+    assert deployable.choices["OUTLINE"] == "no" and len(outline_calls(deployable)) == 2
+
+
+def test_an_interactor_that_cannot_be_deployed_is_said(deployable, function):
+    done = deployable.deploy("cpu", "--outline", "yes", NUCTL_OUTLINE_CODE="3")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "deploy.sh: the tracker is deployed and works, but nuctl could not deploy the interactor maskbank-outline,"
+        " as it says above."
+    )
+    assert "deployed. In CVAT" not in done.stdout
+    assert not (deployable.folder / "deploy.env").exists()
+
+
+@pytest.mark.parametrize("failure", [{"NUCTL_DEPLOY_CODE": "1"}, {"HEALTH": "unhealthy", "READY_SECONDS": "1"}])
+def test_no_interactor_where_the_tracker_does_not_work(deployable, function, failure):
+    assert deployable.deploy("cpu", "--outline", "yes", **failure).returncode == 1
+    assert outline_calls(deployable) == []
+
+
+def test_a_dry_run_shows_the_interactor_last(repository):
+    done = repository.deploy("cpu", "--dry-run", "--outline", "yes")
+    assert done.returncode == 0, done.stderr
+    printed = commands(done)
+    image = re.search(r"--run-image (\S+)", the("nuctl deploy maskbank ", printed))[1]
+    assert printed[-1] == (
+        f"nuctl deploy maskbank-outline --project-name cvat --run-image {image} --file .deployed/next/outline.yaml"
+        " --platform local --namespace nuclio"
+    )
+    assert "  OUTLINE=yes\n" in done.stdout
+    assert not (repository.folder / ".deployed").exists()
 
 
 # ---- the documents ----
