@@ -264,9 +264,10 @@ def test_more_seeds_make_it_better(cvat, run, monkeypatch, tmp_path):
     assert means[1] >= means[0]
 
 
-def test_several_objects_with_seeds_of_their_own(cvat, run):
+def test_several_objects_with_seeds_of_their_own(cvat, run, monkeypatch):
+    monkeypatch.setenv("MASKBANK_SIZE", "128")
     cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), box(6, TURTLE), outline(8, GOLDEN_KOI)])
-    printed = run()
+    printed = run(call=in_this_process())
     assert "2 objects tracked on 10 frames, 17 shapes made" in printed
     koi = [each for each in results(cvat) if each["label_id"] == KOI["id"]]
     turtle = [each for each in results(cvat) if each["label_id"] == TURTLE_LABEL["id"]]
