@@ -1315,6 +1315,20 @@ def test_the_network_policy_is_about_the_functions_pods():
     assert policy["spec"]["policyTypes"] == ["Ingress"]
 
 
+def test_the_network_policy_can_be_had_for_the_interactor():
+    """As docs/kubernetes/README.md makes it with sed: nothing but the name and the label change."""
+    [expression] = re.findall(
+        r"sed '([^']+)' docs/kubernetes/network-policy.yaml", (KUBERNETES / "README.md").read_text()
+    )
+    policy = (KUBERNETES / "network-policy.yaml").read_text()
+    made = subprocess.run(["sed", expression], input=policy, capture_output=True, text=True, check=True).stdout
+    changed, expected = yaml.safe_load(made), yaml.safe_load(policy)
+    name = read("interactor.yaml")["metadata"]["name"]
+    expected["metadata"]["name"] = name
+    expected["spec"]["podSelector"]["matchLabels"]["nuclio.io/function-name"] = name
+    assert changed == expected
+
+
 def test_staging_for_cvats_own_scripts(repository, tmp_path):
     folder = tmp_path / "cvat/serverless/pytorch/maskbank/nuclio"
     done = repository.deploy("--stage", str(folder.relative_to(tmp_path)), cwd=tmp_path)

@@ -133,7 +133,7 @@ class Outliner:
         of the training.
         """
         window, size = window_around(box), image.shape[:2]
-        shrinks = ceil(sqrt(window.width * window.height / MOST_PIXELS))
+        shrinks = _times_too_large(window)
         if shrinks > 1:
             small, across, down = _smaller(image, shrinks)
             seen = self.object_at((box[0] * across, box[1] * down, box[2] * across, box[3] * down), small)
@@ -180,8 +180,7 @@ class Outliner:
             return mask
         height, width = image.shape[:2]
         box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-        seen = window_around(_around(box, mask, positive))
-        shrinks = ceil(sqrt(seen.width * seen.height / MOST_PIXELS))
+        shrinks = _times_too_large(window_around(_around(box, mask, positive)))
         if shrinks == 1:
             return self._corrected(box, positive, negative, mask, image)
         small, across, down = _smaller(image, shrinks)
@@ -225,6 +224,11 @@ class Outliner:
         logits = found.logits.float()
         mean: np.ndarray = ((logits[0] + logits[1].flip(-1)) / 2).cpu().numpy()
         return mean, float(found.quality.float().sigmoid().mean())
+
+
+def _times_too_large(window: CropWindow) -> int:
+    """How many times smaller an image has to be for a window of it to be looked at; 1: it need not be."""
+    return ceil(sqrt(window.width * window.height / MOST_PIXELS))
 
 
 def _smaller(image: np.ndarray, shrinks: int) -> tuple[np.ndarray, float, float]:

@@ -98,12 +98,15 @@ test('without room the page knows it all the same', () => {
     expect(made.has({ ...BOX, frame: 19 })).toBe(true);
 });
 
-test.each(['no JSON', '5', '"text"', '{"used": 1}', '[]', '{"made": null}'])('%s is not of this plugin', (text) => {
-    const storage = new MemoryStorage();
-    storage.setItem('maskbank.made.7', text);
-    storage.setItem('maskbank.made.6', text);
-    const made = known(storage, 7);
-    made.add(BOX);
-    expect(made.save()).toBe(true);
-    expect(known(storage, 7).has(BOX)).toBe(true);
-});
+test.each(['no JSON', '5', '"text"', '{"used": 1}', '[]', '{"made": null}', '{"made": {"x": 5}}'])(
+    '%s is not of this plugin',
+    (text) => {
+        const storage = new MemoryStorage();
+        storage.setItem('maskbank.made.7', text);
+        storage.setItem('maskbank.made.6', text);
+        const made = known(storage, 7);
+        made.add(BOX);
+        expect(made.save()).toBe(true);
+        expect(known(storage, 7).has(BOX)).toBe(true);
+    },
+);

@@ -75,7 +75,7 @@ export class Made {
     #read(job: number): Kept | null {
         try {
             const kept = JSON.parse(this.#shelf().getItem(PREFIX + job) ?? 'null');
-            return kept && typeof kept.made === 'object' ? kept : null;
+            return Object.values(kept.made).every(Array.isArray) ? kept : null;
         } catch {
             return null; // the browser keeps nothing, which `save` tells, or what is there is not of this plugin
         }
