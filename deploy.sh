@@ -395,9 +395,14 @@ configured() {
     done <"$(file_of "$1")"
 }
 
-# Prints the configuration of the interactor: interactor.yaml with the `spec` of the function's configuration in file $1.
+# Prints the configuration of the interactor: interactor.yaml with the `spec` of the function, but for one worker. On
+# Kubernetes it computes on the CPU: a GPU there is one pod's, and a person clicks too seldom to keep one busy.
 configured_outline() {
-    local line description='' printing=true
+    local line description='' printing=true WORKERS=1 cpus=$cpus variant=$VARIANT
+    if [[ $PLATFORM == kube ]]; then
+        local MASKBANK_DEVICE=cpu
+        variant=cpu cpus=${CPUS:-2}
+    fi
     while IFS= read -r line; do
         case $line in
             spec:) printing=false ;;
@@ -413,10 +418,9 @@ configured_outline() {
             if [[ $line =~ ^\ {0,2}([A-Za-z]+): ]]; then
                 if [[ ${BASH_REMATCH[1]} == description ]]; then printing=false; else printing=true; fi
             fi
-            if [[ $line =~ ^\ {6}(num|max)Workers: ]]; then line="${line%%:*}: 1"; fi
             if "$printing"; then echo "$line"; fi
         done
-    } <"$1"
+    } < <(configured "$variant" '')
 }
 
 file_of() { if [[ $1 == gpu ]]; then echo function-gpu.yaml; else echo function.yaml; fi; }
@@ -555,15 +559,27 @@ if [[ $image ]]; then check_given_image; fi
 
 outline=$NAME-outline # metadata.name in interactor.yaml
 nuctl_here=(--platform "$PLATFORM" --namespace "$NAMESPACE")
-if [[ $PLATFORM == kube ]]; then
-    workload=deployment/nuclio-$NAME
-    inside=(kubectl --namespace "$NAMESPACE" exec -i "$workload" --)
-    logs=(kubectl --namespace "$NAMESPACE" logs --tail 30 "$workload")
-else
-    workload=nuclio-$NAMESPACE-$NAME
-    inside=(docker exec -i "$workload")
-    logs=(docker logs --tail 30 "$workload")
-fi
+
+# What follows is about function $1: its `workload`, how to run a command `inside` it, and how to read its `logs`.
+turn_to() {
+    if [[ $PLATFORM == kube ]]; then
+        workload=deployment/nuclio-$1
+        inside=(kubectl --namespace "$NAMESPACE" exec -i "$workload" --)
+        logs=(kubectl --namespace "$NAMESPACE" logs --tail 30 "$workload")
+    else
+        workload=nuclio-$NAMESPACE-$1
+        inside=(docker exec -i "$workload")
+        logs=(docker logs --tail 30 "$workload")
+    fi
+}
+
+turn_to "$NAME"
+
+# Whether an earlier call has deployed the interactor, or tried to.
+had_outline=false
+for name in current next; do
+    if grep -qsx OUTLINE=yes "$DEPLOYED/$name/$KEPT"; then had_outline=true; fi
+done
 
 not_working() {
     "${logs[@]}" >&2 || true
@@ -589,9 +605,39 @@ wait_until_ready() {
     done
 }
 
-# Runs inside the function's container, so it needs no open port: outlines an object on a small image as CVAT
-# would, then asks for it on the same image again. With "cuda" as second argument, that must have been computed there.
-try_out() {
+# Run inside the function's container, so they need no open port. With "cuda" as second argument, it must have computed
+# there. Outlines an object on a small image as CVAT would, then asks for it on the same image again:
+try_tracker() {
+    trial
+    cat <<'EOF'
+# A mask is its run lengths (background first), then left, top, right, bottom: here a full box.
+mask = {"type": "mask", "points": [0, 32 * 24, 16, 12, 47, 35]}
+
+def ask(shapes, states):
+    reply = get({"image": image, "shapes": shapes, "states": states})
+    if [len(reply.get(k) or ()) for k in ("shapes", "states")] != [1, 1]:
+        sys.exit(f"The function should have answered one shape and one state, but answered: {reply}")
+    return reply
+
+first = ask([mask], [])
+ask([None], first["states"])
+print(f"A mask was outlined and tracked, on '{device()}'.")
+EOF
+}
+
+# Asks for the mask of the object in a box, as CVAT would:
+try_outline() {
+    trial
+    cat <<'EOF'
+reply = get({"image": image, "obj_bbox": [[16, 12], [47, 35]], "pos_points": [], "neg_points": []})
+if not (reply.get("mask") and len(reply.get("bounds") or ()) == 4):
+    sys.exit(f"The function should have answered a mask and its bounds, but answered: {reply}")
+print(f"The object in a box was found, on '{device()}'.")
+EOF
+}
+
+# What both begin with.
+trial() {
     cat <<'EOF'
 import base64, io, json, os, sys, urllib.error, urllib.request
 from PIL import Image
@@ -602,12 +648,10 @@ file = io.BytesIO()
 picture.save(file, "PNG")
 image = base64.b64encode(file.getvalue()).decode()
 
-# A mask is its run lengths (background first), then left, top, right, bottom: here a full box.
-mask = {"type": "mask", "points": [0, 32 * 24, 16, 12, 47, 35]}
 headers = {"Content-Type": "application/json", "X-MaskBank-Token": os.environ.get("MASKBANK_TOKEN", "")}
 
 def get(body=None):
-    request = urllib.request.Request(sys.argv[1], body, headers)
+    request = urllib.request.Request(sys.argv[1], body and json.dumps(body).encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             reply = json.load(response)
@@ -619,18 +663,12 @@ def get(body=None):
         sys.exit(f"The function should have answered an object, but answered: {reply}")
     return reply
 
-def ask(shapes, states):
-    reply = get(json.dumps({"image": image, "shapes": shapes, "states": states}).encode())
-    if [len(reply.get(k) or ()) for k in ("shapes", "states")] != [1, 1]:
-        sys.exit(f"The function should have answered one shape and one state, but answered: {reply}")
-    return reply
+def device():
+    name = str(get().get("device"))
+    if not name.startswith(sys.argv[2]):
+        sys.exit(f"The function computed on '{name}', but should have done so on '{sys.argv[2]}'.")
+    return name
 
-first = ask([mask], [])
-ask([None], first["states"])
-device = str(get().get("device"))
-if not device.startswith(sys.argv[2]):
-    sys.exit(f"The function computed on '{device}', but should have done so on '{sys.argv[2]}'.")
-print(f"A mask was outlined and tracked, on '{device}'.")
 EOF
 }
 
@@ -664,23 +702,31 @@ try_loading() {
     ) || fail "The new image cannot start with these settings and weights, as it says above, so nothing was deployed."
 }
 
-# Deploys the image and the configuration in folder $1, and sees that it works; then the interactor, if it is wanted.
+# Deploys the image and the configurations in folder $1, and sees that they work. The interactor is removed where it is
+# no longer wanted.
 deploy() {
     local device=''
-    run nuctl deploy "$NAME" --project-name cvat --run-image "$image" --file "$1/function.yaml" "${nuctl_here[@]}" \
-        || not_working "nuctl could not deploy it."
-    wait_until_ready || not_working "The function is not ready after $ready_seconds s."
     if [[ $VARIANT == gpu && ${MASKBANK_DEVICE:-cuda} != cpu ]]; then device=cuda; fi
-    run "${inside[@]}" python - http://127.0.0.1:8080 "$device" < <(try_out) ||
-        not_working "The function runs, but its trial failed."
-    if [[ $OUTLINE == yes ]]; then deploy_outline "$1"; fi
+    deploy_function "$NAME" "$1/function.yaml" try_tracker "$device"
+    if [[ $PLATFORM == kube ]]; then device=''; fi
+    if [[ $OUTLINE == yes ]]; then
+        turn_to "$outline"
+        deploy_function "$outline" "$1/outline.yaml" try_outline "$device"
+        turn_to "$NAME"
+    elif "$had_outline"; then
+        run nuctl delete function "$outline" "${nuctl_here[@]}" \
+            || note "warning: nuctl could not remove the interactor $outline, as it says above."
+    fi
 }
 
-# Deploys the same image as CVAT's interactor, with the configuration in folder $1.
-deploy_outline() {
-    if ! "$dry_run"; then (umask 077 && configured_outline "$1/function.yaml" >"$1/outline.yaml"); fi
-    run nuctl deploy "$outline" --project-name cvat --run-image "$image" --file "$1/outline.yaml" "${nuctl_here[@]}" \
-        || fail "the tracker is deployed and works, but nuctl could not deploy the interactor $outline, as it says above."
+# Deploys function $1 with the configuration in file $2, and sees that it passes trial $3 on device $4.
+deploy_function() {
+    local it='The function'
+    if [[ $1 == "$outline" ]]; then it='The tracker works. The interactor'; fi
+    run nuctl deploy "$1" --project-name cvat --run-image "$image" --file "$2" "${nuctl_here[@]}" \
+        || not_working "$it could not be deployed."
+    wait_until_ready || not_working "$it is not ready after $ready_seconds s."
+    run "${inside[@]}" python - http://127.0.0.1:8080 "$4" < <("$3") || not_working "$it runs, but its trial failed."
 }
 
 # Notes that what is in next/ works, and takes the place of what worked before.
@@ -798,6 +844,7 @@ if "$dry_run"; then
 fi
 (umask 077 && mkdir -p "$DEPLOYED/next")
 (umask 077 && configured "$VARIANT" '' >"$DEPLOYED/next/function.yaml")
+if [[ $OUTLINE == yes ]]; then (umask 077 && configured_outline >"$DEPLOYED/next/outline.yaml"); fi
 echo "$image" >"$DEPLOYED/next/image"
 keep_choices "$DEPLOYED/next/$KEPT"
 deploy "$DEPLOYED/next"

@@ -93,6 +93,7 @@ case "$1" in
         fi
         cat "$2" > "$LOG.yaml"
         exit "${NUCTL_DEPLOY_CODE:-0}" ;;
+    delete) exit "${NUCTL_DELETE_CODE:-0}" ;;
 esac
 """,
     "docker": """
@@ -231,14 +232,21 @@ class Function(BaseHTTPRequestHandler):
     """Stands in for the deployed function."""
 
     requests: list[dict] = []
+    boxes: list[dict] = []
     tokens: list[str | None] = []
     reply: tuple[int, bytes] = (200, b"")
+    box_reply: tuple[int, bytes] = (200, b"")
     device = "cpu"
 
     def do_POST(self):
-        self.requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.tokens.append(self.headers["X-MaskBank-Token"])
-        self.answer(*self.reply)
+        if "obj_bbox" in request:
+            self.boxes.append(request)
+            self.answer(*self.box_reply)
+        else:
+            self.requests.append(request)
+            self.answer(*self.reply)
 
     def do_GET(self):
         self.answer(200, json.dumps({"status": "ok", "device": self.device}).encode())
@@ -255,7 +263,8 @@ class Function(BaseHTTPRequestHandler):
 @pytest.fixture
 def function(deployable):
     """The stand-in function, which answers properly, reachable by the stand-ins' `exec`."""
-    Function.requests, Function.tokens, Function.device = [], [], "cpu"
+    Function.requests, Function.boxes, Function.tokens, Function.device = [], [], [], "cpu"
+    Function.box_reply = (200, json.dumps({"mask": [[1]], "bounds": [16, 12, 16, 12]}).encode())
     Function.reply = (200, json.dumps({"shapes": [{"type": "mask", "points": []}], "states": ["s"]}).encode())
     server = HTTPServer(("127.0.0.1", 0), Function)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -1087,17 +1096,28 @@ def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
 
 
 def outline_calls(repository: Repository) -> list[str]:
-    return [call for call in repository.calls() if "outline" in call]
+    """How nuctl was called for the interactor."""
+    return [call for call in repository.calls() if re.match(r"nuctl \w+ (function )?maskbank-outline ", call)]
 
 
 def as_interactor(function: dict) -> dict:
     """What the interactor's configuration has to be, where the function's is this one."""
     own = read("interactor.yaml")
     spec = function["spec"] | own["spec"]
+    (workers,) = (trigger["maxWorkers"] for trigger in spec["triggers"].values())
     spec["triggers"] = {
         name: trigger | {"numWorkers": 1, "maxWorkers": 1} for name, trigger in spec["triggers"].items()
     }
+    spec["resources"] = {
+        kind: {name: one_workers(amount, workers) for name, amount in amounts.items()}
+        for kind, amounts in spec["resources"].items()
+    }
     return {"metadata": own["metadata"], "spec": spec}
+
+
+def one_workers(amount: int | str, workers: int) -> int | str:
+    """Of what so many workers have."""
+    return f"{int(amount.removesuffix('Mi')) // workers}Mi" if isinstance(amount, str) else amount // workers
 
 
 def test_the_interactor_is_deployed_after_the_trial_with_the_same_image(deployable, function):
@@ -1115,6 +1135,10 @@ def test_the_interactor_is_deployed_after_the_trial_with_the_same_image(deployab
         for start in ("nuctl deploy maskbank ", "docker exec", "nuctl deploy maskbank-outline ")
     )
     assert tracker < trial < interactor and len(function.requests) == 2
+    assert calls[interactor + 1].endswith(" nuclio-nuclio-maskbank-outline")  # until it is healthy
+    assert calls[interactor + 2].startswith("docker exec -i nuclio-nuclio-maskbank-outline python - ")
+    (trial,) = function.boxes
+    assert trial["obj_bbox"] == [[16, 12], [47, 35]] and "The object in a box was found, on 'cpu'." in done.stdout
     remove = "nuctl delete function maskbank-outline --platform local --namespace nuclio"
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("  outline: ")]
     assert "In CVAT: AI tools > Interactors > AI outline" in line and line.endswith(remove)
@@ -1140,12 +1164,34 @@ def test_the_interactor_has_all_that_was_chosen_for_the_function(deployable, fun
     done = deployable.deploy(variant, "--outline", "yes", *where, *store, "--spec", "mine.yaml")
     assert done.returncode == 0, done.stderr
     assert deployable.deployed()["spec"]["description"] == "in two\nlines"
-    assert deployable.outline() == as_interactor(deployable.deployed())
-    assert deployable.outline()["spec"]["tolerations"] == [{"operator": "Exists"}]
+    interactor, expected = deployable.outline(), as_interactor(deployable.deployed())
+    # A pod has a GPU for itself, so the interactor goes without.
+    others = [entry for entry in expected["spec"]["env"] if entry["name"] != "MASKBANK_DEVICE"]
+    expected["spec"]["env"] = [*others, {"name": "MASKBANK_DEVICE", "value": "cpu"}]
+    if variant == "gpu":
+        expected["spec"]["resources"] = as_interactor(read("function.yaml"))["spec"]["resources"]
+        expected["spec"]["resources"]["limits"]["cpu"] = 2
+    for each in interactor, expected:
+        each["spec"]["env"].sort(key=lambda entry: entry["name"])
+    assert interactor == expected
+    assert interactor["spec"]["tolerations"] == [{"operator": "Exists"}]
     (call,) = outline_calls(deployable)
     assert " --run-image registry.example/cvat.maskbank:" in call and call.endswith(
         " --platform kube --namespace labels"
     )
+    assert len(function.boxes) == 1
+
+
+def test_on_one_machine_the_interactor_shares_the_gpu(deployable, function):
+    function.device = "cuda"
+    done = deployable.deploy("gpu", "--outline", "yes")
+    assert done.returncode == 0, done.stderr
+    assert "The object in a box was found, on 'cuda'." in done.stdout
+    spec = deployable.outline()["spec"]
+    assert spec["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert {"name": "MASKBANK_DEVICE", "value": "cuda"} in spec["env"]
+    function.device = "cpu"
+    assert deployable.deploy("gpu", "--outline", "yes").returncode == 1
 
 
 def test_the_interactor_has_the_functions_port(deployable, function):
@@ -1174,7 +1220,16 @@ def test_the_interactor_is_wanted_until_it_is_not(deployable, function):
     assert deployable.deploy("--outline", "no").returncode == 0
     assert deployable.choices["OUTLINE"] == "no"
     assert deployable.deploy().returncode == 0
-    assert len(outline_calls(deployable)) == 2
+    remove = "nuctl delete function maskbank-outline --platform local --namespace nuclio"
+    *deployed, removed = outline_calls(deployable)
+    assert len(deployed) == 2 and removed == remove
+
+
+def test_an_interactor_that_cannot_be_removed_is_said(deployable, function):
+    assert deployable.deploy("cpu", "--outline", "yes").returncode == 0
+    done = deployable.deploy("--outline", "no", NUCTL_DELETE_CODE="1")
+    assert done.returncode == 0, done.stderr
+    assert "warning: nuctl could not remove the interactor maskbank-outline, as it says above." in done.stderr
 
 
 def test_going_back_deploys_the_interactor_of_the_deployment_before(deployable, function):
@@ -1189,18 +1244,29 @@ def test_going_back_deploys_the_interactor_of_the_deployment_before(deployable, 
     assert one == outline != two and last == [one, one]
     assert deployable.outline() == first == as_interactor(deployable.deployed())
     assert deployable.deploy("--rollback").returncode == 0
-    assert deployable.choices["OUTLINE"] == "no" and len(outline_calls(deployable)) == 2
+    assert deployable.choices["OUTLINE"] == "no"
+    assert [call.split()[1] for call in outline_calls(deployable)] == ["deploy", "delete", "deploy", "delete"]
 
 
 def test_an_interactor_that_cannot_be_deployed_is_said(deployable, function):
     done = deployable.deploy("cpu", "--outline", "yes", NUCTL_OUTLINE_CODE="3")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "deploy.sh: the tracker is deployed and works, but nuctl could not deploy the interactor maskbank-outline,"
-        " as it says above."
+        "deploy.sh: The tracker works. The interactor could not be deployed. The last lines of its log are above;"
+        " see more with: docker logs --tail 30 nuclio-nuclio-maskbank-outline"
     )
     assert "deployed. In CVAT" not in done.stdout
     assert not (deployable.folder / "deploy.env").exists()
+    assert deployable.deploy("cpu").returncode == 0
+    assert [call.split()[1] for call in outline_calls(deployable)] == ["deploy", "delete"]
+
+
+def test_an_interactor_that_fails_its_trial_is_said(deployable, function):
+    function.box_reply = (200, b"{}")
+    done = deployable.deploy("cpu", "--outline", "yes")
+    assert done.returncode == 1
+    assert "The function should have answered a mask and its bounds, but answered: {}" in done.stderr
+    assert "The tracker works. The interactor runs, but its trial failed." in done.stderr
 
 
 @pytest.mark.parametrize("failure", [{"NUCTL_DEPLOY_CODE": "1"}, {"HEALTH": "unhealthy", "READY_SECONDS": "1"}])
@@ -1214,10 +1280,12 @@ def test_a_dry_run_shows_the_interactor_last(repository):
     assert done.returncode == 0, done.stderr
     printed = commands(done)
     image = re.search(r"--run-image (\S+)", the("nuctl deploy maskbank ", printed))[1]
-    assert printed[-1] == (
+    *_, deployed, _, trial = printed
+    assert deployed == (
         f"nuctl deploy maskbank-outline --project-name cvat --run-image {image} --file .deployed/next/outline.yaml"
         " --platform local --namespace nuclio"
     )
+    assert trial.startswith("docker exec -i nuclio-nuclio-maskbank-outline python - ")
     assert "  OUTLINE=yes\n" in done.stdout
     assert not (repository.folder / ".deployed").exists()
 
@@ -1458,9 +1526,10 @@ def test_the_staged_folder_passes_the_trial_and_its_store_is_managed_from_there(
         try:
             package, port = function.stdout.readline().rsplit(" ", 1)
             assert Path(package) == folder / "maskbank/__init__.py"
-            done = deployable.deploy(FUNCTION_URL=f"http://127.0.0.1:{int(port)}")
+            done = deployable.deploy("--outline", "yes", FUNCTION_URL=f"http://127.0.0.1:{int(port)}")
             assert done.returncode == 0, done.stderr
             assert "A mask was outlined and tracked, on 'cpu'." in done.stdout
+            assert "The object in a box was found, on 'cpu'." in done.stdout
             assert re.match(r"1 banks, [1-9]\d+ bytes", store("stat")[1])
             assert re.match(r"[\w-]{22} +[1-9]\d+ bytes", store("ls")[1])
             assert store("purge", "--older-than", "0")[1].startswith("1 banks removed, ")
