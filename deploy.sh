@@ -20,7 +20,8 @@ Usage: ./deploy.sh [auto|cpu|gpu] [options]
   --namespace NAME       Nuclio's namespace (local: nuclio, kube: default; $NUCTL_NAMESPACE also does)
   --port open|closed     local: whether this machine's network reaches the function (default open); closed needs
                          CVAT_NUCLIO_INVOKE_METHOD=dashboard in CVAT
-  --outline yes|no       whether the image is deployed a second time, as CVAT's interactor "AI outline" (default no)
+  --outline yes|no       whether CVAT also gets the interactor "AI outline": the same image a second time, on Kubernetes
+                         on the CPU (default no)
   --spec FILE            YAML with more fields for `spec` in function.yaml (tolerations, volumes, ...)
 
   --rollback             put back the image and the settings of the deployment before
@@ -38,9 +39,9 @@ wheel index).
 
 What was chosen is kept in deploy.env as soon as it works, and holds for later calls, so that `git pull && ./deploy.sh`
 changes nothing but MaskBank. Arguments come before the environment, and both before the file. To take a choice back,
-delete its line there, or call with an empty variable: MASKBANK_SIZE= ./deploy.sh
+delete its line there; a setting can also be emptied: MASKBANK_SIZE= ./deploy.sh
 
-The old function goes on while the new image is built. Kubernetes keeps it until the new one is ready (but with a GPU);
+The old function goes on while the new image is built. Kubernetes keeps it until the new one is ready (except with a GPU);
 on one machine the new image first has to load settings and weights, then nuctl removes the old function, so that it is
 away for the seconds of a start.
 EOF
@@ -865,6 +866,5 @@ elif [[ $PLATFORM == local && $(docker port "$workload") ]]; then
     note "warning: this version of Nuclio publishes the port all the same; docs/admins.md has another way to close it."
 fi
 if [[ $OUTLINE == yes ]]; then
-    echo "  outline:    In CVAT: AI tools > Interactors > AI outline; to remove it: nuctl delete function $outline" \
-        "${nuctl_here[*]}"
+    echo "  outline:    in CVAT, AI tools > Interactors > AI outline; to remove it: ./deploy.sh --outline no"
 fi

@@ -1139,9 +1139,9 @@ def test_the_interactor_is_deployed_after_the_trial_with_the_same_image(deployab
     assert calls[interactor + 2].startswith("docker exec -i nuclio-nuclio-maskbank-outline python - ")
     (trial,) = function.boxes
     assert trial["obj_bbox"] == [[16, 12], [47, 35]] and "The object in a box was found, on 'cpu'." in done.stdout
-    remove = "nuctl delete function maskbank-outline --platform local --namespace nuclio"
+    remove = "./deploy.sh --outline no"
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("  outline: ")]
-    assert "In CVAT: AI tools > Interactors > AI outline" in line and line.endswith(remove)
+    assert "in CVAT, AI tools > Interactors > AI outline" in line and line.endswith(remove)
 
     assert deployable.outline() == as_interactor(deployable.deployed())
     assert deployable.outline()["metadata"]["name"] == "maskbank-outline"

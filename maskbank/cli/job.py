@@ -26,7 +26,11 @@ def add_commands(commands: Commands) -> None:
         "where it was; a finished one that is repeated does nothing."
     )
     server = job.add_argument_group("server (as for cvat-cli; an access token is read from CVAT_ACCESS_TOKEN)")
-    server.add_argument("--server-host", metavar="URL", help="CVAT's address (default: that of the saved profile)")
+    server.add_argument(
+        "--server-host",
+        metavar="URL",
+        help="CVAT's address (default: that of the saved profile, else http://localhost)",
+    )
     server.add_argument("--auth", metavar="USER[:PASS]", help="the password may also be in PASS, or is asked for")
     server.add_argument("--profile", metavar="NAME", help="a profile that cvat-cli saved")
     server.add_argument("--organization", "--org", metavar="SLUG", help="short name of the organization")

@@ -182,7 +182,7 @@ def oracle(clip: EffortClip) -> Iterator[Outlined]:
 
 def _first_with_most(clip: EffortClip) -> Outlined:
     """Nobody would begin where some objects are hidden. Of the frames that show most, no rule that was tried finds a
-    better one than the first (docs/developers.md)."""
+    better one than the first (docs/experiments.md)."""
     return (max(clip.candidates, key=lambda frame: len(np.intersect1d(clip.truths[frame], clip.sequence.objects))),)
 
 

@@ -52,7 +52,7 @@ def track_clip_objects(
     has no room for one more, it starts anew from there. All its outlines count from the start: they are memorized when
     it joins, as in the permanent memory of XMem++ (Bekuzarov et al., ICCV 2023, arXiv 2307.15958). On the 25 training
     sequences of DAVIS-2016, which `lite-open` never saw, J&F of the frames that are not outlined is 0.9, 1.9 and 1.1
-    higher for that, with 2, 3 and 5 outlines (docs/developers.md).
+    higher for that, with 2, 3 and 5 outlines (docs/experiments.md).
 
     Args:
         tracker: for instance from `maskbank.tracking.loading.load_tracker`.
