@@ -1337,11 +1337,74 @@ describe('shapes as a track', () => {
         job.draw({ frame: 2, type: 'rectangle', points: [70, 20, 90, 40] });
         job.draw({ frame: 9, type: 'rectangle', points: BOX });
         await run(0, 4, convert);
-        expect(job.shapes.map(({ frame }) => frame)).toEqual([9]);
+        expect(job.shapes).toEqual([]);
         expect(keyframes(job.tracks[0])).toEqual({
             ...{ 0: BOX, 1: [69, 20, 89, 40], 2: [70, 20, 90, 40], 3: [71, 20, 91, 40], 4: [72, 20, 92, 40] },
-            5: 'outside',
+            ...{ 5: 'outside', 9: BOX, 10: 'outside' }, // it was a shape on frame 9 only, and is seen on no other
         });
+    });
+
+    test('that a program made of shapes of its own is its work, but what a person made stays so', async () => {
+        job.draw({ frame: 5, type: 'rectangle', points: BOX, source: 'auto' });
+        job.draw({ frame: 12, type: 'rectangle', points: [60, 20, 80, 40] });
+        await run(5, 19, convert);
+        expect(job.tracks[0]).toMatchObject({ source: 'semi-auto' });
+        await run(7, 19, convert);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 12: [60, 20, 80, 40], 13: [61, 20, 81, 40] });
+        await run(4, 8, { ...convert, 'Use other annotated frames as seeds': 'false' }).catch(() => {});
+
+        job = new StoredJob(range(0, 19));
+        job.draw({ frame: 5, type: 'rectangle', points: BOX, source: 'auto' });
+        await run(5, 9, convert);
+        expect(job.tracks[0]).toMatchObject({ source: 'auto' });
+    });
+
+    test('from a later frame: what lies before it is of the track, and no second one is made from there', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19);
+        const shown = (frame: number): Shape => job.shapes.find((shape) => shape.frame === frame)!;
+        job.edit(shown(10), { points: [60, 20, 80, 40] });
+        await run(10, 19, convert);
+        expect(job.shapes).toEqual([]);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 0: BOX, 9: [19, 20, 39, 40], 11: [61, 20, 81, 40] });
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 19));
+
+        const corrected = job.tracks[0]!.shapes.find(({ frame }) => frame === 4)!;
+        corrected.points = [50, 20, 60, 40];
+        await run(4, 19, convert);
+        expect(job.tracks).toHaveLength(1);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 3: [13, 20, 33, 40], 5: [51, 20, 61, 40] });
+        expect(keyframes(job.tracks[0])).toMatchObject({ 9: [59, 20, 79, 40], 10: [60, 20, 80, 40] });
+    });
+
+    test('that stops early: a later outline stays one', async () => {
+        server.confidence = (_, frame) => (frame === 7 ? 0.2 : 0.9);
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        job.draw({ frame: 15, type: 'rectangle', points: [60, 20, 80, 40] });
+        await run(0, 19, { ...convert, 'Stop when unsure': 0.5 });
+        expect(job.shapes).toEqual([]);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), 15]);
+        server.confidence = () => 0.9;
+        await run(7, 19, convert);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 14: [59, 20, 79, 40], 15: [60, 20, 80, 40] });
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 19));
+        expect(job.tracks).toHaveLength(1);
+    });
+
+    test('elsewhere is left alone where it is unclear whose it is', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        job.draw({ frame: 9, type: 'rectangle', points: BOX });
+        job.draw({ frame: 9, type: 'rectangle', points: [60, 20, 80, 40] });
+        await run(0, 4, convert);
+        expect(job.shapes.map(({ frame }) => frame)).toEqual([9, 9]);
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 4));
+    });
+
+    test('of several objects without groups: each gets one', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        job.draw({ frame: 0, type: 'rectangle', points: [110, 20, 130, 40] });
+        await run(0, 4, convert);
+        expect(job.tracks.map(({ group }) => group)).toEqual([1, 2]);
     });
 
     test('later shapes of another type become keyframes of its type, but masks stay', async () => {
@@ -1364,6 +1427,155 @@ describe('shapes as a track', () => {
         await run(3, 6, convert);
         await run(4, 9);
         expect(visible(job.tracks[0]!)).toEqual(range(3, 9));
+    });
+
+    test('learns what was outlined before, when it is tracked on', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 5)!.points = [50, 20, 60, 40];
+        server.requests.length = 0;
+        await run(10, 19, convert);
+        const seen = server.requests.map(({ type, frame }) => [type, frame]);
+        expect(seen.slice(0, 4)).toEqual([['init_tracking', 10], ...[0, 5, 10].map((frame) => ['track', frame])]);
+
+        action = new AITracker(coreOf([MASKBANK], server.call), screen, () => new MemoryStorage());
+        server.requests.length = 0;
+        await run(10, 19, { ...convert, 'Use other annotated frames as seeds': 'false' });
+        expect(server.frames('track')).toEqual(range(11, 19)); // another browser: a program may have made all of it
+    });
+
+    test('switched off by a person: what a program drew from there on is taken away', async () => {
+        const switchOff = async (options: Options): Promise<void> => {
+            job = new StoredJob(range(0, 19));
+            storage.clear();
+            job.draw({ frame: 0, type: 'rectangle', points: BOX });
+            await run(0, 19, convert);
+            const keyframe = (frame: number): Keyframe => job.tracks[0]!.shapes.find((each) => each.frame === frame)!;
+            keyframe(8).outside = true;
+            keyframe(15).points = [60, 20, 80, 40];
+            notices.length = 0;
+            server.requests.length = 0;
+            await run(8, 19, { ...convert, ...options });
+        };
+        await switchOff({});
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
+        expect(server.requests).toEqual([]);
+        expect(notices).toEqual([['info', 'koi, switched off on frame 8, is taken away on 9-14.']]);
+        await switchOff({ 'Only up to the outlines around this frame': 'true' });
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
+        await switchOff({ 'Use other annotated frames as seeds': 'false' });
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
+    });
+
+    test('switched off by a person right behind the frame it is run on: it stays off', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 8)!.outside = true;
+        await run(7, 19, convert);
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
+    });
+
+    test('switched off, with other objects: these are tracked', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX, group: 1 });
+        await run(0, 19, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 8)!.outside = true;
+        job.draw({ frame: 8, type: 'rectangle', points: [110, 20, 130, 40], group: 2 });
+        await run(8, 19, convert);
+        expect(job.tracks.map((track) => visible(track))).toEqual([range(8, 19), range(0, 7)]);
+    });
+
+    test('switched off where nobody knows who drew the rest: that is said', async () => {
+        job.drawTrack('rectangle', [
+            { frame: 0, points: BOX },
+            { frame: 8, points: BOX, outside: true },
+            { frame: 9, points: BOX },
+        ]);
+        await expect(run(8, 19, convert)).rejects.toThrow('The track is switched off on this frame');
+    });
+
+    test.each([{}, { 'Only up to the outlines around this frame': 'true' }])(
+        'what a person draws over it takes its place: %j',
+        async (options) => {
+            job.draw({ frame: 0, type: 'rectangle', points: BOX });
+            await run(0, 19, convert);
+            const drawn = job.draw({ frame: 8, type: 'polygon', points: [20, 20, 40, 20, 40, 50, 20, 50] });
+            await run(8, 19, { ...convert, ...options });
+            expect(job.shapes).toEqual([]);
+            expect(job.tracks).toHaveLength(1);
+            expect(keyframes(job.tracks[0])).toMatchObject({
+                ...{ 0: BOX, 8: [20, 20, 40, 50], 9: [21, 20, 41, 50], 19: [31, 20, 51, 50] },
+            });
+            const [start] = server.requests.filter(({ type }) => type === 'init_tracking').slice(1);
+            expect([start?.frame, start?.shapes?.[0]?.type]).toEqual(
+                'Only up to the outlines around this frame' in options ? [0, 'rectangle'] : [8, 'polygon'],
+            );
+            expect(job.commits.at(-1)?.deleted.shapes.map(({ clientID }) => clientID)).toEqual([drawn.clientID]);
+            await run(4, 19, convert); // it counts as a person's from then on
+            expect(keyframes(job.tracks[0])).toMatchObject({ 8: [20, 20, 40, 50] });
+        },
+    );
+
+    test('that a program made alone, drawn over: the rest stays a program’s', async () => {
+        const made = range(0, 9).map((frame) => ({
+            frame,
+            points: moved({ type: 'rectangle', points: BOX }, frame).points,
+        }));
+        job.drawTrack('rectangle', made, { source: 'auto' });
+        job.draw({ frame: 3, type: 'rectangle', points: [14, 20, 34, 44] });
+        await run(3, 9, convert);
+        expect(job.tracks[0]).toMatchObject({ source: 'semi-auto' });
+        await run(0, 9, convert);
+        expect(keyframes(job.tracks[0])).toMatchObject({
+            2: [13, 20, 33, 44],
+            3: [14, 20, 34, 44],
+            4: [15, 20, 35, 44],
+        });
+    });
+
+    test('beside it, of another group, or over a person’s keyframe elsewhere: it is another object', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX, group: 1 });
+        await run(0, 19, convert);
+        job.draw({ frame: 8, type: 'rectangle', points: [18, 20, 38, 40], group: 2 });
+        await run(8, 19, convert);
+        expect(job.tracks).toHaveLength(2);
+
+        job = new StoredJob(range(0, 19));
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.draw({ frame: 0, type: 'rectangle', points: [25, 20, 45, 40] });
+        await run(0, 19, convert);
+        expect(job.tracks).toHaveLength(2);
+    });
+
+    test('a mask over it is refused: CVAT has no tracks of masks', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: [95, 45, 110, 55] });
+        await run(0, 9, convert);
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        await expect(run(3, 9, convert)).rejects.toThrow(
+            'A mask on frame 3 lies on a track of the same label and group',
+        );
+        expect(job.shapes).toHaveLength(1);
+    });
+
+    test('tracked back: a correction is tracked back from as well', async () => {
+        job.draw({ frame: 16, type: 'rectangle', points: BOX });
+        await run(16, 3, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 8)!.points = [50, 20, 60, 40];
+        await run(8, 19, { ...convert, 'Only up to the outlines around this frame': 'true' });
+        expect(job.tracks).toHaveLength(1);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 3: [45, 20, 55, 40], 9: [51, 20, 61, 40], 16: BOX });
+        expect(visible(job.tracks[0]!)).toEqual(range(3, 16));
+        expect(summaries.at(-1)?.text).toContain('Tracked 13 frames, up to frame 16.');
+    });
+
+    test('in another browser: it is said how to track it anew', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 9, convert);
+        action = new AITracker(coreOf([MASKBANK], server.call), screen, () => new MemoryStorage());
+        const said = 'Of a track that was tracked in another browser, all keyframes count as yours';
+        await expect(run(3, 9, convert)).rejects.toThrow(said);
+        const around = { ...convert, 'Only up to the outlines around this frame': 'true' };
+        await expect(run(3, 9, around)).rejects.toThrow(said);
     });
 
     test('masks stay shapes', async () => {
@@ -1402,7 +1614,7 @@ describe('the end of a run', () => {
         job.draw({ frame: 0, type: 'rectangle', points: BOX, label_id: 2 });
         await run(0, 5);
         expect(summaries[0]?.text).toContain(
-            ' Hard to make out in its box: turtle on 0, koi on 0, koi on 4; a mask or polygon there says more. ',
+            ' Hard to make out in its box: turtle on 0, koi on 0, koi on 4; a polygon drawn over the box says more. ',
         );
     });
 

@@ -91,6 +91,36 @@ test('jobs that were used longest ago give room; what others keep there stays', 
     expect(storage.getItem('token')).toBe('secret');
 });
 
+test('where others need the room, old jobs give it; where that does not help, they stay', () => {
+    const storage = new MemoryStorage(2000);
+    const old = known(storage, 1);
+    boxes(40).forEach((box) => old.add(box));
+    expect(old.save()).toBe(true);
+    storage.setItem('theirs', 'x'.repeat(1000));
+    const made = known(storage, 7);
+    boxes(30).forEach((box) => made.add(box));
+    expect(made.save()).toBe(true);
+    expect(storage.getItem('maskbank.made.1')).toBeNull();
+
+    const larger = known(storage, 8);
+    boxes(80).forEach((box) => larger.add(box));
+    expect(larger.save()).toBe(false);
+    expect(storage.getItem('maskbank.made.7')).not.toBeNull();
+    expect(storage.getItem('theirs')).toHaveLength(1000);
+});
+
+test('what is no longer in the job is forgotten', () => {
+    const storage = new MemoryStorage();
+    const made = known(storage, 7);
+    boxes(5).forEach((box) => made.add(box));
+    const track = { label_id: 1, group: 0, source: 'semi-auto', elements: [], frame: 0, attributes: [] };
+    const shape = { ...track, ...BOX, frame: 1 };
+    made.forgetOthers({ shapes: [shape], tags: [], tracks: [{ ...track, shapes: boxes(5).slice(3) }] });
+    made.save();
+    const after = known(storage, 7);
+    expect(boxes(5).map((box) => after.has(box))).toEqual([false, true, false, true, true]);
+});
+
 test('without room the page knows it all the same', () => {
     const made = known(new MemoryStorage(100), 7);
     boxes(20).forEach((box) => made.add(box));

@@ -5,28 +5,34 @@ import type {
     CollectionActionInput,
     CollectionActionOutput,
     Core,
+    Drawn,
     Job,
     Model,
     ObjectState,
     Shape,
     Track,
 } from './cvat-types';
+import type { TrackDrawnOver } from './drawn-over';
+import { drawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Shelf } from './made';
 import { Made } from './made';
-import type { FollowedObject } from './objects';
+import type { FollowedObject, FollowedShape } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
 import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
+import type { NextFrame } from './results';
 import { nothing, resultsOf } from './results';
-import type { Run } from './runs';
-import { together } from './runs';
+import type { Outcome, Run } from './runs';
+import { byObject, together } from './runs';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
 import type { Summary } from './summary';
-import { namesOf, summaryOf } from './summary';
+import { namesOf, sentenceOfSwitchedOff, summaryOf } from './summary';
+import type { SwitchedOff } from './switched-off';
+import { takenAway } from './switched-off';
 import type { Tracked, TrackerRequest } from './tracking';
 import { framesBack, outlinedAhead, trackObjects } from './tracking';
 
@@ -93,12 +99,13 @@ export class AITracker extends BaseCollectionAction {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
-        const asked: Asked = {
-            ...{ job, settings, collection: input.collection, frame: input.frameData.number, numbers },
-            isMachineMade: ({ source }, drawn) => source === 'auto' || this.#made.has(drawn),
-            notify: (kind, sentence) => this.#screen.notify(kind, sentence),
-        };
-        const { objects, runs } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
+        const { asked, over } = await this.#ask(input, numbers);
+        const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
+        const without = takenAway(off);
+        if (!runs.length) {
+            this.#tellSwitchedOff(off);
+            return without;
+        }
         const outcomes = await this.#track(runs, model, input);
 
         const { tracked, frames } = together(runs, outcomes, objects.length);
@@ -108,28 +115,72 @@ export class AITracker extends BaseCollectionAction {
         if (!kept) {
             return { created: nothing(), deleted: nothing() };
         }
+        this.#tellSwitchedOff(off);
         if (tracked.end.reason === 'cancelled') {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
-        const [created, deleted] = [nothing(), nothing()];
-        for (const [index, outcome] of outcomes.entries()) {
-            const { objects, from } = runs[index]!;
-            const behind = await this.#frameBehind(numbers, Math.max(from, outcome.done.at(-1) ?? from));
-            const results = resultsOf(objects, outcome, job.labels, { from, behind }, (drawn, attribute) =>
-                this.#made.isChanged(drawn, attribute),
-            );
-            results.made.forEach((drawn) => this.#made.add(drawn));
-            add(created, results.created);
-            add(deleted, results.deleted); // an object may be in several runs, and what is deleted, too
-        }
-        if (!this.#made.save()) {
+        const found = byObject(runs, outcomes);
+        const results = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
+            this.#made.isChanged(drawn, attribute),
+        );
+        const drawnOver = over.filter(({ track }) => results.deleted.tracks.includes(track));
+        const made = [...results.made, ...drawnOver.flatMap(({ byProgram }) => byProgram)];
+        made.forEach((drawn) => this.#made.add(drawn));
+        if (!this.#made.save() && results.made.length) {
             this.#tellForgetful();
         }
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }
-        return { created, deleted };
+        const shapes = [...results.deleted.shapes, ...drawnOver.map(({ shape }) => shape)];
+        return {
+            created: { ...results.created, tracks: [...results.created.tracks, ...without.created.tracks] },
+            deleted: { ...results.deleted, shapes, tracks: [...results.deleted.tracks, ...without.deleted.tracks] },
+        };
+    }
+
+    /** What the annotator asks for, as if shapes drawn over tracks on the current frame were keyframes of these. */
+    async #ask(
+        input: CollectionActionInput,
+        numbers: readonly number[],
+    ): Promise<{ asked: Asked; over: TrackDrawnOver[] }> {
+        const [job, settings, frame] = [this.#job, this.#settings, input.frameData.number];
+        const exported = await job.annotations.export();
+        this.#made.forgetOthers(exported);
+        const isMade = ({ source }: Shape | Track, drawn: Drawn): boolean => source === 'auto' || this.#made.has(drawn);
+        const shown = await job.annotations.get(frame, false, []);
+        const { everything, states, tracks, masks } = drawnOver(exported, shown, frame, isMade);
+        const chosen = new Set(input.collection.shapes.map(({ clientID }) => clientID));
+        if (masks.some(({ clientID }) => chosen.has(clientID))) {
+            throw new Error(
+                `A mask on frame ${frame} lies on a track of the same label and group, and CVAT has no tracks of masks. If ` +
+                    'both are one object, delete the track, or draw a polygon instead; else give the mask a group of its own.',
+            );
+        }
+        const over = tracks.filter(({ track, shape }) =>
+            [...input.collection.shapes, ...input.collection.tracks].some(
+                ({ clientID }) => clientID === shape.clientID || clientID === track.clientID,
+            ),
+        );
+        const byProgram = new Set(over.flatMap((each) => each.byProgram));
+        const isOver = ({ clientID }: Shape | Track): boolean =>
+            over.some(({ track, shape }) => clientID === track.clientID || clientID === shape.clientID);
+        const asked: Asked = {
+            ...{ job, settings, everything, frame, numbers },
+            collection: {
+                shapes: input.collection.shapes.filter((shape) => !isOver(shape)),
+                tags: [],
+                tracks: [
+                    ...input.collection.tracks.filter((track) => !isOver(track)),
+                    ...over.map(({ track }) => track),
+                ],
+            },
+            statesOn: async (each) => (each === frame ? states : job.annotations.get(each, false, [])),
+            isMachineMade: (object, drawn) => byProgram.has(drawn) || isMade(object, drawn),
+            notify: (kind, sentence) => this.#screen.notify(kind, sentence),
+        };
+        return { asked, over };
     }
 
     /** Makes runs one after the other, up to the first that does not finish. */
@@ -223,6 +274,12 @@ export class AITracker extends BaseCollectionAction {
         this.#hasToldForgetful = true;
     }
 
+    #tellSwitchedOff(off: readonly SwitchedOff[]): void {
+        if (off.length) {
+            this.#screen.notify('info', sentenceOfSwitchedOff(off, this.#job.labels));
+        }
+    }
+
     #tellEnd({ done, end }: Tracked, names: readonly string[], kept: boolean, goOn: string): void {
         if (end.reason === 'failed') {
             const what = kept ? `What was tracked up to frame ${done.at(-1)} is kept.` : 'Nothing of this run is kept.';
@@ -239,7 +296,19 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    /** The next frame that is not deleted: on one that is, a keyframe would not count. */
+    /** What comes behind the frames of objects: no frame that is deleted, on which a keyframe would not count. */
+    async #nextFrames(numbers: readonly number[], outcomes: readonly Outcome[]): Promise<NextFrame> {
+        const frames = outcomes.flatMap(({ object, from, done }) => [
+            ...[from, ...done],
+            ...(object.kind === 'shape' && object.becomesTrack ? framesOf(object) : []),
+        ]);
+        const next = new Map<number, number | undefined>();
+        for (const frame of new Set(frames)) {
+            next.set(frame, await this.#frameBehind(numbers, frame));
+        }
+        return (frame) => next.get(frame);
+    }
+
     async #frameBehind(numbers: readonly number[], last: number): Promise<number | undefined> {
         for (const frame of framesToTrack(numbers, last, Infinity)) {
             // If CVAT cannot be asked just now, what was tracked must not be lost for it.
@@ -250,6 +319,10 @@ export class AITracker extends BaseCollectionAction {
         }
         return undefined;
     }
+}
+
+function framesOf({ byPersons, byMachine }: FollowedShape): number[] {
+    return [...byPersons.keys(), ...byMachine.keys()];
 }
 
 /** What is left to run after a correction on a frame, in words. */
@@ -264,12 +337,4 @@ function leftToRun(runs: readonly Run[], outcomes: readonly Tracked[], frame: nu
     const isPast = from === frame || done.includes(frame);
     const isLast = isPast && objects.length === 1 && outcomes.length === runs.length;
     return `run this on frame ${end.frame}${isLast ? '' : ` and ${again}`}`;
-}
-
-/** Adds what is not in a collection yet; what has no id is new. */
-function add(collection: Collection, more: Collection): void {
-    const isNew = ({ clientID }: Shape | Track, among: readonly (Shape | Track)[]): boolean =>
-        clientID === undefined || among.every((other) => other.clientID !== clientID);
-    collection.shapes.push(...more.shapes.filter((shape) => isNew(shape, collection.shapes)));
-    collection.tracks.push(...more.tracks.filter((track) => isNew(track, collection.tracks)));
 }

@@ -1,4 +1,4 @@
-import type { Attribute, Drawn } from './cvat-types';
+import type { Attribute, Collection, Drawn } from './cvat-types';
 
 /** The part of the browser's `localStorage` that is used. */
 export type Shelf = Pick<Storage, 'getItem' | 'setItem' | 'removeItem' | 'key' | 'length'>;
@@ -43,6 +43,13 @@ export class Made {
         known.set(key, new Set([...(known.get(key) ?? []), ...drawn.attributes.map(textOf)]));
     }
 
+    /** Forgets all that is not in the job as it is now: it was replaced since, deleted, or changed by a person. */
+    forgetOthers({ shapes, tracks }: Collection): void {
+        const there = new Set([...shapes, ...tracks.flatMap((track) => track.shapes)].map(fingerprint));
+        const known = this.#ofJob();
+        [...known.keys()].filter((each) => !there.has(each)).forEach((each) => known.delete(each));
+    }
+
     has(drawn: Drawn): boolean {
         return this.#ofJob().has(fingerprint(drawn));
     }
@@ -58,9 +65,7 @@ export class Made {
         const made = Object.fromEntries([...this.#ofJob()].map(([drawn, given]) => [drawn, [...given]]));
         const text = JSON.stringify({ used: Date.now(), made } satisfies Kept);
         try {
-            this.#makeRoom(text.length);
-            this.#shelf().setItem(PREFIX + this.#job, text);
-            return true;
+            return text.length <= MOST_CHARACTERS && this.#keep(text);
         } catch {
             return false;
         }
@@ -81,23 +86,42 @@ export class Made {
         }
     }
 
-    /** Forgets other jobs, those first that were used longest ago, until so many characters fit in. */
-    #makeRoom(characters: number): void {
+    /** Keeps the text of the job, if need be in the place of other jobs, those first that were used longest ago. */
+    #keep(text: string): boolean {
         const shelf = this.#shelf();
-        const keys = Array.from({ length: shelf.length }, (_, index) => shelf.key(index) ?? '');
-        const jobs = keys.flatMap((key) => (key.startsWith(PREFIX) ? [Number(key.slice(PREFIX.length))] : []));
-        const others = jobs
-            .filter((job) => job !== this.#job)
-            .map((job) => ({ job, used: this.#read(job)?.used ?? 0, length: shelf.getItem(PREFIX + job)!.length }))
-            .sort((one, other) => one.used - other.used);
-        let total = others.reduce((sum, { length }) => sum + length, characters);
-        for (const { job, length } of others) {
-            if (total <= MOST_CHARACTERS) {
-                break;
+        const others = this.#others(shelf);
+        const dropped: typeof others = [];
+        for (let total = text.length + others.reduce((sum, other) => sum + other.text.length, 0); ;) {
+            try {
+                if (total <= MOST_CHARACTERS) {
+                    shelf.setItem(PREFIX + this.#job, text);
+                    return true;
+                }
+            } catch {
+                // The browser's room is full, which leaving another job may help.
             }
-            shelf.removeItem(PREFIX + job);
-            total -= length;
+            const oldest = others.shift();
+            if (!oldest) {
+                dropped.forEach((other) => shelf.setItem(other.key, other.text)); // it did not help
+                return false;
+            }
+            shelf.removeItem(oldest.key);
+            dropped.push(oldest);
+            total -= oldest.text.length;
         }
+    }
+
+    /** What is kept of other jobs, the one that was used longest ago first. */
+    #others(shelf: Shelf): { key: string; text: string }[] {
+        const keys = Array.from({ length: shelf.length }, (_, index) => shelf.key(index) ?? '');
+        return keys
+            .filter((key) => key.startsWith(PREFIX) && key !== PREFIX + this.#job)
+            .map((key) => ({
+                key,
+                text: shelf.getItem(key) ?? '',
+                used: this.#read(Number(key.slice(PREFIX.length)))?.used ?? 0,
+            }))
+            .sort((one, other) => one.used - other.used);
     }
 }
 

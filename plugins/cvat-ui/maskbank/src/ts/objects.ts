@@ -9,22 +9,24 @@ export type FollowedObject = Target & (FollowedShape | FollowedTrack);
 export interface FollowedShape {
     kind: 'shape';
     source: Shape;
+    isByPerson: boolean;
     becomesTrack: boolean;
     group: number; // for what is created
     byPersons: ReadonlyMap<number, Shape>; // its shapes on other frames
-    byMachine: ReadonlyMap<number, Shape>; // those that a program made, by frame
+    byMachine: ReadonlyMap<number, Shape>; // those that a program made, by frame; of what becomes a track all in the job
 }
 
 export interface FollowedTrack {
     kind: 'track';
     source: Track;
     shown: Keyframe; // what it looks like on the frame from which it is tracked
+    byMachine: ReadonlyMap<number, Keyframe>; // what a program made and is to be seen, by frame
 }
 
 export interface Surroundings {
     from: number;
     frames: readonly number[]; // to track through, in order
-    others: readonly number[]; // on which shapes count as well; keyframes do not, as a program may have made them
+    others: readonly number[]; // the job's other frames, if what is there counts as well
     everything: Collection; // of the job
     states: readonly ObjectState[]; // on frame `from`
     convert: boolean; // shapes to tracks
@@ -55,7 +57,8 @@ export interface Followed {
  * What a program made counts by itself: where a person drew over it, it is what the person's outline replaces. What
  * lies elsewhere on the frame may be another object: that is unclear, too.
  *
- * A shape that becomes a track leaves the masks that persons made of its object alone: CVAT has no tracks of masks.
+ * A shape that becomes a track takes along what the job has of its object, but leaves the masks that persons made alone:
+ * CVAT has no tracks of masks.
  */
 export function followedObjects(collection: Collection, around: Surroundings): Followed {
     const { from, frames, everything } = around;
@@ -68,13 +71,14 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
     const others = new Set(around.others);
     const elsewhere = everything.shapes.filter(({ frame, type }) => others.has(frame) && OUTLINE_TYPES.includes(type));
-    /** What persons outlined of an object on the frames that are not tracked through; nothing if that is unclear. */
-    const outlinedElsewhere = (source: Shape): Shape[] => {
+    /** What persons and a program made of an object on the frames that are not tracked through, as far as it is clear. */
+    const foundElsewhere = (source: Shape): { drawn: Shape[]; made: Shape[] } => {
         const alike = elsewhere.filter((shape) => isAlike(shape, source));
         const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
         const isUnclear = (shape: Shape): boolean =>
             made.some((other) => other.frame === shape.frame && !liesOn(shape, other));
-        return framesWithSeveral(drawn).length || drawn.some(isUnclear) ? [] : drawn;
+        const isClear = !framesWithSeveral(drawn).length && !drawn.some(isUnclear);
+        return { drawn: isClear ? drawn : [], made: isClear && !framesWithSeveral(made).length ? made : [] };
     };
     /** The outline that a person drew over a shape of a program's to take its place, if it is clear that it is one. */
     const drawnOver = (shape: Shape): Shape | undefined => {
@@ -105,16 +109,22 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         if (alike.some(({ frame }) => frame !== from)) {
             several.forEach((frame) => crowded.add(frame));
         }
-        const ofPersons = [...drawn, ...outlinedElsewhere(source)].filter(
+        const others = foundElsewhere(source);
+        const ofPersons = [...drawn, ...others.drawn].filter(
             (shape) => clear && shape.frame !== from && !(becomesTrack && shape.type === 'mask'),
         );
+        const ofMachine = [
+            ...made.filter(({ frame }) => frame !== from || isByPerson(source)),
+            ...others.made.filter(({ type }) => becomesTrack && type !== 'mask'),
+        ].filter(() => clear);
         return {
             kind: 'shape',
             source,
+            isByPerson: isByPerson(source),
             becomesTrack,
-            group: clear || becomesTrack || source.group ? source.group : ++lastGroup,
+            group: clear || source.group ? source.group : ++lastGroup,
             byPersons: byFrame(ofPersons),
-            byMachine: byFrame(made.filter(({ frame }) => clear && (frame !== from || isByPerson(source)))),
+            byMachine: byFrame(ofMachine),
             start: outlineOf(source),
             annotated: new Map(ofPersons.map((shape) => [shape.frame, outlineOf(shape)])),
             absent: new Set(),
@@ -136,7 +146,17 @@ export function followedObjects(collection: Collection, around: Surroundings): F
             return [];
         }
         const shown = keyframeOf(state, from);
-        return [{ kind: 'track', source, shown, start: outlineOf(shown), ...annotatedKeyframes(source, around) }];
+        const made = source.shapes.filter((each) => !each.outside && around.isMachineMade(source, each));
+        return [
+            {
+                kind: 'track',
+                source,
+                shown,
+                byMachine: byFrame(made),
+                start: outlineOf(shown),
+                ...annotatedKeyframes(source, around),
+            },
+        ];
     });
     return {
         objects: [...shapes, ...tracks],
@@ -162,8 +182,8 @@ function liesOn(one: Shape, other: Shape): boolean {
     return isComparable && overlap(outlineOf(one), outlineOf(other)) > 0;
 }
 
-function byFrame(shapes: readonly Shape[]): Map<number, Shape> {
-    return new Map(shapes.map((shape) => [shape.frame, shape]));
+function byFrame<Drawing extends Keyframe>(drawings: readonly Drawing[]): Map<number, Drawing> {
+    return new Map(drawings.map((drawing) => [drawing.frame, drawing]));
 }
 
 function framesWithSeveral(shapes: readonly Shape[]): number[] {
@@ -171,17 +191,21 @@ function framesWithSeveral(shapes: readonly Shape[]): number[] {
     return frames.filter((frame, index) => frames.indexOf(frame) !== index);
 }
 
-/** What persons said of a track on the frames to come: nothing where all of it is to be tracked anew. */
+/** What persons said of a track: nothing where all of it is to be tracked anew. */
 function annotatedKeyframes(track: Track, around: Surroundings): Pick<Target, 'annotated' | 'absent'> {
     const first = around.frames[0] ?? around.from;
     const byPersons = around.useSeeds ? track.shapes.filter((keyframe) => !around.isMachineMade(track, keyframe)) : [];
     // A track that ends right behind the frame from which it is to be tracked on: its end moves.
-    const endMoves = around.endMoves && !byPersons.some(({ frame, outside }) => frame > first && !outside);
+    const endMoves = around.endMoves && !track.shapes.some(({ frame, outside }) => frame > first && !outside);
     const keyframes = byPersons
         .filter(({ frame, outside }) => !(outside && frame === first && first > around.from && endMoves))
         .sort((one, other) => one.frame - other.frame);
     const absent = around.frames.filter((frame) => keyframes.findLast((each) => each.frame <= frame)?.outside);
-    const annotated = keyframes.filter(({ frame }) => around.frames.includes(frame));
+    // Where it is not known who made a track's keyframes, those that are not on the way may all be a program's.
+    const isKnown = track.source === 'manual' || track.shapes.some((keyframe) => around.isMachineMade(track, keyframe));
+    const annotated = keyframes.filter(
+        ({ frame, outside }) => around.frames.includes(frame) || (isKnown && !outside && around.others.includes(frame)),
+    );
     return {
         annotated: new Map(annotated.map((each) => [each.frame, each.outside ? null : outlineOf(each)])),
         absent: new Set(absent),

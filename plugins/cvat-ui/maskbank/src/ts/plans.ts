@@ -1,4 +1,4 @@
-import type { Collection, Job, Keyframe, Shape, Track } from './cvat-types';
+import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
 import { framesToTrack } from './frames';
 import type { Followed, FollowedObject, Surroundings } from './objects';
 import { followedObjects } from './objects';
@@ -7,14 +7,22 @@ import type { Settings } from './settings';
 import { AROUND, SEEDS } from './settings';
 import { stretchesAround } from './stretch';
 import { ranges } from './summary';
+import type { SwitchedOff } from './switched-off';
+import { switchedOff } from './switched-off';
+
+const TRACKED_ELSEWHERE =
+    'Of a track that was tracked in another browser, all keyframes count as yours: choose as the target frame the last one ' +
+    `that is to be tracked anew, and turn "${SEEDS}" off, which replaces all keyframes up to there.`;
 
 /** What an annotator asks for. */
 export interface Asked {
     job: Job;
     settings: Settings;
     collection: Collection; // the shapes of the current frame, and tracks
+    everything: Collection; // of the job
     frame: number; // the current one
     numbers: readonly number[]; // of the job's frames
+    statesOn(frame: number): Promise<readonly ObjectState[]>;
     /** Whether a program made it, and no person changed it since. */
     isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
     notify(kind: 'info' | 'warning', sentence: string): void;
@@ -24,6 +32,7 @@ export interface Asked {
 export interface Plan {
     objects: FollowedObject[]; // all of them
     runs: Run[];
+    off: SwitchedOff[];
 }
 
 /** The objects of the current frame, up to the target. */
@@ -34,18 +43,33 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
         throw new Error('There is no frame between this one and the target frame; choose another target frame.');
     }
     const visited = new Set([from, ...frames]);
-    const others = settings.useSeeds ? numbers.filter((each) => !visited.has(each)) : [];
+    const others = numbers.filter((each) => !visited.has(each));
     const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
-    const { objects, crowded } = followed;
+    const { crowded } = followed;
+    const isDone = ({ annotated, absent }: FollowedObject): boolean =>
+        frames.every((each) => annotated.has(each) || absent.has(each));
+    const done = followed.objects.flatMap((each) => (each.kind === 'track' && isDone(each) ? [each.source] : []));
+    const off = [...offOnFrame(asked, frames), ...offIn(asked, done, frames)];
+    const objects = followed.objects.filter(({ source }) => off.every((each) => each.source !== source));
+    if (!objects.length && off.length) {
+        return { objects, runs: [], off };
+    }
+    if (!objects.length && collection.tracks.some((track) => isDrawnBehindItsEnd(track, from, frames))) {
+        throw new Error(
+            'The track is switched off on this frame: go to a frame on which its object is to be seen, or delete what is ' +
+                'drawn behind this one.',
+        );
+    }
     if (!objects.length) {
         throw new Error(
             'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that has one.',
         );
     }
-    if (objects.every(({ annotated, absent }) => frames.every((each) => annotated.has(each) || absent.has(each)))) {
+    if (objects.every(isDone)) {
         throw new Error(
             `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
-                `frame, or delete what is to be tracked anew; of a track, turn "${SEEDS}" off.`,
+                'frame, or delete what is to be tracked anew.' +
+                (objects.some(({ kind }) => kind === 'track') ? ` ${TRACKED_ELSEWHERE}` : ''),
         );
     }
     if (crowded.length) {
@@ -57,7 +81,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
         );
     }
     tellUngrouped(asked, followed);
-    return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }] };
+    return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
 
 /** The objects that a person outlined on the current frame, up to their outlines around it. */
@@ -73,6 +97,10 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
             ? !isMachineMade(source, source)
             : source.shapes.some((keyframe) => keyframe.frame === frame && !isMachineMade(source, keyframe)),
     );
+    const off = offOnFrame(asked, framesToTrack(numbers, frame, Math.max(settings.target, frame)));
+    if (!byPersons.length && off.length) {
+        return { objects: [], runs: [], off };
+    }
     if (!byPersons.length) {
         throw new Error(`Nothing on this frame is a person's work; correct an object here, or turn "${AROUND}" off.`);
     }
@@ -106,27 +134,54 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
             runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
         }
     }
-    if (!runs.size) {
+    if (!runs.size && !off.length) {
         throw new Error(
-            `There is nothing to track between this frame and the outlines around it; turn "${AROUND}" off.`,
+            `There is nothing to track between this frame and the outlines around it; turn "${AROUND}" off.` +
+                (objects.some(({ kind }) => kind === 'track') ? ` ${TRACKED_ELSEWHERE}` : ''),
         );
     }
     const started = [...runs.values()].map(async (run): Promise<Run> => {
         const start = sourcesOf(run.objects, run.from === frame ? undefined : run.from);
         return { ...run, objects: (await followedFrom(start, run.from)).objects };
     });
-    return { objects, runs: await Promise.all(started) };
+    return { objects, runs: await Promise.all(started), off };
 }
 
 async function findObjects(
-    { job, settings, isMachineMade }: Asked,
+    { settings, everything, statesOn, isMachineMade }: Asked,
     collection: Collection,
     around: Pick<Surroundings, 'from' | 'frames' | 'others' | 'endMoves'>,
 ): Promise<Followed> {
     return followedObjects(collection, {
-        ...{ ...around, convert: settings.convert, useSeeds: settings.useSeeds, isMachineMade },
-        everything: await job.annotations.export(),
-        states: await job.annotations.get(around.from, false, []),
+        ...{ ...around, convert: settings.convert, useSeeds: settings.useSeeds, isMachineMade, everything },
+        states: await statesOn(around.from),
+    });
+}
+
+/** Whether a track is switched off on a frame, and drawn again on later ones of those that are to be tracked through. */
+function isDrawnBehindItsEnd({ shapes }: Track, from: number, frames: readonly number[]): boolean {
+    const isOff = shapes.some(({ frame, outside }) => frame === from && outside);
+    return isOff && shapes.some(({ frame, outside }) => frame > from && !outside && frames.includes(frame));
+}
+
+/** The tracks that a person switched off on the current frame. */
+function offOnFrame(asked: Asked, frames: readonly number[]): SwitchedOff[] {
+    return offIn(asked, asked.collection.tracks, frames).filter(({ frame }) => frame === asked.frame);
+}
+
+/** Of tracks those that a person switched off on the current frame or behind it; only forward is that a question. */
+function offIn(
+    { frame, settings, isMachineMade }: Asked,
+    tracks: readonly Track[],
+    frames: readonly number[],
+): SwitchedOff[] {
+    if (!frames.length || frames[0]! < frame) {
+        return [];
+    }
+    return tracks.flatMap((track) => {
+        const isReplaced = (keyframe: Keyframe): boolean =>
+            keyframe.frame > frame && (!settings.useSeeds || isMachineMade(track, keyframe));
+        return switchedOff(track, [frame, ...frames], isReplaced) ?? [];
     });
 }
 

@@ -1,19 +1,17 @@
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
-import type { FollowedObject, FollowedShape } from './objects';
+import type { FollowedShape } from './objects';
 import type { Outline } from './outlines';
 import { asType, outlineOf } from './outlines';
-import type { Prediction, Target, Tracked } from './tracking';
+import type { Outcome } from './runs';
+import type { Target } from './tracking';
 
 export interface Results extends CollectionActionOutput {
     made: Drawn[]; // what of it tracking found
 }
 
-export interface Span {
-    from: number;
-    behind: number | undefined; // the next frame of the job behind all that were tracked through
-}
+export type NextFrame = (frame: number) => number | undefined;
 
-type Found = ReadonlyMap<number, Prediction>; // by frame
+type Found = Outcome['found'];
 type IsChanged = (drawn: Drawn, attribute: Attribute) => boolean;
 
 export function nothing(): Collection {
@@ -23,19 +21,17 @@ export function nothing(): Collection {
 /**
  * What tracking changes in a job.
  *
+ * @param next the frame of the job behind another one; undefined behind the last one. Deleted ones are none.
  * @param isChanged whether a person changed an attribute of what a program made, as far as that is known
  */
 export function resultsOf(
-    objects: readonly FollowedObject[],
-    { done, found }: Pick<Tracked, 'done' | 'found'>,
+    outcomes: readonly Outcome[],
     labels: Job['labels'],
-    span: Span,
+    next: NextFrame,
     isChanged: IsChanged,
 ): Results {
-    const all = objects.flatMap((object, index) => {
-        const own: Found = found[index] ?? new Map();
-        return own.size ? [changesOf(object, own, done, labels, span, isChanged)] : []; // else all of it was annotated
-    });
+    const found = outcomes.filter((outcome) => outcome.found.size); // else all of it was annotated
+    const all = found.map((outcome) => changesOf(outcome, labels, next, isChanged));
     return {
         created: { shapes: all.flatMap(({ shapes }) => shapes), tags: [], tracks: all.flatMap(({ tracks }) => tracks) },
         deleted: {
@@ -56,11 +52,9 @@ interface Changes {
 }
 
 function changesOf(
-    object: FollowedObject,
-    found: Found,
-    done: readonly number[],
+    { object, from, done, found }: Outcome,
     labels: Job['labels'],
-    span: Span,
+    next: NextFrame,
     isChanged: IsChanged,
 ): Changes {
     if (object.kind === 'track') {
@@ -68,26 +62,24 @@ function changesOf(
         // Without a keyframe there, CVAT would interpolate up to what was found: what it was tracked from would move.
         const added = source.shapes.some(({ frame }) => frame === shown.frame) ? [] : [shown];
         const track = { ...source, shapes: [...source.shapes, ...added] };
-        const ends = isOutside(source.shapes, span.behind);
-        const { keyframes, made } = keyframesOf(track, object, found, done, span, ends);
+        const behind = next(Math.max(from, ...done));
+        const end = isOutside(source.shapes, behind) ? behind : undefined;
+        const { keyframes, made } = keyframesOf(track, object, found, done, end);
         const tracks = [withKeyframes(source, keyframes)];
         return { shapes: [], tracks, oldShapes: [], oldTracks: [source], made: [...added, ...made] };
     }
     const { byPersons, byMachine } = object;
-    const replaced = [span.from, ...done].flatMap((frame) => byMachine.get(frame) ?? []);
+    const replaced = [from, ...done].flatMap((frame) => byMachine.get(frame) ?? []);
     if (object.becomesTrack) {
-        const known = done.flatMap((frame) => byPersons.get(frame) ?? byMachine.get(frame) ?? []);
-        // CVAT has no tracks of masks; those here are a program's, and are found anew.
-        const absorbed = known.filter(({ type }) => type !== 'mask');
-        const track = convertedTrack(object.source, absorbed, labels);
-        const { keyframes, made } = keyframesOf(track, object, found, done, span, true);
-        const tracks = [withKeyframes(track, keyframes)];
+        const known = [...byPersons.values(), ...byMachine.values()];
+        const { track, byProgram } = convertedTrack(object, labels);
+        const { keyframes, made } = withEnds(keyframesOf(track, object, found, done, undefined), next);
         return {
             shapes: [],
-            tracks,
-            oldShapes: [...new Set([object.source, ...known, ...replaced])],
+            tracks: [withKeyframes(track, keyframes)],
+            oldShapes: [...new Set([object.source, ...known.filter(({ type }) => type !== 'mask'), ...replaced])],
             oldTracks: [],
-            made,
+            made: [...made, ...keyframes.filter((keyframe) => byProgram.has(keyframe))],
         };
     }
     const made = shapesOf(object, found);
@@ -98,7 +90,7 @@ function changesOf(
         tracks: [],
         oldShapes: [...replaced, ...regrouped],
         oldTracks: [],
-        made,
+        made: made.filter(({ attributes }) => attributes.length), // that a program made it, its source tells
     };
 }
 
@@ -126,19 +118,23 @@ function withChanged(shape: Shape, replaced: Shape | undefined, isChanged: IsCha
     return { ...shape, attributes };
 }
 
+interface Keyframes {
+    keyframes: Keyframe[];
+    made: Keyframe[];
+}
+
 /**
  * The keyframes of a track after tracking, in order, and those of them that are new.
  *
- * @param ends whether it is gone behind what was tracked through; else it stays where it was seen last
+ * @param end the frame from which on it is gone, behind what was tracked through; else it stays where it was seen last
  */
 function keyframesOf(
     track: Track,
     { start, annotated }: Target,
     found: Found,
     done: readonly number[],
-    { behind }: Span,
-    ends: boolean,
-): { keyframes: Keyframe[]; made: Keyframe[] } {
+    end: number | undefined,
+): Keyframes {
     const before = [...track.shapes].sort(byFrame);
     const after = new Map(before.map((keyframe) => [keyframe.frame, keyframe]));
     const own = new Set<Keyframe>();
@@ -154,8 +150,8 @@ function keyframesOf(
         own.add(keyframe);
     };
     done.filter((frame) => !annotated.has(frame)).forEach((frame) => set(frame, found.get(frame)?.outline ?? null));
-    if (ends && behind !== undefined && !after.has(behind)) {
-        set(behind, null);
+    if (end !== undefined && !after.has(end)) {
+        set(end, null);
     }
     const ordered = [...after.values()].sort(byFrame);
     const keyframes = ordered.filter((keyframe, index) => {
@@ -169,38 +165,63 @@ function keyframesOf(
     return { keyframes, made: keyframes.filter((keyframe) => own.has(keyframe)) };
 }
 
+/** The same, and the track is gone behind each keyframe that the job's next frame has none of: shapes are no longer. */
+function withEnds({ keyframes, made }: Keyframes, next: NextFrame): Keyframes {
+    const frames = new Set(keyframes.map(({ frame }) => frame));
+    const ends = keyframes.flatMap((keyframe): Keyframe[] => {
+        const behind = next(keyframe.frame);
+        const isLast = !keyframe.outside && behind !== undefined && !frames.has(behind);
+        return isLast ? [{ ...withoutIds(keyframe), frame: behind, outside: true, attributes: [] }] : [];
+    });
+    return { keyframes: [...keyframes, ...ends].sort(byFrame), made: [...made, ...ends] };
+}
+
 function isOutside(keyframes: readonly Keyframe[], frame: number | undefined): boolean {
     const before = keyframes.filter((keyframe) => frame !== undefined && keyframe.frame <= frame).sort(byFrame);
     return before.at(-1)?.outside ?? false;
 }
 
-/** A shape as a track, along with the shapes that become keyframes of it. */
-function convertedTrack(source: Shape, absorbed: readonly Shape[], labels: Job['labels']): Track {
+/**
+ * A shape as a track, along with the other shapes of its object, and the keyframes of it that a program made.
+ *
+ * CVAT has no tracks of masks; those here are a program's, and are left out.
+ */
+function convertedTrack(
+    { source, isByPerson, group, byPersons, byMachine }: FollowedShape,
+    labels: Job['labels'],
+): { track: Track; byProgram: Set<Keyframe> } {
     const label = labels.find(({ id }) => id === source.label_id);
     const mutable = new Set(label?.attributes.filter((each) => each.mutable).map(({ id }) => id));
-    return {
+    const keyframeOf = (shape: Shape): Keyframe => ({
+        ...drawnAs(shape, source.type),
+        ...{ frame: shape.frame, occluded: shape.occluded, z_order: shape.z_order, outside: false },
+        attributes: shape.attributes.filter(({ spec_id }) => mutable.has(spec_id)),
+    });
+    const start = keyframeOf(source);
+    const drawn = [...byPersons.values()].map(keyframeOf);
+    const made = [...byMachine.values()]
+        .filter(({ frame, type }) => frame !== source.frame && !byPersons.has(frame) && type !== 'mask')
+        .map(keyframeOf);
+    const track = {
         label_id: source.label_id,
-        group: source.group,
-        source: source.source,
+        group,
+        source: isByPerson || drawn.length ? 'semi-auto' : 'auto',
         frame: source.frame,
         elements: [],
         attributes: source.attributes.filter(({ spec_id }) => !mutable.has(spec_id)),
-        shapes: [source, ...absorbed].map((shape) => ({
-            ...drawnAs(shape, source.type),
-            ...{ frame: shape.frame, occluded: shape.occluded, z_order: shape.z_order, outside: false },
-            attributes: shape.attributes.filter(({ spec_id }) => mutable.has(spec_id)),
-        })),
+        shapes: [start, ...drawn, ...made],
     };
+    return { track, byProgram: new Set(isByPerson ? made : [start, ...made]) };
 }
 
 /** What is drawn of a shape, as one of another type; without a change of type it stays rotated. */
-function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
+export function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
     const { points, rotation } = shape;
     return shape.type === type ? { type, points, rotation } : { ...asType(outlineOf(shape), type), rotation: 0 };
 }
 
 /** The same track with other keyframes; partly a program's work, unless all of it was so before. */
-function withKeyframes(track: Track, keyframes: readonly Keyframe[]): Track {
+export function withKeyframes(track: Track, keyframes: readonly Keyframe[]): Track {
     return {
         ...withoutIds(track),
         frame: keyframes[0]?.frame ?? track.frame,

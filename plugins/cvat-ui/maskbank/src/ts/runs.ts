@@ -1,5 +1,5 @@
 import type { FollowedObject } from './objects';
-import type { Tracked } from './tracking';
+import type { Prediction, Tracked } from './tracking';
 
 /** Objects that are tracked together, from a frame on which all of them are outlined. */
 export interface Run {
@@ -7,6 +7,31 @@ export interface Run {
     places: number[]; // of these objects among all that are tracked
     from: number;
     frames: number[]; // in order
+}
+
+/** What was found of one object, which may have been tracked in several runs from the same frame. */
+export interface Outcome {
+    object: FollowedObject;
+    from: number;
+    done: number[];
+    found: ReadonlyMap<number, Prediction>;
+}
+
+export function byObject(runs: readonly Run[], outcomes: readonly Tracked[]): Outcome[] {
+    const all = new Map<number, Outcome>(); // by its place
+    outcomes.forEach(({ done, found }, index) => {
+        const { objects, places, from } = runs[index]!;
+        places.forEach((place, slot) => {
+            const own = found[slot] ?? new Map();
+            const other = all.get(place);
+            all.set(place, {
+                ...{ object: objects[slot]!, from },
+                done: [...(other?.done ?? []), ...done],
+                found: new Map([...(other?.found ?? []), ...own]),
+            });
+        });
+    });
+    return [...all.values()];
 }
 
 /** What some runs, one after the other, found of so many objects; and all their frames, in order. */

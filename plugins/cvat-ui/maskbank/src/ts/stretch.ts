@@ -25,7 +25,7 @@ export function stretchesAround(object: FollowedObject, { frame, target, numbers
     const after = outlined.filter((each) => each > frame);
     const from = before.length ? Math.max(...before) : frame;
     const last = after.length ? Math.min(...after) : Math.max(target, frame);
-    const made = object.kind === 'shape' && !before.length ? [...object.byMachine.keys()] : [];
+    const made = before.length ? [] : [...object.byMachine.keys()];
     const stretches = [
         { from, frames: framesToTrack(numbers, from, last) },
         { from: frame, frames: framesToTrack(numbers, frame, Math.min(frame, ...made)) },

@@ -1,6 +1,7 @@
 import type { Job } from './cvat-types';
 import type { FollowedObject } from './objects';
 import { suggest, sureness } from './suggestions';
+import type { SwitchedOff } from './switched-off';
 import type { Prediction, Tracked } from './tracking';
 
 /** What an annotator is told at the end of a run. */
@@ -27,6 +28,16 @@ export function namesOf(objects: readonly FollowedObject[], labels: Job['labels'
         const isAlone = names.indexOf(name) === names.lastIndexOf(name);
         return isAlone ? name : `${name} ${names.slice(0, index + 1).filter((other) => other === name).length}`;
     });
+}
+
+/** What was taken away where a person switched tracks off, without a word of the tracker's. */
+export function sentenceOfSwitchedOff(tracks: readonly SwitchedOff[], labels: Job['labels']): string {
+    const parts = tracks.map(({ source, frame, drawn }) => {
+        const gone = drawn.flatMap((each) => (each.outside ? [] : [each.frame]));
+        const name = labels.find(({ id }) => id === source.label_id)?.name ?? 'an object';
+        return `${name}, switched off on frame ${frame}, is taken away on ${ranges(gone)}`;
+    });
+    return `${parts.slice(0, MOST_OBJECTS).join('; ')}${parts.length > MOST_OBJECTS ? ' and others' : ''}.`;
 }
 
 /**
@@ -56,7 +67,9 @@ export function summaryOf(
     if (hardBoxes.length) {
         const boxes = hardBoxes.slice(0, MOST_OBJECTS).map(({ frame, object }) => `${names[object]} on ${frame}`);
         const others = hardBoxes.length > MOST_OBJECTS ? ' and others' : '';
-        parts.push(`Hard to make out in its box: ${boxes.join(', ')}${others}; a mask or polygon there says more.`);
+        parts.push(
+            `Hard to make out in its box: ${boxes.join(', ')}${others}; a polygon drawn over the box says more.`,
+        );
     }
     const isHidden = found.every((own) => [...own.values()].every(({ confidence }) => confidence === null));
     if (isHidden || end.reason === 'unsure') {
