@@ -1351,7 +1351,6 @@ describe('shapes as a track', () => {
         expect(job.tracks[0]).toMatchObject({ source: 'semi-auto' });
         await run(7, 19, convert);
         expect(keyframes(job.tracks[0])).toMatchObject({ 12: [60, 20, 80, 40], 13: [61, 20, 81, 40] });
-        await run(4, 8, { ...convert, 'Use other annotated frames as seeds': 'false' }).catch(() => {});
 
         job = new StoredJob(range(0, 19));
         job.draw({ frame: 5, type: 'rectangle', points: BOX, source: 'auto' });
@@ -1398,6 +1397,16 @@ describe('shapes as a track', () => {
         await run(0, 4, convert);
         expect(job.shapes.map(({ frame }) => frame)).toEqual([9, 9]);
         expect(visible(job.tracks[0]!)).toEqual(range(0, 4));
+    });
+
+    test('elsewhere with other attributes that stay the same is another object', async () => {
+        const called = (value: string): Shape['attributes'] => [{ spec_id: 21, value }];
+        job.draw({ frame: 0, type: 'rectangle', points: BOX, label_id: 2, attributes: called('A') });
+        job.draw({ frame: 9, type: 'rectangle', points: BOX, label_id: 2, attributes: called('B') });
+        job.draw({ frame: 15, type: 'rectangle', points: BOX, label_id: 2, attributes: called('A') });
+        await run(0, 4, convert);
+        expect(job.shapes.map(({ frame }) => frame)).toEqual([9]);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 4), 15]);
     });
 
     test('of several objects without groups: each gets one', async () => {
@@ -1464,7 +1473,64 @@ describe('shapes as a track', () => {
         await switchOff({ 'Only up to the outlines around this frame': 'true' });
         expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
         await switchOff({ 'Use other annotated frames as seeds': 'false' });
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
+    });
+
+    test('gone where the tracker said so is not switched off by a person', async () => {
+        server.isGone = (_, frame) => frame >= 8 && frame <= 12;
+        job.draw({ frame: 0, type: 'polygon', points: POLYGON, group: 1 });
+        await run(0, 19, convert);
+        const before = keyframes(job.tracks[0]);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(13, 19)]);
+        await expect(run(8, 19, convert)).rejects.toThrow('The track is switched off on this frame');
+        job.draw({ frame: 8, type: 'rectangle', points: [110, 20, 130, 40], group: 2 });
+        await run(8, 19, convert);
+        expect(keyframes(job.tracks[0])).toEqual(before);
+    });
+
+    test('a person’s keyframes behind a gap stay, without seeds as well', async () => {
+        const drawn = [
+            { frame: 0, points: BOX },
+            { frame: 8, points: BOX, outside: true },
+            { frame: 12, points: [60, 20, 80, 40] },
+        ];
+        job.drawTrack('rectangle', drawn);
+        job.draw({ frame: 8, type: 'rectangle', points: [110, 20, 130, 40], group: 2 });
+        await run(8, 19, { ...convert, 'Use other annotated frames as seeds': 'false' });
+        expect(keyframes(job.tracks[0])).toEqual({ 0: BOX, 8: 'outside', 12: [60, 20, 80, 40] });
+    });
+
+    test('switched off right behind what is drawn over it: both count', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 8)!.outside = true;
+        job.draw({ frame: 7, type: 'rectangle', points: [18, 20, 38, 42] });
+        await run(7, 19, convert);
+        expect(job.shapes).toEqual([]);
         expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
+        expect(job.tracks[0]?.shapes.map(({ frame }) => frame)).toEqual(range(0, 8));
+        expect(keyframes(job.tracks[0])).toMatchObject({ 7: [18, 20, 38, 42], 8: 'outside' });
+    });
+
+    test('switched off on its first frame: nothing is left of it', async () => {
+        job.draw({ frame: 5, type: 'rectangle', points: BOX });
+        await run(5, 9, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 5)!.outside = true;
+        await run(5, 19, convert);
+        expect(job.tracks).toEqual([]);
+    });
+
+    test('undone, what it was before is known all the same', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        const first = structuredClone([...job.tracks]);
+        for (const frame of [4, 9]) {
+            job.tracks[0]!.shapes.find((each) => each.frame === frame)!.points = [50, 20, 60, 40];
+            await run(frame, 19, convert);
+        }
+        job.commit({ shapes: [], tags: [], tracks: first }, { shapes: [], tags: [], tracks: [...job.tracks] });
+        await run(4, 19, convert);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 5: [15, 20, 35, 40] });
     });
 
     test('switched off by a person right behind the frame it is run on: it stays off', async () => {
@@ -1532,7 +1598,69 @@ describe('shapes as a track', () => {
         });
     });
 
-    test('beside it, of another group, or over a person’s keyframe elsewhere: it is another object', async () => {
+    test('touching it: it is another object, and gets a group of its own', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.draw({ frame: 8, type: 'rectangle', points: [37, 20, 60, 40] });
+        await run(8, 19, convert);
+        const ofGroup = (group: number): Track | undefined => job.tracks.find((track) => track.group === group);
+        expect(keyframes(ofGroup(0))).toMatchObject({ 19: [29, 20, 49, 40] });
+        expect(keyframes(ofGroup(1))).toMatchObject({ 19: [48, 20, 71, 40] });
+    });
+
+    test.each(['polyline', 'points', 'cuboid'])('%s over it stays, and so does such a track', async (type) => {
+        const points = [18, 20, 38, 20, 38, 40, 18, 40, 18, 20, 38, 20, 38, 40, 18, 40];
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.draw({ frame: 8, type, points });
+        await run(8, 19, convert);
+        expect(job.shapes.map((shape) => shape.type)).toEqual([type]);
+        expect(keyframes(job.tracks[0])).toMatchObject({ 8: [18, 20, 38, 40] });
+
+        job = new StoredJob(range(0, 19));
+        job.drawTrack(type, [{ frame: 0, points }]);
+        job.draw({ frame: 8, type: 'rectangle', points: [18, 20, 38, 40] });
+        await run(8, 9, convert);
+        expect(keyframes(job.tracks[0])).toEqual({ 0: points });
+    });
+
+    test('a thin polygon in its box is drawn over it', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 9, convert);
+        job.draw({ frame: 0, type: 'polygon', points: [10, 20, 12, 20, 30, 40, 28, 40] });
+        await run(0, 9, convert);
+        expect(job.tracks).toHaveLength(1);
+        expect(job.shapes).toEqual([]);
+    });
+
+    test('on a frame that is not the current one: it is left for a run there', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 19, convert);
+        job.draw({ frame: 5, type: 'rectangle', points: [15, 20, 35, 42] });
+        job.draw({ frame: 12, type: 'rectangle', points: [22, 20, 42, 42] });
+        job.draw({ frame: 8, type: 'rectangle', points: [110, 20, 130, 40] });
+        await run(8, 19, convert);
+        expect(job.shapes.map(({ frame }) => frame)).toEqual([5, 12]);
+        await run(5, 19, convert);
+        await run(12, 19, convert);
+        expect(job.shapes).toEqual([]);
+        expect(keyframes(job.tracks.find(({ group }) => !group))).toMatchObject({
+            ...{ 5: [15, 20, 35, 42], 12: [22, 20, 42, 42], 13: [23, 20, 43, 42] },
+        });
+    });
+
+    test('that another track of the object begins on the way is said', async () => {
+        job.draw({ frame: 12, type: 'rectangle', points: BOX });
+        await run(12, 19, convert);
+        job.draw({ frame: 3, type: 'rectangle', points: BOX });
+        notices.length = 0;
+        await run(3, 19, convert);
+        expect(notices).toEqual([
+            ['warning', expect.stringContaining('On frame 12 there is a track of the same label and group.')],
+        ]);
+    });
+
+    test('of another group, or far from a person’s keyframe: it is another object', async () => {
         job.draw({ frame: 0, type: 'rectangle', points: BOX, group: 1 });
         await run(0, 19, convert);
         job.draw({ frame: 8, type: 'rectangle', points: [18, 20, 38, 40], group: 2 });
@@ -1548,7 +1676,7 @@ describe('shapes as a track', () => {
     });
 
     test('a mask over it is refused: CVAT has no tracks of masks', async () => {
-        job.draw({ frame: 0, type: 'rectangle', points: [95, 45, 110, 55] });
+        job.draw({ frame: 0, type: 'rectangle', points: [97, 50, 100, 52] });
         await run(0, 9, convert);
         job.draw({ frame: 3, type: 'mask', points: MASK });
         await expect(run(3, 9, convert)).rejects.toThrow(

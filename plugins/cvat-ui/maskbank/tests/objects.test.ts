@@ -24,6 +24,7 @@ function followed(shapes: readonly Shape[], from: number): Followed {
             frames: [...new Set(shapes.map(({ frame }) => frame))].filter((frame) => frame !== from),
             others: [],
             endMoves: true,
+            labels: [],
             everything: { shapes: [...shapes], tags: [], tracks: [] },
             states: [],
             convert: false,

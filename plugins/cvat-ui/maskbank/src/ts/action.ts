@@ -5,15 +5,11 @@ import type {
     CollectionActionInput,
     CollectionActionOutput,
     Core,
-    Drawn,
     Job,
     Model,
     ObjectState,
-    Shape,
-    Track,
 } from './cvat-types';
-import type { TrackDrawnOver } from './drawn-over';
-import { drawnOver } from './drawn-over';
+import { mergeDrawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Shelf } from './made';
 import { Made } from './made';
@@ -22,8 +18,8 @@ import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
 import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
-import type { NextFrame } from './results';
-import { nothing, resultsOf } from './results';
+import type { NextFrame, Results } from './results';
+import { both, nothing, resultsOf, withShapesOver } from './results';
 import type { Outcome, Run } from './runs';
 import { byObject, together } from './runs';
 import { sentenceOf } from './sentences';
@@ -99,12 +95,22 @@ export class AITracker extends BaseCollectionAction {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
-        const { asked, over } = await this.#ask(input, numbers);
+        const everything = await job.annotations.export();
+        const frame = input.frameData.number;
+        const { merged, over } = mergeDrawnOver(
+            {
+                ...{ collection: input.collection, everything },
+                states: await job.annotations.get(frame, false, []),
+                isMachineMade: ({ source }, drawn) => source === 'auto' || this.#made.has(drawn),
+            },
+            frame,
+        );
+        const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
+        const asked: Asked = { ...merged, job, settings, frame, numbers, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
-        const without = takenAway(off);
         if (!runs.length) {
             this.#tellSwitchedOff(off);
-            return without;
+            return this.#remembered(withShapesOver(takenAway(off), over), everything);
         }
         const outcomes = await this.#track(runs, model, input);
 
@@ -123,64 +129,20 @@ export class AITracker extends BaseCollectionAction {
         const results = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
         );
-        const drawnOver = over.filter(({ track }) => results.deleted.tracks.includes(track));
-        const made = [...results.made, ...drawnOver.flatMap(({ byProgram }) => byProgram)];
-        made.forEach((drawn) => this.#made.add(drawn));
-        if (!this.#made.save() && results.made.length) {
-            this.#tellForgetful();
-        }
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }
-        const shapes = [...results.deleted.shapes, ...drawnOver.map(({ shape }) => shape)];
-        return {
-            created: { ...results.created, tracks: [...results.created.tracks, ...without.created.tracks] },
-            deleted: { ...results.deleted, shapes, tracks: [...results.deleted.tracks, ...without.deleted.tracks] },
-        };
+        return this.#remembered(withShapesOver(both(results, takenAway(off)), over), everything);
     }
 
-    /** What the annotator asks for, as if shapes drawn over tracks on the current frame were keyframes of these. */
-    async #ask(
-        input: CollectionActionInput,
-        numbers: readonly number[],
-    ): Promise<{ asked: Asked; over: TrackDrawnOver[] }> {
-        const [job, settings, frame] = [this.#job, this.#settings, input.frameData.number];
-        const exported = await job.annotations.export();
-        this.#made.forgetOthers(exported);
-        const isMade = ({ source }: Shape | Track, drawn: Drawn): boolean => source === 'auto' || this.#made.has(drawn);
-        const shown = await job.annotations.get(frame, false, []);
-        const { everything, states, tracks, masks } = drawnOver(exported, shown, frame, isMade);
-        const chosen = new Set(input.collection.shapes.map(({ clientID }) => clientID));
-        if (masks.some(({ clientID }) => chosen.has(clientID))) {
-            throw new Error(
-                `A mask on frame ${frame} lies on a track of the same label and group, and CVAT has no tracks of masks. If ` +
-                    'both are one object, delete the track, or draw a polygon instead; else give the mask a group of its own.',
-            );
+    /** The same, once the browser knows what of it is a program's. */
+    #remembered({ created, deleted, made }: Results, before: Collection): CollectionActionOutput {
+        made.forEach((drawn) => this.#made.add(drawn));
+        if (!this.#made.save(before) && made.length) {
+            this.#tellForgetful();
         }
-        const over = tracks.filter(({ track, shape }) =>
-            [...input.collection.shapes, ...input.collection.tracks].some(
-                ({ clientID }) => clientID === shape.clientID || clientID === track.clientID,
-            ),
-        );
-        const byProgram = new Set(over.flatMap((each) => each.byProgram));
-        const isOver = ({ clientID }: Shape | Track): boolean =>
-            over.some(({ track, shape }) => clientID === track.clientID || clientID === shape.clientID);
-        const asked: Asked = {
-            ...{ job, settings, everything, frame, numbers },
-            collection: {
-                shapes: input.collection.shapes.filter((shape) => !isOver(shape)),
-                tags: [],
-                tracks: [
-                    ...input.collection.tracks.filter((track) => !isOver(track)),
-                    ...over.map(({ track }) => track),
-                ],
-            },
-            statesOn: async (each) => (each === frame ? states : job.annotations.get(each, false, [])),
-            isMachineMade: (object, drawn) => byProgram.has(drawn) || isMade(object, drawn),
-            notify: (kind, sentence) => this.#screen.notify(kind, sentence),
-        };
-        return { asked, over };
+        return { created, deleted };
     }
 
     /** Makes runs one after the other, up to the first that does not finish. */
@@ -296,10 +258,10 @@ export class AITracker extends BaseCollectionAction {
         }
     }
 
-    /** What comes behind the frames of objects: no frame that is deleted, on which a keyframe would not count. */
+    /** What comes behind the last frames of objects, and behind each that a shape is on which a track takes along. */
     async #nextFrames(numbers: readonly number[], outcomes: readonly Outcome[]): Promise<NextFrame> {
         const frames = outcomes.flatMap(({ object, from, done }) => [
-            ...[from, ...done],
+            Math.max(from, ...done),
             ...(object.kind === 'shape' && object.becomesTrack ? framesOf(object) : []),
         ]);
         const next = new Map<number, number | undefined>();
@@ -309,6 +271,7 @@ export class AITracker extends BaseCollectionAction {
         return (frame) => next.get(frame);
     }
 
+    /** No frame that is deleted: a keyframe would not count there. */
     async #frameBehind(numbers: readonly number[], last: number): Promise<number | undefined> {
         for (const frame of framesToTrack(numbers, last, Infinity)) {
             // If CVAT cannot be asked just now, what was tracked must not be lost for it.
@@ -321,8 +284,8 @@ export class AITracker extends BaseCollectionAction {
     }
 }
 
-function framesOf({ byPersons, byMachine }: FollowedShape): number[] {
-    return [...byPersons.keys(), ...byMachine.keys()];
+function framesOf({ source, byPersons, byMachine }: FollowedShape): number[] {
+    return [source.frame, ...byPersons.keys(), ...byMachine.keys()];
 }
 
 /** What is left to run after a correction on a frame, in words. */

@@ -1,95 +1,120 @@
 import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { outlineOf } from './outlines';
+import { drawnAs } from './keyframes';
+import type { Outline } from './outlines';
+import { boundsOf, OUTLINE_TYPES, outlineOf } from './outlines';
 import { overlap } from './pixels';
-import { drawnAs } from './results';
 
-/** The annotations of a job, in which shapes that a person drew over tracks on a frame are keyframes of these. */
-export interface DrawnOver {
-    everything: Collection;
-    states: ObjectState[]; // on the frame
-    tracks: TrackDrawnOver[];
-    masks: Shape[]; // that lie on tracks, and cannot be their keyframes: CVAT has no tracks of masks
+/** What a job has, and what of it is chosen on a frame. */
+export interface Annotated {
+    collection: Collection; // the chosen shapes of the frame, and tracks
+    everything: Collection; // of the job
+    states: readonly ObjectState[]; // on the frame
+    /** Whether a program made it, and no person changed it since. */
+    isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
 }
 
-export interface TrackDrawnOver {
-    track: Track; // with the new keyframe
-    shape: Shape; // what was drawn
+/** A shape that became a keyframe of a track. */
+export interface DrawnOver {
+    shape: Shape;
+    track: Track; // with that keyframe
     byProgram: readonly Keyframe[]; // of the track
 }
 
-type IsMachineMade = (object: Shape | Track, drawn: Shape | Keyframe) => boolean;
-
-const SAME = 0.5; // intersection over union from which a person drew over what is a person's own
+const SAME = 0.5; // intersection over union from which one outline is drawn over the other
 
 /**
- * What a person drew over a track on a frame takes the place of what the track shows there, as with shapes: label and
- * group have to be the same, and only one shape and one track of them may lie on each other.
+ * What persons drew over tracks of the same label and group on a frame, as keyframes of these: it takes the place of what
+ * a track shows there, as with shapes. Attributes are the track's.
  *
- * @param everything of the job
- * @param states on the frame
- * @param isMachineMade see `Surroundings`
+ * @throws Error a sentence, where a chosen mask lies on a track: CVAT has no tracks of masks
  */
-export function drawnOver(
-    everything: Collection,
-    states: readonly ObjectState[],
-    frame: number,
-    isMachineMade: IsMachineMade,
-): DrawnOver {
-    const drawn = everything.shapes.filter((shape) => shape.frame === frame && !isMachineMade(shape, shape));
-    const pairs = drawn.flatMap((shape) =>
-        everything.tracks
-            .filter((track) => liesOver(shape, track, states, isMachineMade))
-            .map((track) => ({ shape, track })),
-    );
+export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: Annotated; over: DrawnOver[] } {
+    const { collection, everything, isMachineMade } = annotated;
+    const chosen = new Set([...collection.shapes, ...collection.tracks].map(({ clientID }) => clientID));
+    const pairs = everything.shapes
+        .filter((shape) => shape.frame === frame && !isMachineMade(shape, shape))
+        .flatMap((shape) => tracksUnder(shape, annotated).map((track) => ({ shape, track })))
+        .filter(({ shape, track }) => chosen.has(shape.clientID) || chosen.has(track.clientID));
     const clear = pairs.filter(
         ({ shape, track }) => pairs.filter((other) => other.shape === shape || other.track === track).length === 1,
     );
-    const tracks = clear
+    if (clear.some(({ shape }) => shape.type === 'mask' && chosen.has(shape.clientID))) {
+        throw new Error(
+            `A mask on frame ${frame} lies on a track of the same label and group, and CVAT has no tracks of masks. If ` +
+                'both are one object, delete the track, or draw a polygon instead; else give the mask a group of its own.',
+        );
+    }
+    const over = clear
         .filter(({ shape }) => shape.type !== 'mask')
         .map(({ shape, track }) => withKeyframe(track, shape, isMachineMade));
-    const over = new Set(tracks.map(({ shape }) => shape));
-    const byId = new Map(tracks.map((each) => [each.track.clientID, each]));
-    return {
-        everything: {
-            ...everything,
-            shapes: everything.shapes.filter((shape) => !over.has(shape)),
-            tracks: everything.tracks.map((track) => byId.get(track.clientID)?.track ?? track),
-        },
-        states: states.map((state) => withShape(state, byId.get(state.clientID ?? undefined)?.shape)),
-        tracks,
-        masks: clear.map(({ shape }) => shape).filter(({ type }) => type === 'mask'),
-    };
-}
+    const byProgram = new Set(over.flatMap((each) => each.byProgram));
+    return { merged: { ...withMerged(annotated, over), isMachineMade: isProgrammed }, over };
 
-function liesOver(shape: Shape, track: Track, states: readonly ObjectState[], isMachineMade: IsMachineMade): boolean {
-    const state = states.find(({ clientID, outside }) => clientID === track.clientID && !outside);
-    if (!state || shape.label_id !== track.label_id || shape.group !== track.group) {
-        return false;
+    function isProgrammed(object: Shape | Track, drawn: Shape | Keyframe): boolean {
+        return byProgram.has(drawn) || isMachineMade(object, drawn);
     }
-    const shown = outlineOf({ type: state.shapeType, points: state.points, rotation: state.rotation });
-    const common = overlap(outlineOf(shape), shown);
-    const isPersons = track.shapes.some((each) => each.frame === shape.frame && !isMachineMade(track, each));
-    return isPersons ? common >= SAME : common > 0;
 }
 
-function withKeyframe(track: Track, shape: Shape, isMachineMade: IsMachineMade): TrackDrawnOver {
+/** The tracks of a shape's label and group that show nearly the same on its frame. */
+function tracksUnder(shape: Shape, { everything, states }: Annotated): Track[] {
+    return everything.tracks.filter((track) => {
+        const state = states.find(({ clientID, outside }) => clientID === track.clientID && !outside);
+        const isAlike = shape.label_id === track.label_id && shape.group === track.group;
+        if (!state || !isAlike || ![shape.type, state.shapeType].every((type) => OUTLINE_TYPES.includes(type))) {
+            return false;
+        }
+        return isDrawnOver(shape, { type: state.shapeType, points: state.points, rotation: state.rotation });
+    });
+}
+
+/** Whether a shape is drawn over what a track of outlines shows on its frame; of a mask, its box. */
+export function isDrawnOver(shape: Shape, shown: Parameters<typeof outlineOf>[0]): boolean {
+    const boxOf = (outline: Outline): Outline => ({ type: 'rectangle', points: boundsOf([outline]) });
+    return shape.type === 'mask'
+        ? overlap(boxOf(outlineOf(shape)), boxOf(outlineOf(shown))) >= SAME
+        : overlap(outlineOf(drawnAs(shape, shown.type)), outlineOf(shown)) >= SAME;
+}
+
+function withKeyframe(track: Track, shape: Shape, isMachineMade: Annotated['isMachineMade']): DrawnOver {
     const { frame, occluded, z_order } = shape;
     const others = track.shapes.filter((each) => each.frame !== frame);
     const { attributes = [] } = track.shapes.find((each) => each.frame === frame) ?? {};
     const drawn = drawnAs(shape, track.shapes[0]!.type);
+    const keyframe = { frame, ...drawn, occluded, z_order, outside: false, attributes };
     const source = track.source === 'auto' ? 'semi-auto' : track.source;
     return {
-        track: {
-            ...track,
-            source,
-            shapes: [...others, { frame, ...drawn, occluded, z_order, outside: false, attributes }],
-        },
         shape,
+        track: { ...track, source, shapes: [...others, keyframe] },
         byProgram: others.filter((each) => isMachineMade(track, each)),
     };
 }
 
-/** What an object looks like where a shape was drawn over it. */
+/** The same, with tracks in the place of the shapes that were drawn over them. */
+function withMerged(annotated: Annotated, over: readonly DrawnOver[]): Annotated {
+    const { collection, everything, states } = annotated;
+    const shapes = new Set(over.map(({ shape }) => shape.clientID));
+    const byTrack = new Map(over.map((each) => [each.track.clientID, each]));
+    const isLeft = ({ clientID }: Shape): boolean => !shapes.has(clientID);
+    return {
+        ...annotated,
+        collection: {
+            shapes: collection.shapes.filter(isLeft),
+            tags: [],
+            tracks: [
+                ...collection.tracks.filter(({ clientID }) => !byTrack.has(clientID)),
+                ...over.map(({ track }) => track),
+            ],
+        },
+        everything: {
+            ...everything,
+            shapes: everything.shapes.filter(isLeft),
+            tracks: everything.tracks.map((track) => byTrack.get(track.clientID)?.track ?? track),
+        },
+        states: states.map((state) => withShape(state, byTrack.get(state.clientID ?? undefined)?.shape)),
+    };
+}
+
+/** What a track looks like where a shape was drawn over it. */
 function withShape(state: ObjectState, shape: Shape | undefined): ObjectState {
     if (!shape) {
         return state;

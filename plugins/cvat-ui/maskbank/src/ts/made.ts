@@ -21,6 +21,7 @@ interface Kept {
 export class Made {
     readonly #shelf: () => Shelf;
     readonly #jobs = new Map<number, Map<string, Set<string>>>(); // attributes by what was drawn
+    readonly #added = new Set<string>(); // since the job was opened
     #job = 0;
 
     /** @param shelf may throw, as `localStorage` does where a browser is told to keep nothing */
@@ -31,6 +32,7 @@ export class Made {
     /** Goes to a job, and reads what this browser knows of it: another tab may have added to that. */
     open(job: number): void {
         this.#job = job;
+        this.#added.clear();
         const known = this.#ofJob();
         for (const [drawn, attributes] of Object.entries(this.#read(job)?.made ?? {})) {
             known.set(drawn, new Set([...(known.get(drawn) ?? []), ...attributes]));
@@ -40,14 +42,8 @@ export class Made {
     add(drawn: Drawn): void {
         const known = this.#ofJob();
         const key = fingerprint(drawn);
+        this.#added.add(key);
         known.set(key, new Set([...(known.get(key) ?? []), ...drawn.attributes.map(textOf)]));
-    }
-
-    /** Forgets all that is not in the job as it is now: it was replaced since, deleted, or changed by a person. */
-    forgetOthers({ shapes, tracks }: Collection): void {
-        const there = new Set([...shapes, ...tracks.flatMap((track) => track.shapes)].map(fingerprint));
-        const known = this.#ofJob();
-        [...known.keys()].filter((each) => !there.has(each)).forEach((each) => known.delete(each));
     }
 
     has(drawn: Drawn): boolean {
@@ -60,9 +56,17 @@ export class Made {
         return !!given && !given.has(textOf(attribute));
     }
 
-    /** Lets this browser keep what is known of the job; false if it does not, and the page alone knows it. */
-    save(): boolean {
-        const made = Object.fromEntries([...this.#ofJob()].map(([drawn, given]) => [drawn, [...given]]));
+    /**
+     * Lets this browser keep what is known of the job; false if it does not, and the page alone knows it.
+     *
+     * @param before what was in the job when the run began: what it has no more, the page alone needs, to undo
+     */
+    save(before: Collection): boolean {
+        const shapes = before.shapes.filter(({ attributes }) => attributes.length);
+        const drawn = [...shapes, ...before.tracks.flatMap((track) => track.shapes)];
+        const needed = new Set([...this.#added, ...drawn.map(fingerprint)]);
+        const known = [...this.#ofJob()].filter(([key]) => needed.has(key));
+        const made = Object.fromEntries(known.map(([key, given]) => [key, [...given]]));
         const text = JSON.stringify({ used: Date.now(), made } satisfies Kept);
         try {
             return text.length <= MOST_CHARACTERS && this.#keep(text);

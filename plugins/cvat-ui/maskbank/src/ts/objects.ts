@@ -1,4 +1,5 @@
-import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import { isDrawnOver } from './drawn-over';
 import { OUTLINE_TYPES, outlineOf } from './outlines';
 import { overlap } from './pixels';
 import type { Target } from './tracking';
@@ -32,6 +33,7 @@ export interface Surroundings {
     convert: boolean; // shapes to tracks
     useSeeds: boolean;
     endMoves: boolean; // that of a track which ends right behind `from`
+    labels: Job['labels'];
     /** Whether a program made it, and no person changed it since. */
     isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
 }
@@ -68,9 +70,14 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         lastGroup = Math.max(lastGroup, group);
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
-    const outlines = everything.shapes.filter(({ frame, type }) => visited.has(frame) && OUTLINE_TYPES.includes(type));
+    const isOfTrack = drawnOverTracks(everything.tracks);
+    const all = everything.shapes.filter(
+        (shape) => OUTLINE_TYPES.includes(shape.type) && (shape.frame === from || !isOfTrack(shape)),
+    );
+    const outlines = all.filter(({ frame }) => visited.has(frame));
     const others = new Set(around.others);
-    const elsewhere = everything.shapes.filter(({ frame, type }) => others.has(frame) && OUTLINE_TYPES.includes(type));
+    const elsewhere = all.filter(({ frame }) => others.has(frame));
+    const isSameThing = sameAttributes(around.labels);
     /** What persons and a program made of an object on the frames that are not tracked through, as far as it is clear. */
     const foundElsewhere = (source: Shape): { drawn: Shape[]; made: Shape[] } => {
         const alike = elsewhere.filter((shape) => isAlike(shape, source));
@@ -110,19 +117,22 @@ export function followedObjects(collection: Collection, around: Surroundings): F
             several.forEach((frame) => crowded.add(frame));
         }
         const others = foundElsewhere(source);
-        const ofPersons = [...drawn, ...others.drawn].filter(
-            (shape) => clear && shape.frame !== from && !(becomesTrack && shape.type === 'mask'),
-        );
+        const canJoin = (shape: Shape): boolean => shape.type !== 'mask' && isSameThing(shape, source);
+        const ofPersons = [
+            ...drawn.filter(({ frame, type }) => frame !== from && !(becomesTrack && type === 'mask')),
+            ...others.drawn.filter((shape) => !becomesTrack || canJoin(shape)),
+        ].filter(() => clear);
         const ofMachine = [
             ...made.filter(({ frame }) => frame !== from || isByPerson(source)),
-            ...others.made.filter(({ type }) => becomesTrack && type !== 'mask'),
+            ...others.made.filter((shape) => becomesTrack && canJoin(shape)),
         ].filter(() => clear);
+        const isToldApart = clear && !(becomesTrack && everything.tracks.some((track) => isAlike(source, track)));
         return {
             kind: 'shape',
             source,
             isByPerson: isByPerson(source),
             becomesTrack,
-            group: clear || source.group ? source.group : ++lastGroup,
+            group: isToldApart || source.group ? source.group : ++lastGroup,
             byPersons: byFrame(ofPersons),
             byMachine: byFrame(ofMachine),
             start: outlineOf(source),
@@ -172,8 +182,37 @@ function keyframeOf({ shapeType, points, rotation, occluded, outside, zOrder }: 
     };
 }
 
-function isAlike(one: Shape, other: Shape): boolean {
+type Named = Pick<Shape, 'label_id' | 'group'>;
+
+export function isAlike(one: Named, other: Named): boolean {
     return one.label_id === other.label_id && one.group === other.group;
+}
+
+/** Whether a shape is drawn over a keyframe of a track of its label and group: it is of that, then. */
+function drawnOverTracks(tracks: readonly Track[]): (shape: Shape) => boolean {
+    const keyOf = ({ label_id, group }: Named, frame: number): string => `${label_id} ${group} ${frame}`;
+    const shown = new Map<string, Keyframe[]>();
+    for (const track of tracks) {
+        for (const keyframe of track.shapes.filter(({ type, outside }) => OUTLINE_TYPES.includes(type) && !outside)) {
+            const key = keyOf(track, keyframe.frame);
+            shown.set(key, [...(shown.get(key) ?? []), keyframe]);
+        }
+    }
+    return (shape) => (shown.get(keyOf(shape, shape.frame)) ?? []).some((keyframe) => isDrawnOver(shape, keyframe));
+}
+
+/** Whether shapes agree in what stays the same along a track. */
+function sameAttributes(labels: Job['labels']): (one: Shape, other: Shape) => boolean {
+    const attributes = labels.flatMap((label) => label.attributes);
+    const mutable = new Set(attributes.filter((each) => each.mutable).map(({ id }) => id));
+    const fixed = (shape: Shape): string =>
+        JSON.stringify(
+            shape.attributes
+                .filter(({ spec_id }) => !mutable.has(spec_id))
+                .map(({ spec_id, value }) => [spec_id, value])
+                .sort(),
+        );
+    return (one, other) => fixed(one) === fixed(other);
 }
 
 /** Whether two shapes of a label on one frame cover something in common. */

@@ -1,7 +1,8 @@
-import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import type { Collection, Job, Track } from './cvat-types';
+import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Followed, FollowedObject, Surroundings } from './objects';
-import { followedObjects } from './objects';
+import { followedObjects, isAlike } from './objects';
 import type { Run } from './runs';
 import type { Settings } from './settings';
 import { AROUND, SEEDS } from './settings';
@@ -15,16 +16,11 @@ const TRACKED_ELSEWHERE =
     `that is to be tracked anew, and turn "${SEEDS}" off, which replaces all keyframes up to there.`;
 
 /** What an annotator asks for. */
-export interface Asked {
+export interface Asked extends Annotated {
     job: Job;
     settings: Settings;
-    collection: Collection; // the shapes of the current frame, and tracks
-    everything: Collection; // of the job
     frame: number; // the current one
     numbers: readonly number[]; // of the job's frames
-    statesOn(frame: number): Promise<readonly ObjectState[]>;
-    /** Whether a program made it, and no person changed it since. */
-    isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
     notify(kind: 'info' | 'warning', sentence: string): void;
 }
 
@@ -81,6 +77,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
         );
     }
     tellUngrouped(asked, followed);
+    tellLaterTracks(asked, objects, frames);
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
 
@@ -148,13 +145,14 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
 }
 
 async function findObjects(
-    { settings, everything, statesOn, isMachineMade }: Asked,
+    { job, settings, frame, everything, states, isMachineMade }: Asked,
     collection: Collection,
     around: Pick<Surroundings, 'from' | 'frames' | 'others' | 'endMoves'>,
 ): Promise<Followed> {
     return followedObjects(collection, {
         ...{ ...around, convert: settings.convert, useSeeds: settings.useSeeds, isMachineMade, everything },
-        states: await statesOn(around.from),
+        states: around.from === frame ? states : await job.annotations.get(around.from, false, []),
+        labels: job.labels,
     });
 }
 
@@ -170,19 +168,36 @@ function offOnFrame(asked: Asked, frames: readonly number[]): SwitchedOff[] {
 }
 
 /** Of tracks those that a person switched off on the current frame or behind it; only forward is that a question. */
-function offIn(
-    { frame, settings, isMachineMade }: Asked,
-    tracks: readonly Track[],
-    frames: readonly number[],
-): SwitchedOff[] {
+function offIn({ frame, isMachineMade }: Asked, tracks: readonly Track[], frames: readonly number[]): SwitchedOff[] {
     if (!frames.length || frames[0]! < frame) {
         return [];
     }
-    return tracks.flatMap((track) => {
-        const isReplaced = (keyframe: Keyframe): boolean =>
-            keyframe.frame > frame && (!settings.useSeeds || isMachineMade(track, keyframe));
-        return switchedOff(track, [frame, ...frames], isReplaced) ?? [];
-    });
+    return tracks.flatMap(
+        (track) => switchedOff(track, [frame, ...frames], (keyframe) => isMachineMade(track, keyframe)) ?? [],
+    );
+}
+
+/** Where a track of the same label and group comes on the way, it may be the same object, which is drawn twice then. */
+function tellLaterTracks(
+    { everything, states, notify }: Asked,
+    objects: readonly FollowedObject[],
+    frames: readonly number[],
+): void {
+    const shapes = objects.filter(({ kind }) => kind === 'shape');
+    const later = everything.tracks.filter(
+        (track) =>
+            states.every(({ clientID }) => clientID !== track.clientID) &&
+            shapes.some(({ source }) => isAlike(source, track)),
+    );
+    const shown = later.flatMap((track) => track.shapes.filter(({ outside }) => !outside).map(({ frame }) => frame));
+    const first = frames.find((frame) => shown.includes(frame));
+    if (first !== undefined) {
+        notify(
+            'warning',
+            `On frame ${first} there is a track of the same label and group. If it is the same object, it is drawn twice now: ` +
+                'undo this, and choose the frame before as the target frame.',
+        );
+    }
 }
 
 function tellUngrouped(asked: Asked, { ungrouped }: Followed): void {

@@ -1,12 +1,14 @@
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
+import type { DrawnOver } from './drawn-over';
+import { byFrame, drawnAs, withKeyframes, withoutIds } from './keyframes';
 import type { FollowedShape } from './objects';
 import type { Outline } from './outlines';
-import { asType, outlineOf } from './outlines';
+import { asType } from './outlines';
 import type { Outcome } from './runs';
 import type { Target } from './tracking';
 
 export interface Results extends CollectionActionOutput {
-    made: Drawn[]; // what of it tracking found
+    made: Drawn[]; // what of it is to be known as a program's
 }
 
 export type NextFrame = (frame: number) => number | undefined;
@@ -41,6 +43,30 @@ export function resultsOf(
         },
         made: all.flatMap(({ made }) => made),
     };
+}
+
+/** Two changes in one step. */
+export function both(one: Results, other: Results): Results {
+    return {
+        created: joined(one.created, other.created),
+        deleted: joined(one.deleted, other.deleted),
+        made: [...one.made, ...other.made],
+    };
+}
+
+/** The same, without the shapes that became keyframes of the tracks that are changed. */
+export function withShapesOver(results: Results, over: readonly DrawnOver[]): Results {
+    const used = over.filter(({ track }) => results.deleted.tracks.includes(track));
+    const shapes = used.map(({ shape }) => shape);
+    return {
+        ...results,
+        deleted: joined(results.deleted, { ...nothing(), shapes }),
+        made: [...results.made, ...used.flatMap(({ byProgram }) => byProgram)],
+    };
+}
+
+function joined(one: Collection, other: Collection): Collection {
+    return { shapes: [...one.shapes, ...other.shapes], tags: [], tracks: [...one.tracks, ...other.tracks] };
 }
 
 interface Changes {
@@ -165,13 +191,16 @@ function keyframesOf(
     return { keyframes, made: keyframes.filter((keyframe) => own.has(keyframe)) };
 }
 
-/** The same, and the track is gone behind each keyframe that the job's next frame has none of: shapes are no longer. */
+/** The same, and the track is gone behind each keyframe where the job's next frame has none: a shape is seen once. */
 function withEnds({ keyframes, made }: Keyframes, next: NextFrame): Keyframes {
     const frames = new Set(keyframes.map(({ frame }) => frame));
     const ends = keyframes.flatMap((keyframe): Keyframe[] => {
         const behind = next(keyframe.frame);
-        const isLast = !keyframe.outside && behind !== undefined && !frames.has(behind);
-        return isLast ? [{ ...withoutIds(keyframe), frame: behind, outside: true, attributes: [] }] : [];
+        if (keyframe.outside || behind === undefined || frames.has(behind)) {
+            return [];
+        }
+        frames.add(behind);
+        return [{ ...withoutIds(keyframe), frame: behind, outside: true, attributes: [] }];
     });
     return { keyframes: [...keyframes, ...ends].sort(byFrame), made: [...made, ...ends] };
 }
@@ -212,32 +241,4 @@ function convertedTrack(
         shapes: [start, ...drawn, ...made],
     };
     return { track, byProgram: new Set(isByPerson ? made : [start, ...made]) };
-}
-
-/** What is drawn of a shape, as one of another type; without a change of type it stays rotated. */
-export function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
-    const { points, rotation } = shape;
-    return shape.type === type ? { type, points, rotation } : { ...asType(outlineOf(shape), type), rotation: 0 };
-}
-
-/** The same track with other keyframes; partly a program's work, unless all of it was so before. */
-export function withKeyframes(track: Track, keyframes: readonly Keyframe[]): Track {
-    return {
-        ...withoutIds(track),
-        frame: keyframes[0]?.frame ?? track.frame,
-        source: track.source === 'auto' ? 'auto' : 'semi-auto',
-        shapes: keyframes.map(withoutIds),
-    };
-}
-
-/** A copy that CVAT takes for something new. */
-function withoutIds<Drawing extends { id?: number; clientID?: number }>(
-    drawing: Drawing,
-): Omit<Drawing, 'id' | 'clientID'> {
-    const { id: _, clientID: __, ...rest } = drawing;
-    return rest;
-}
-
-function byFrame(one: Keyframe, other: Keyframe): number {
-    return one.frame - other.frame;
 }

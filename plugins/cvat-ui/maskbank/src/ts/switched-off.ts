@@ -1,5 +1,6 @@
-import type { Collection, Keyframe, Track } from './cvat-types';
-import { withKeyframes } from './results';
+import type { Keyframe, Track } from './cvat-types';
+import { withKeyframes } from './keyframes';
+import type { Results } from './results';
 
 /** A track that a person switched off, with what a program had drawn of it from there on. */
 export interface SwitchedOff {
@@ -34,15 +35,18 @@ export function switchedOff(
     return drawn.some(({ outside }) => !outside) ? { source, frame: keyframes[start]!.frame, drawn } : null;
 }
 
-/** Tracks without that, and those that they take the place of. */
-export function takenAway(tracks: readonly SwitchedOff[]): { created: Collection; deleted: Collection } {
-    const without = ({ source, drawn }: SwitchedOff): Track =>
+/** Tracks without that, and those that they take the place of; of one that shows nothing then nothing is left. */
+export function takenAway(tracks: readonly SwitchedOff[]): Results {
+    const left = tracks.map(({ source, drawn }) =>
         withKeyframes(
             source,
             source.shapes.filter((keyframe) => !drawn.includes(keyframe)),
-        );
+        ),
+    );
+    const isSeen = ({ shapes }: Track): boolean => shapes.some(({ outside }) => !outside);
     return {
-        created: { shapes: [], tags: [], tracks: tracks.map(without) },
+        created: { shapes: [], tags: [], tracks: left.filter(isSeen) },
         deleted: { shapes: [], tags: [], tracks: tracks.map(({ source }) => source) },
+        made: [],
     };
 }
