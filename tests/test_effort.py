@@ -81,7 +81,7 @@ def test_curves_end_where_all_is_outlined(clip):
     assert by_name["uniform"].scores[8].j_and_f == by_name["oracle"].scores[8].j_and_f == 1
     assert len(set(by_name["first only"].scores.values())) == 1
     table = effort_report(curves).splitlines()
-    assert table[2] == "| policy | 1 | 2 | 3 | 5 | 8 | frames outlined at the end |"
+    assert table[2] == "| policy | 1 | 2 | 3 | 4 | 5 | 8 | frames outlined at the end |"
     uniform = next(line for line in table if line.startswith("| uniform"))
     assert uniform.endswith("| 100.0 | 100.0 | 5.0 |")
 

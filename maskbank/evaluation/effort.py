@@ -23,7 +23,7 @@ from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
 from maskbank.tracking.suggestions import suggest, sureness
 from maskbank.tracking.tracker import Frame, Tracker
 
-COUNTS = (1, 2, 3, 5, 8)  # of outlined frames
+COUNTS = (1, 2, 3, 4, 5, 8)  # of outlined frames
 MAX_PIXELS = 64_000_000
 ENCODED_FRAMES = 100  # that are kept; at the usual size a gigabyte
 
