@@ -2,7 +2,9 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { Screen } from '../src/ts/action';
 import { AITracker } from '../src/ts/action';
 import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
+import type { Outline } from '../src/ts/outlines';
 import type { Summary } from '../src/ts/summary';
+import type { Call } from './cvat';
 import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
@@ -67,6 +69,14 @@ function pointsOf(type: string, shapes: readonly Shape[] = job.shapes): Record<n
 
 function shifted(type: string, points: number[], frames: number[], from: number): Record<number, number[][]> {
     return Object.fromEntries(frames.map((frame) => [frame, [moved({ type, points }, frame - from).points]]));
+}
+
+/** A tracker whose objects do not move. */
+function stillStanding(call: Call): Call {
+    return async (...args) => {
+        const reply = (await call(...args)) as { shapes: (Outline | null)[] };
+        return { ...reply, shapes: reply.shapes.map((outline) => outline && { ...outline, points: BOX }) };
+    };
 }
 
 /** The frames on which a track shows something. */
@@ -1469,7 +1479,7 @@ describe('shapes as a track', () => {
         await switchOff({});
         expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
         expect(server.requests).toEqual([]);
-        expect(notices).toEqual([['info', 'koi, switched off on frame 8, is taken away on 9-14.']]);
+        expect(notices).toEqual([['info', 'koi, switched off on frame 8, is removed from frames 9-14.']]);
         await switchOff({ 'Only up to the outlines around this frame': 'true' });
         expect(visible(job.tracks[0]!)).toEqual([...range(0, 7), ...range(15, 19)]);
         await switchOff({ 'Use other annotated frames as seeds': 'false' });
@@ -1510,6 +1520,43 @@ describe('shapes as a track', () => {
         expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
         expect(job.tracks[0]?.shapes.map(({ frame }) => frame)).toEqual(range(0, 8));
         expect(keyframes(job.tracks[0])).toMatchObject({ 7: [18, 20, 38, 42], 8: 'outside' });
+    });
+
+    test('switched off by a person, of an object that stands still, where it had ended before', async () => {
+        server.call = stillStanding(server.call);
+        action = new AITracker(
+            coreOf([MASKBANK], (...args) => server.call(...args)),
+            screen,
+            () => storage,
+        );
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await run(0, 5, convert);
+        await run(5, 12, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 6)!.outside = true;
+        await run(0, 12, convert);
+        expect(visible(job.tracks[0]!)).toEqual(range(0, 5));
+    });
+
+    test('switched off, what a person set of it from then on stays', async () => {
+        const is = (value: string): Keyframe['attributes'] => [{ spec_id: 22, value }];
+        job.draw({ frame: 0, type: 'rectangle', points: BOX, label_id: 2, attributes: is('walks') });
+        await run(0, 19, convert);
+        const keyframe = (frame: number): Keyframe => job.tracks[0]!.shapes.find((each) => each.frame === frame)!;
+        keyframe(8).attributes = is('swims');
+        keyframe(5).outside = true;
+        await run(5, 9, convert);
+        expect(visible(job.tracks[0]!)).toEqual([...range(0, 4), ...range(10, 19)]);
+        expect(keyframe(8).attributes).toEqual(is('swims'));
+    });
+
+    test('switched off beside an object that is done', async () => {
+        job.draw({ frame: 5, type: 'rectangle', points: BOX, group: 1 });
+        await run(5, 9, convert);
+        job.tracks[0]!.shapes.find(({ frame }) => frame === 5)!.outside = true;
+        job.draw({ frame: 5, type: 'mask', points: MASK, group: 2 });
+        job.draw({ frame: 6, type: 'mask', points: MASK, group: 2 });
+        await run(5, 6, convert);
+        expect(visible(job.tracks[0]!)).toEqual(range(7, 9));
     });
 
     test('switched off on its first frame: nothing is left of it', async () => {
@@ -1647,6 +1694,26 @@ describe('shapes as a track', () => {
         expect(keyframes(job.tracks.find(({ group }) => !group))).toMatchObject({
             ...{ 5: [15, 20, 35, 42], 12: [22, 20, 42, 42], 13: [23, 20, 43, 42] },
         });
+    });
+
+    test('a thin outline far from a thin one is another object', async () => {
+        const pole = (x: number): number[] => [x, 10, x + 2, 10, x + 2, 310, x, 310];
+        job.draw({ frame: 0, type: 'polygon', points: pole(200) });
+        await run(0, 3, convert);
+        job.draw({ frame: 0, type: 'polygon', points: pole(0) });
+        await run(0, 3, convert);
+        expect(job.tracks.map((track) => keyframes(track)[0]).sort()).toEqual([pole(0), pole(200)].sort());
+    });
+
+    test('masks over it are of their own object, run after run, and a person’s count', async () => {
+        job.draw({ frame: 0, type: 'rectangle', points: [97, 50, 100, 52] });
+        await run(0, 12, convert);
+        job.draw({ frame: 0, type: 'mask', points: MASK.with(4, 60).with(6, 62) });
+        job.draw({ frame: 10, type: 'mask', points: moved({ type: 'mask', points: MASK }, 7).points });
+        await run(0, 12, convert);
+        await run(0, 12, convert);
+        expect(pointsOf('mask')[10]).toEqual([moved({ type: 'mask', points: MASK }, 7).points]);
+        expect(Object.values(pointsOf('mask')).every((own) => own.length === 1)).toBe(true);
     });
 
     test('that another track of the object begins on the way is said', async () => {

@@ -19,7 +19,7 @@ import type { Asked } from './plans';
 import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
-import { both, nothing, resultsOf, withShapesOver } from './results';
+import { combined, nothing, resultsOf, withShapesOver } from './results';
 import type { Outcome, Run } from './runs';
 import { byObject, together } from './runs';
 import { sentenceOf } from './sentences';
@@ -133,7 +133,7 @@ export class AITracker extends BaseCollectionAction {
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }
-        return this.#remembered(withShapesOver(both(results, takenAway(off)), over), everything);
+        return this.#remembered(withShapesOver(combined(results, takenAway(off)), over), everything);
     }
 
     /** The same, once the browser knows what of it is a program's. */

@@ -1,5 +1,5 @@
 import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { drawnAs } from './keyframes';
+import { drawnAs, isAlike } from './keyframes';
 import type { Outline } from './outlines';
 import { boundsOf, OUTLINE_TYPES, outlineOf } from './outlines';
 import { overlap } from './pixels';
@@ -59,8 +59,11 @@ export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: A
 function tracksUnder(shape: Shape, { everything, states }: Annotated): Track[] {
     return everything.tracks.filter((track) => {
         const state = states.find(({ clientID, outside }) => clientID === track.clientID && !outside);
-        const isAlike = shape.label_id === track.label_id && shape.group === track.group;
-        if (!state || !isAlike || ![shape.type, state.shapeType].every((type) => OUTLINE_TYPES.includes(type))) {
+        if (
+            !state ||
+            !isAlike(shape, track) ||
+            ![shape.type, state.shapeType].every((type) => OUTLINE_TYPES.includes(type))
+        ) {
             return false;
         }
         return isDrawnOver(shape, { type: state.shapeType, points: state.points, rotation: state.rotation });

@@ -1,6 +1,13 @@
 import type { Keyframe, Shape, Track } from './cvat-types';
 import { asType, outlineOf } from './outlines';
 
+export type Named = Pick<Shape, 'label_id' | 'group'>;
+
+/** Whether shapes or tracks have the same label and group. */
+export function isAlike(one: Named, other: Named): boolean {
+    return one.label_id === other.label_id && one.group === other.group;
+}
+
 /** What is drawn of a shape, as one of another type; without a change of type it stays rotated. */
 export function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
     const { points, rotation } = shape;
@@ -9,7 +16,7 @@ export function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'po
 
 /** The same track with other keyframes; partly a program's work, unless all of it was so before. */
 export function withKeyframes(track: Track, keyframes: readonly Keyframe[]): Track {
-    const ordered = [...keyframes].sort(byFrame);
+    const ordered = [...keyframes].sort(inOrder);
     return {
         ...withoutIds(track),
         frame: ordered[0]?.frame ?? track.frame,
@@ -26,6 +33,6 @@ export function withoutIds<Drawing extends { id?: number; clientID?: number }>(
     return rest;
 }
 
-export function byFrame(one: Pick<Keyframe, 'frame'>, other: Pick<Keyframe, 'frame'>): number {
+export function inOrder(one: Pick<Keyframe, 'frame'>, other: Pick<Keyframe, 'frame'>): number {
     return one.frame - other.frame;
 }

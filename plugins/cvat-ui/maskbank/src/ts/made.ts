@@ -43,6 +43,7 @@ export class Made {
         const known = this.#ofJob();
         const key = fingerprint(drawn);
         this.#added.add(key);
+        known.delete(fingerprint({ ...drawn, outside: !drawn.outside })); // which a person may make of it
         known.set(key, new Set([...(known.get(key) ?? []), ...drawn.attributes.map(textOf)]));
     }
 

@@ -1,5 +1,7 @@
 import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
 import { isDrawnOver } from './drawn-over';
+import type { Named } from './keyframes';
+import { isAlike } from './keyframes';
 import { OUTLINE_TYPES, outlineOf } from './outlines';
 import { overlap } from './pixels';
 import type { Target } from './tracking';
@@ -70,18 +72,26 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         lastGroup = Math.max(lastGroup, group);
     }
     const isByPerson = (shape: Shape): boolean => !around.isMachineMade(shape, shape);
-    const isOfTrack = drawnOverTracks(everything.tracks);
-    const all = everything.shapes.filter(
-        (shape) => OUTLINE_TYPES.includes(shape.type) && (shape.frame === from || !isOfTrack(shape)),
-    );
+    const split = (shapes: readonly Shape[]): { drawn: Shape[]; made: Shape[] } => ({
+        drawn: shapes.filter(isByPerson),
+        made: shapes.filter((shape) => !isByPerson(shape)),
+    });
+    const all = everything.shapes.filter(({ type }) => OUTLINE_TYPES.includes(type));
     const outlines = all.filter(({ frame }) => visited.has(frame));
     const others = new Set(around.others);
     const elsewhere = all.filter(({ frame }) => others.has(frame));
+    const chosen = new Map(collection.shapes.map((shape) => [shape.clientID, shape]));
+    const isOfTrack = drawnOverTracks(everything.tracks);
+    /** The outlines of an object, without those that wait to become keyframes of a track (`drawn-over.ts`). */
+    const alikeTo = (source: Shape): Shape[] => {
+        const waits = (shape: Shape): boolean => shape.type !== 'mask' && isByPerson(shape) && isOfTrack(shape);
+        const alike = outlines.filter((shape) => isAlike(shape, source));
+        return alike.filter((shape) => chosen.has(shape.clientID) || !waits(shape));
+    };
     const isSameThing = sameAttributes(around.labels);
     /** What persons and a program made of an object on the frames that are not tracked through, as far as it is clear. */
     const foundElsewhere = (source: Shape): { drawn: Shape[]; made: Shape[] } => {
-        const alike = elsewhere.filter((shape) => isAlike(shape, source));
-        const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
+        const { drawn, made } = split(elsewhere.filter((shape) => isAlike(shape, source) && !isOfTrack(shape)));
         const isUnclear = (shape: Shape): boolean =>
             made.some((other) => other.frame === shape.frame && !liesOn(shape, other));
         const isClear = !framesWithSeveral(drawn).length && !drawn.some(isUnclear);
@@ -89,12 +99,10 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     };
     /** The outline that a person drew over a shape of a program's to take its place, if it is clear that it is one. */
     const drawnOver = (shape: Shape): Shape | undefined => {
-        const there = outlines.filter((other) => other.frame === shape.frame && isAlike(other, shape));
-        const [drawn, made] = [there.filter(isByPerson), there.filter((other) => !isByPerson(other))];
+        const { drawn, made } = split(alikeTo(shape).filter(({ frame }) => frame === shape.frame));
         const isClear = drawn.length === 1 && made.length === 1 && liesOn(drawn[0]!, made[0]!);
         return isClear && !isByPerson(shape) ? drawn[0] : undefined;
     };
-    const chosen = new Map(collection.shapes.map((shape) => [shape.clientID, shape]));
     const sourceOf = (shape: Shape): Shape => {
         const drawn = drawnOver(shape);
         return drawn ? (chosen.get(drawn.clientID) ?? drawn) : shape;
@@ -103,8 +111,8 @@ export function followedObjects(collection: Collection, around: Surroundings): F
     const sources = [...new Set(collection.shapes.map(sourceOf))];
     const shapes = sources.map((source): FollowedObject => {
         const becomesTrack = around.convert && source.type !== 'mask';
-        const alike = outlines.filter((shape) => isAlike(shape, source));
-        const [drawn, made] = [alike.filter(isByPerson), alike.filter((shape) => !isByPerson(shape))];
+        const alike = alikeTo(source);
+        const { drawn, made } = split(alike);
         const several = [
             ...framesWithSeveral(drawn),
             ...framesWithSeveral(made),
@@ -121,11 +129,12 @@ export function followedObjects(collection: Collection, around: Surroundings): F
         const ofPersons = [
             ...drawn.filter(({ frame, type }) => frame !== from && !(becomesTrack && type === 'mask')),
             ...others.drawn.filter((shape) => !becomesTrack || canJoin(shape)),
-        ].filter(() => clear);
+        ];
         const ofMachine = [
             ...made.filter(({ frame }) => frame !== from || isByPerson(source)),
             ...others.made.filter((shape) => becomesTrack && canJoin(shape)),
-        ].filter(() => clear);
+        ];
+        const [byPersons, byMachine] = clear ? [byFrame(ofPersons), byFrame(ofMachine)] : [new Map(), new Map()];
         const isToldApart = clear && !(becomesTrack && everything.tracks.some((track) => isAlike(source, track)));
         return {
             kind: 'shape',
@@ -133,10 +142,10 @@ export function followedObjects(collection: Collection, around: Surroundings): F
             isByPerson: isByPerson(source),
             becomesTrack,
             group: isToldApart || source.group ? source.group : ++lastGroup,
-            byPersons: byFrame(ofPersons),
-            byMachine: byFrame(ofMachine),
+            byPersons,
+            byMachine,
             start: outlineOf(source),
-            annotated: new Map(ofPersons.map((shape) => [shape.frame, outlineOf(shape)])),
+            annotated: new Map([...byPersons].map(([frame, shape]) => [frame, outlineOf(shape)])),
             absent: new Set(),
         };
     });
@@ -182,12 +191,6 @@ function keyframeOf({ shapeType, points, rotation, occluded, outside, zOrder }: 
     };
 }
 
-type Named = Pick<Shape, 'label_id' | 'group'>;
-
-export function isAlike(one: Named, other: Named): boolean {
-    return one.label_id === other.label_id && one.group === other.group;
-}
-
 /** Whether a shape is drawn over a keyframe of a track of its label and group: it is of that, then. */
 function drawnOverTracks(tracks: readonly Track[]): (shape: Shape) => boolean {
     const keyOf = ({ label_id, group }: Named, frame: number): string => `${label_id} ${group} ${frame}`;
@@ -198,7 +201,14 @@ function drawnOverTracks(tracks: readonly Track[]): (shape: Shape) => boolean {
             shown.set(key, [...(shown.get(key) ?? []), keyframe]);
         }
     }
-    return (shape) => (shown.get(keyOf(shape, shape.frame)) ?? []).some((keyframe) => isDrawnOver(shape, keyframe));
+    const known = new Map<Shape, boolean>();
+    const isOver = (shape: Shape): boolean =>
+        (shown.get(keyOf(shape, shape.frame)) ?? []).some((keyframe) => isDrawnOver(shape, keyframe));
+    return (shape) => {
+        const is = known.get(shape) ?? isOver(shape);
+        known.set(shape, is);
+        return is;
+    };
 }
 
 /** Whether shapes agree in what stays the same along a track. */

@@ -27,8 +27,17 @@ function containsOf(outline: Outline): (x: number, y: number) => boolean {
     };
 }
 
+type Box = readonly [left: number, top: number, right: number, bottom: number];
+
+function areApart(one: Box, other: Box): boolean {
+    return one[2] <= other[0] || other[2] <= one[0] || one[3] <= other[1] || other[3] <= one[1];
+}
+
 /** Intersection over union of two outlines, as seen at the places of a grid. */
 export function overlap(one: Outline, other: Outline): number {
+    if (areApart(boundsOf([one]), boundsOf([other]))) {
+        return 0; // at once, and where they are so thin that no place of the grid lies in them
+    }
     const [isInOne, isInOther] = [containsOf(one), containsOf(other)];
     const [left, top, right, bottom] = boundsOf([one, other]);
     let [both, either] = [0, 0];

@@ -1,8 +1,9 @@
 import type { Collection, Job, Track } from './cvat-types';
 import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
+import { isAlike } from './keyframes';
 import type { Followed, FollowedObject, Surroundings } from './objects';
-import { followedObjects, isAlike } from './objects';
+import { followedObjects } from './objects';
 import type { Run } from './runs';
 import type { Settings } from './settings';
 import { AROUND, SEEDS } from './settings';
@@ -47,8 +48,8 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     const done = followed.objects.flatMap((each) => (each.kind === 'track' && isDone(each) ? [each.source] : []));
     const off = [...offOnFrame(asked, frames), ...offIn(asked, done, frames)];
     const objects = followed.objects.filter(({ source }) => off.every((each) => each.source !== source));
-    if (!objects.length && off.length) {
-        return { objects, runs: [], off };
+    if (off.length && objects.every(isDone)) {
+        return { objects: [], runs: [], off };
     }
     if (!objects.length && collection.tracks.some((track) => isDrawnBehindItsEnd(track, from, frames))) {
         throw new Error(

@@ -1,6 +1,6 @@
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { DrawnOver } from './drawn-over';
-import { byFrame, drawnAs, withKeyframes, withoutIds } from './keyframes';
+import { inOrder, drawnAs, withKeyframes, withoutIds } from './keyframes';
 import type { FollowedShape } from './objects';
 import type { Outline } from './outlines';
 import { asType } from './outlines';
@@ -46,7 +46,7 @@ export function resultsOf(
 }
 
 /** Two changes in one step. */
-export function both(one: Results, other: Results): Results {
+export function combined(one: Results, other: Results): Results {
     return {
         created: joined(one.created, other.created),
         deleted: joined(one.deleted, other.deleted),
@@ -122,7 +122,7 @@ function changesOf(
 
 /** Shapes of what was found, else as the nearest outline is, of two the earlier: `nearest_seed` of the Python package. */
 function shapesOf({ source, group, byPersons }: FollowedShape, found: Found): Shape[] {
-    const outlines = [source, ...byPersons.values()].sort(byFrame);
+    const outlines = [source, ...byPersons.values()].sort(inOrder);
     const always = { label_id: source.label_id, group, rotation: 0, outside: false, source: 'auto', elements: [] };
     return [...found].flatMap(([frame, { outline, confidence }]) => {
         if (!outline) {
@@ -161,7 +161,7 @@ function keyframesOf(
     done: readonly number[],
     end: number | undefined,
 ): Keyframes {
-    const before = [...track.shapes].sort(byFrame);
+    const before = [...track.shapes].sort(inOrder);
     const after = new Map(before.map((keyframe) => [keyframe.frame, keyframe]));
     const own = new Set<Keyframe>();
     const { type } = before[0]!; // a track has one type
@@ -179,7 +179,7 @@ function keyframesOf(
     if (end !== undefined && !after.has(end)) {
         set(end, null);
     }
-    const ordered = [...after.values()].sort(byFrame);
+    const ordered = [...after.values()].sort(inOrder);
     const keyframes = ordered.filter((keyframe, index) => {
         const saysNothingNew = keyframe.outside && (ordered[index - 1]?.outside ?? true) && !keyframe.attributes.length;
         return !(own.has(keyframe) && saysNothingNew);
@@ -202,11 +202,11 @@ function withEnds({ keyframes, made }: Keyframes, next: NextFrame): Keyframes {
         frames.add(behind);
         return [{ ...withoutIds(keyframe), frame: behind, outside: true, attributes: [] }];
     });
-    return { keyframes: [...keyframes, ...ends].sort(byFrame), made: [...made, ...ends] };
+    return { keyframes: [...keyframes, ...ends].sort(inOrder), made: [...made, ...ends] };
 }
 
 function isOutside(keyframes: readonly Keyframe[], frame: number | undefined): boolean {
-    const before = keyframes.filter((keyframe) => frame !== undefined && keyframe.frame <= frame).sort(byFrame);
+    const before = keyframes.filter((keyframe) => frame !== undefined && keyframe.frame <= frame).sort(inOrder);
     return before.at(-1)?.outside ?? false;
 }
 

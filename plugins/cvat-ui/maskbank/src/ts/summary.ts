@@ -35,7 +35,7 @@ export function sentenceOfSwitchedOff(tracks: readonly SwitchedOff[], labels: Jo
     const parts = tracks.map(({ source, frame, drawn }) => {
         const gone = drawn.flatMap((each) => (each.outside ? [] : [each.frame]));
         const name = labels.find(({ id }) => id === source.label_id)?.name ?? 'an object';
-        return `${name}, switched off on frame ${frame}, is taken away on ${ranges(gone)}`;
+        return `${name}, switched off on frame ${frame}, is removed from frames ${ranges(gone)}`;
     });
     return `${parts.slice(0, MOST_OBJECTS).join('; ')}${parts.length > MOST_OBJECTS ? ' and others' : ''}.`;
 }

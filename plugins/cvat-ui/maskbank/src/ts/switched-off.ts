@@ -40,7 +40,13 @@ export function takenAway(tracks: readonly SwitchedOff[]): Results {
     const left = tracks.map(({ source, drawn }) =>
         withKeyframes(
             source,
-            source.shapes.filter((keyframe) => !drawn.includes(keyframe)),
+            source.shapes.flatMap((keyframe) => {
+                if (!drawn.includes(keyframe)) {
+                    return [keyframe];
+                }
+                // Attributes hold on from it.
+                return keyframe.attributes.length ? [{ ...keyframe, outside: true }] : [];
+            }),
         ),
     );
     const isSeen = ({ shapes }: Track): boolean => shapes.some(({ outside }) => !outside);
