@@ -1523,12 +1523,7 @@ describe('shapes as a track', () => {
     });
 
     test('switched off by a person, of an object that stands still, where it had ended before', async () => {
-        server.call = stillStanding(server.call);
-        action = new AITracker(
-            coreOf([MASKBANK], (...args) => server.call(...args)),
-            screen,
-            () => storage,
-        );
+        action = new AITracker(coreOf([MASKBANK], stillStanding(server.call)), screen, () => storage);
         job.draw({ frame: 0, type: 'rectangle', points: BOX });
         await run(0, 5, convert);
         await run(5, 12, convert);
