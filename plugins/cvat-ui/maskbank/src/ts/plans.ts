@@ -1,8 +1,9 @@
 import type { Collection, Job, Track } from './cvat-types';
 import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
+import type { Surroundings } from './job-shapes';
 import { isAlike } from './keyframes';
-import type { Followed, FollowedObject, Surroundings } from './objects';
+import type { Followed, FollowedObject } from './objects';
 import { followedObjects } from './objects';
 import type { Run } from './runs';
 import type { Settings } from './settings';
