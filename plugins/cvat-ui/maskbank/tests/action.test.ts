@@ -1519,6 +1519,7 @@ describe('shapes as a track', () => {
         expect(job.shapes).toEqual([]);
         expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
         expect(job.tracks[0]?.shapes.map(({ frame }) => frame)).toEqual(range(0, 8));
+        await expect(run(7, 19, convert)).rejects.toThrow('annotated already');
         expect(keyframes(job.tracks[0])).toMatchObject({ 7: [18, 20, 38, 42], 8: 'outside' });
     });
 
@@ -1581,6 +1582,10 @@ describe('shapes as a track', () => {
         job.tracks[0]!.shapes.find(({ frame }) => frame === 8)!.outside = true;
         await run(7, 19, convert);
         expect(visible(job.tracks[0]!)).toEqual(range(0, 7));
+        job.draw({ frame: 7, type: 'rectangle', points: [110, 20, 130, 40], group: 2 });
+        await run(7, 19, convert); // for another object
+        const koi = job.tracks.find(({ group }) => group !== 2)!;
+        expect(visible(koi)).toEqual(range(0, 7));
     });
 
     test('switched off, with other objects: these are tracked', async () => {

@@ -132,15 +132,18 @@ function byFrame<Drawing extends Keyframe>(drawings: readonly Drawing[]): Map<nu
 /** What persons said of a track: nothing where all of it is to be tracked anew. */
 function annotatedKeyframes(track: Track, around: Surroundings): Pick<Target, 'annotated' | 'absent'> {
     const first = around.frames[0] ?? around.from;
-    const byPersons = around.useSeeds ? track.shapes.filter((keyframe) => !around.isMachineMade(track, keyframe)) : [];
-    // A track that ends right behind the frame from which it is to be tracked on: its end moves.
-    const endMoves = around.endMoves && !track.shapes.some(({ frame, outside }) => frame > first && !outside);
+    const isMade = (keyframe: Keyframe): boolean => around.isMachineMade(track, keyframe);
+    const byPersons = around.useSeeds ? track.shapes.filter((keyframe) => !isMade(keyframe)) : [];
+    // A person's track that ends right behind the frame from which it is to be tracked on: its end moves. Where it was
+    // tracked before, the end is one that a person set against what was found.
+    const isEnd = !track.shapes.some((each) => isMade(each) || (each.frame > first && !each.outside));
+    const endMoves = around.endMoves && isEnd;
     const keyframes = byPersons
         .filter(({ frame, outside }) => !(outside && frame === first && first > around.from && endMoves))
         .sort((one, other) => one.frame - other.frame);
     const absent = around.frames.filter((frame) => keyframes.findLast((each) => each.frame <= frame)?.outside);
     // Where it is not known who made a track's keyframes, those that are not on the way may all be a program's.
-    const isKnown = track.source === 'manual' || track.shapes.some((keyframe) => around.isMachineMade(track, keyframe));
+    const isKnown = track.source === 'manual' || track.shapes.some(isMade);
     const annotated = keyframes.filter(
         ({ frame, outside }) => around.frames.includes(frame) || (isKnown && !outside && around.others.includes(frame)),
     );
