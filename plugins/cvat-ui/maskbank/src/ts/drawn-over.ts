@@ -48,11 +48,8 @@ export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: A
         .filter(({ shape }) => shape.type !== 'mask')
         .map(({ shape, track }) => withKeyframe(track, shape, isMachineMade));
     const byProgram = new Set(over.flatMap((each) => each.byProgram));
-    return { merged: { ...withMerged(annotated, over), isMachineMade: isProgrammed }, over };
-
-    function isProgrammed(object: Shape | Track, drawn: Shape | Keyframe): boolean {
-        return byProgram.has(drawn) || isMachineMade(object, drawn);
-    }
+    const isMade: Annotated['isMachineMade'] = (object, drawn) => byProgram.has(drawn) || isMachineMade(object, drawn);
+    return { merged: { ...withMerged(annotated, over), isMachineMade: isMade }, over };
 }
 
 /** The tracks of a shape's label and group that show nearly the same on its frame. */

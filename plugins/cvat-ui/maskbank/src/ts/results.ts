@@ -1,6 +1,6 @@
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { DrawnOver } from './drawn-over';
-import { inOrder, drawnAs, withKeyframes, withoutIds } from './keyframes';
+import { drawnAs, inOrder, withKeyframes, withoutIds } from './keyframes';
 import type { FollowedShape } from './objects';
 import type { Outline } from './outlines';
 import { asType } from './outlines';
