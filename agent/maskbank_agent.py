@@ -18,6 +18,7 @@ from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import load_outliner
+from maskbank.service.heap import keep_freed_memory
 from maskbank.settings import read_settings
 from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.shape import SHAPE_TYPES, parse_shape
@@ -45,6 +46,7 @@ class TrackingFunction:
             raise ValueError(f"There is no parameter {unknown[0]!r}, only {', '.join(PARAMETERS)}.")
         chosen = {f"MASKBANK_{name.upper()}": str(value) for name, value in parameters.items()}
         settings = read_settings(os.environ | {"MASKBANK_STORE": "memory://"} | chosen)
+        keep_freed_memory(os.environ)
         self._max_pixels = settings.max_pixels
         self._tracker, _ = load_tracker(settings)
         self._outliner = load_outliner(settings.interactor, self._tracker.device)

@@ -344,7 +344,8 @@ def test_free_memory_goes_back_to_the_system() -> None:
     """Small blocks that stay between large ones that go: the heap cannot shrink by itself."""
     program = """
 import os
-from maskbank.service.heap import trim_heap
+from maskbank.service.heap import keep_freed_memory, trim_heap
+keep_freed_memory({})
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 blocks = [bytearray(100_000) for _ in range(3000)]
@@ -354,7 +355,46 @@ del blocks
 trim_heap()
 print(before - resident())
 """
-    allocator = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "536870912"}
+    assert float(_printed_by(program)) > 200
+
+
+ENTRIES = {
+    "command": "from maskbank.cli import main; main(['weights', 'info', 'lite'])",
+    "worker": "from maskbank.function.local import start_worker; start_worker()",
+    "agent": "from agent.maskbank_agent import TrackingFunction; TrackingFunction()",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "allocator", "kept"),
+    [
+        ("", {}, False),
+        (ENTRIES["command"], {}, True),
+        (ENTRIES["worker"], {}, True),
+        (ENTRIES["agent"], {}, True),
+        (ENTRIES["worker"], {"MALLOC_MMAP_THRESHOLD_": "1000000"}, False),
+    ],
+)
+def test_the_pages_of_large_tensors_are_kept_for_the_next_ones(
+    entry: str, allocator: dict[str, str], kept: bool
+) -> None:
+    """Twenty tensors of 10,240 pages, one after the other; what the environment says of the allocator counts."""
+    program = f"""
+{entry}
+import resource
+import torch
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = faults()
+for _ in range(20):
+    torch.ones(10 << 20)
+print(faults() - before)
+"""
+    assert (int(_printed_by(program, **allocator).split()[-1]) < 100_000) == kept
+
+
+def _printed_by(program: str, **environment: str) -> str:
+    """By a Python of its own, in which nothing says yet what its allocator does."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=os.environ | allocator, capture_output=True, text=True, timeout=60, check=True)
-    assert float(done.stdout) > 200
+    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout

@@ -315,7 +315,6 @@ def report(results: list[dict[str, Any]], load: float) -> str:
         f"{', '.join(flags) or 'no AVX2'}",
         f"PyTorch {torch.__version__}, Python {platform.python_version()}, device {results[0]['device']}",
         "worked on at " + " or ".join(sorted({"{1} x {0}".format(*r["working"]) for r in results})),
-        f"MALLOC_MMAP_THRESHOLD_ {os.environ.get('MALLOC_MMAP_THRESHOLD_', 'not set')} (see function.yaml), "
         f"load before the start {load:.1f}",
     ]
     rows = [

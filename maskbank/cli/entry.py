@@ -1,6 +1,7 @@
 """From a command line to the function that runs it, and from what stops it to one sentence and an exit code."""
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -8,12 +9,14 @@ from collections.abc import Sequence
 from maskbank import cli
 from maskbank.cli import evaluate, find, job, review, serve, track, train, weights
 from maskbank.cli.options import KEPT
+from maskbank.service.heap import keep_freed_memory
 from maskbank.store.commands import DESCRIPTION, add_actions
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, or 1 after one sentence on stderr, or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    keep_freed_memory(os.environ)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop by a process manager is like Ctrl-C
     try:
         options.run(options)

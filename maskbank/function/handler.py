@@ -13,6 +13,7 @@ from maskbank.function.model_handler import ModelHandler
 from maskbank.function.siblings import count_workers
 from maskbank.function.threads import limit_threads
 from maskbank.function.token import TOKEN_HEADER, has_token
+from maskbank.service.heap import keep_freed_memory
 from maskbank.service.timing import Timings
 
 
@@ -23,6 +24,7 @@ def init_context(context: Any, environment: Mapping[str, str] | None = None) -> 
     """
     log_to(context.logger)
     environment = os.environ if environment is None else environment
+    keep_freed_memory(environment)
     threads = limit_threads(count_workers(), environment)
     context.user_data.model = ModelHandler(environment)
     context.logger.info_with("MaskBank is ready", threads=threads, **context.user_data.model.description)
