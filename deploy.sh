@@ -49,7 +49,7 @@ EOF
 
 note() { echo "deploy.sh: $*" >&2; }
 fail() { note "$@"; exit 1; }
-misused() { note "$@"; usage >&2; exit 2; }
+misused() { note "$@"; usage >&2; note "$@"; exit 2; } # twice: the usage is longer than many a screen
 
 NAME=maskbank # metadata.name in function.yaml
 
@@ -57,15 +57,16 @@ NAME=maskbank # metadata.name in function.yaml
 FUNCTION_FILES=(main.py model_handler.py function.yaml function-gpu.yaml requirements.txt requirements.lock LICENSE)
 NOT_IN_FUNCTION=(maskbank/{cli,evaluation,jobs,proposals,review,serving,training})
 
-# What deploy.env may hold beside MASKBANK_*. PYTHON_IMAGE and TORCH_WHEEL are what was downloaded at first.
+# What deploy.env may hold beside MASKBANK_*. PYTHON_IMAGE and TORCH_WHEEL are what was downloaded at first, TRACKER_PORT
+# and OUTLINE_PORT what was free then.
 CHOICES=(VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET CVAT_FUNCTIONS_REDIS_PASSWORD REGISTRY RUN_REGISTRY
-    NAMESPACE PORT OUTLINE SPEC CVAT_NETWORK READY_SECONDS TORCH_INDEX PYTHON_IMAGE TORCH_WHEEL)
+    NAMESPACE PORT TRACKER_PORT OUTLINE_PORT OUTLINE SPEC CVAT_NETWORK READY_SECONDS TORCH_INDEX PYTHON_IMAGE TORCH_WHEEL)
 
 # ---- arguments ----
 
 # The environment's variables of these names belong to others.
 unset VARIANT PLATFORM WORKERS CPUS REPLICAS REDIS REDIS_SECRET REGISTRY RUN_REGISTRY NAMESPACE PORT OUTLINE SPEC
-unset PYTHON_IMAGE TORCH_WHEEL
+unset TRACKER_PORT OUTLINE_PORT PYTHON_IMAGE TORCH_WHEEL
 for name in REGISTRY RUN_REGISTRY NAMESPACE; do
     theirs=NUCTL_$name
     if [[ ${!theirs+given} ]]; then
@@ -101,11 +102,22 @@ while (($#)); do
     shift
 done
 
+# The file that path $1 leads to; not every system has `readlink -f`.
+target_of() {
+    local path=$1 link
+    while [[ -L $path ]]; do
+        link=$(readlink "$path")
+        [[ $link == /* ]] || link=$(dirname -- "$path")/$link
+        path=$link
+    done
+    echo "$path"
+}
+
 # Paths are the caller's; everything below runs in the repository.
 for name in MASKBANK_WEIGHTS MASKBANK_INTERACTOR_WEIGHTS SPEC stage; do
     if [[ ${!name-} && ${!name} != /* ]]; then printf -v "$name" %s "$PWD/${!name}"; fi
 done
-cd "$(dirname "${BASH_SOURCE[0]}")"
+CDPATH='' cd -- "$(dirname -- "$(target_of "${BASH_SOURCE[0]}")")" >/dev/null
 # What lies in the repository may move with it.
 for name in MASKBANK_WEIGHTS MASKBANK_INTERACTOR_WEIGHTS SPEC; do
     if [[ ${!name-} ]]; then printf -v "$name" %s "${!name#"$PWD/"}"; fi
@@ -132,7 +144,7 @@ read_choices() {
         if [[ $line != *=* || " ${CHOICES[*]} " != *" $name "* && ! $name =~ ^MASKBANK_[A-Z_]+$ ]]; then
             fail "$1, line $number, is not NAME=VALUE with a name that I know: '$name'."
         fi
-        if [[ $name == PLATFORM && ${PLATFORM-} && $line != "PLATFORM=$PLATFORM" ]]; then
+        if [[ $name =~ ^(PLATFORM|NAMESPACE)$ && ${!name-} && $line != "$name=${!name}" ]]; then
             fail "$1 is of a deployment with $line. To begin another one, move $1 and $DEPLOYED away."
         fi
         [[ ${!name+made} ]] || printf -v "$name" %s "${line#*=}"
@@ -162,7 +174,7 @@ keep_choices() {
             echo "# What ./deploy.sh was told, for its next call; see ./deploy.sh --help. It may hold passwords."
             choices
         } >"$1.tmp"
-        mv "$1.tmp" "$1"
+        mv "$1.tmp" "$(target_of "$1")"
     )
 }
 
@@ -184,6 +196,7 @@ fi
 
 : "${WORKERS:=}" "${CPUS:=}" "${REPLICAS:=}" "${REDIS:=}" "${REDIS_SECRET:=}" "${REGISTRY:=}" "${RUN_REGISTRY:=}"
 : "${SPEC:=}" "${READY_SECONDS:=}" "${TORCH_INDEX:=}" "${PYTHON_IMAGE:=}" "${TORCH_WHEEL:=}"
+: "${TRACKER_PORT:=}" "${OUTLINE_PORT:=}"
 : "${VARIANT:=auto}" "${PLATFORM:=local}" "${PORT:=open}" "${OUTLINE:=no}" "${CVAT_NETWORK:=cvat_cvat}"
 if [[ $PLATFORM == kube ]]; then : "${NAMESPACE:=default}"; else : "${NAMESPACE:=nuclio}"; fi
 weights=${MASKBANK_WEIGHTS:-}
@@ -198,6 +211,12 @@ check_choices() {
         # A line break would begin another line of deploy.env and of function.yaml.
         [[ ${!name-} != *[[:cntrl:]]* ]] || misused "$name has a line break or another control character in it."
     done
+    if [[ $PLATFORM == local && -z $stage ]]; then
+        for name in CVAT_FUNCTIONS_REDIS_PASSWORD $(settings_named); do
+            # It puts them between such quotes in a line for the shell, when the old function is gone already.
+            [[ ${!name-} != *\'* ]] || misused "$name has a ' in it, which nuctl cannot pass on; in an address, %27 means the same."
+        done
+    fi
     for name in $(settings_named); do
         grep -q "name: $name," function.yaml || misused "There is no setting $name."
     done
@@ -208,6 +227,11 @@ check_choices() {
     whole --workers "$WORKERS"
     whole --cpus "$CPUS"
     whole READY_SECONDS "$READY_SECONDS"
+    for name in TRACKER_PORT OUTLINE_PORT; do
+        [[ ${!name} =~ ^([1-9][0-9]{0,4})?$ && ${!name:-1} -le 65535 ]] || misused "$name is a port, 1 to 65535, not '${!name}'."
+    done
+    [[ ${MASKBANK_DEVICE:-auto} =~ ^(auto|cpu|cuda(:[0-9]+)?)$ ]] \
+        || misused "MASKBANK_DEVICE is auto, cpu, cuda or cuda:N, not '$MASKBANK_DEVICE'."
     if [[ $REPLICAS ]]; then
         if [[ ! $REPLICAS =~ ^[1-9][0-9]{0,3}(-[1-9][0-9]{0,3})?$ ]] || ((${REPLICAS%-*} > ${REPLICAS#*-})); then
             misused "--replicas is N or MIN-MAX, not '$REPLICAS'."
@@ -222,7 +246,7 @@ check_choices() {
         misused "--replicas and --redis-secret are for --platform kube."
     fi
     if [[ $PLATFORM == kube && $PORT == closed ]]; then misused "--port is for --platform local."; fi
-    if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage ]]; then
+    if [[ $PLATFORM == kube && -z $REGISTRY && -z $stage && -z $image ]]; then
         misused "--platform kube needs --registry: the cluster pulls the image from there."
     fi
     if [[ ${REPLICAS#*-} -gt 1 && -z $REDIS && -z ${MASKBANK_STORE:-} ]]; then
@@ -288,6 +312,7 @@ stage_files() {
     run cp weights/MODEL_CARD.md weights/LICENSE "$1/weights/"
     run rm -rf "${NOT_IN_FUNCTION[@]/#/$1/}"
     run find "$1" -name __pycache__ -prune -exec rm -rf '{}' +
+    run chmod -R a+rX,u+w "$1" # in the image they are root's, and the function is another user
 }
 
 # Ten digits that stand for what stage_files would put into a folder, and for the base image that it goes on.
@@ -297,6 +322,7 @@ digest_of_files() {
     sum=$(
         {
             printf '%s\n' "$PYTHON_IMAGE" "$torch_index" "$TORCH_WHEEL" base.Dockerfile
+            "$dry_run" || nuctl version # which adds its own part to the image
             printf '%s\n' "${FUNCTION_FILES[@]}" weights/MODEL_CARD.md weights/LICENSE \
                 "${weights:-weights/lite.safetensors}" "$(interactor_weights)"
             find maskbank \( "${skipped[@]}" -name __pycache__ \) -prune -o -type f -print | LC_ALL=C sort
@@ -381,6 +407,7 @@ configured() {
             '        maxRequestBodySize: '*)
                 echo "$line"
                 [[ $PORT == open ]] || echo "        disablePortPublishing: true"
+                [[ $PORT != open || -z $TRACKER_PORT ]] || echo "        port: $TRACKER_PORT"
                 ;;
             '  resources:')
                 echo "$line"
@@ -399,7 +426,7 @@ configured() {
 # Prints the configuration of the interactor: interactor.yaml with the `spec` of the function, but for one worker. On
 # Kubernetes it computes on the CPU: a GPU there is one pod's, and a person clicks too seldom to keep one busy.
 configured_outline() {
-    local line description='' printing=true WORKERS=1 cpus=$cpus variant=$VARIANT
+    local line description='' printing=true WORKERS=1 TRACKER_PORT=$OUTLINE_PORT cpus=$cpus variant=$VARIANT
     if [[ $PLATFORM == kube ]]; then
         local MASKBANK_DEVICE=cpu
         variant=cpu cpus=${CPUS:-2}
@@ -462,7 +489,10 @@ if [[ $stage ]]; then
     : "${WORKERS:=2}"
     stage_files "$stage"
     if ! "$dry_run"; then
-        for variant in cpu gpu; do configured $variant build >"$stage/$(file_of $variant)"; done
+        for variant in cpu gpu; do
+            configured $variant build >"$stage/$(file_of $variant)"
+            chmod 600 "$stage/$(file_of $variant)" # it may hold passwords
+        done
         note "the function's files are in $stage."
     fi
     exit 0
@@ -497,8 +527,9 @@ check_cvat() {
         note "warning: no container 'nuclio' runs; CVAT needs it (docker-compose.serverless.yml) to see the function."
         return
     }
-    version=${image##*:} version=${version%%-*}
-    if [[ $(nuctl version 2>/dev/null) != *"$version"* ]]; then
+    version=${image%@*} version=${version##*:} version=${version%%-*}
+    [[ $version =~ ^[0-9.]+$ ]] || return 0
+    if [[ ! $(nuctl version 2>/dev/null) =~ (^|[^0-9.])"$version"([^0-9.]|$) ]]; then
         note "warning: CVAT runs Nuclio $version and your nuctl is of another version, which often fails."
     fi
 }
@@ -550,9 +581,13 @@ else
     check_tools
     if [[ $PLATFORM == local ]] && ! "$build_only"; then
         check_cvat
-        if [[ ! -f $KEPT ]] && ! "$rollback"; then take_over_settings; fi
+        # A first deployment that failed has left .deployed; its settings may be what is wrong.
+        if [[ ! -f $KEPT && ! -d $DEPLOYED ]] && ! "$rollback"; then take_over_settings; fi
     fi
     if [[ $VARIANT == auto ]]; then if has_gpu; then VARIANT=gpu; else VARIANT=cpu; fi; fi
+fi
+if [[ $VARIANT == cpu && ${MASKBANK_DEVICE:-} == cuda* ]] && ! "$rollback"; then
+    misused "MASKBANK_DEVICE=$MASKBANK_DEVICE is for the gpu variant; an empty one takes it back: MASKBANK_DEVICE= ./deploy.sh cpu"
 fi
 if [[ $image ]]; then check_given_image; fi
 
@@ -693,6 +728,8 @@ EOF
 # Ends the script, while the old function still runs, if the new image cannot load what it will have to.
 try_loading() {
     local line command=(docker run --rm -i --network none --user maskbank --env MASKBANK_DEVICE=cpu)
+    if [[ $cpus ]]; then command+=(--cpus "$cpus"); fi
+    if [[ $VARIANT == gpu ]]; then command+=(--gpus all); fi
     (
         while IFS= read -r line; do
             [[ $line != MASKBANK_DEVICE=* ]] || continue
@@ -703,10 +740,36 @@ try_loading() {
     ) || fail "The new image cannot start with these settings and weights, as it says above, so nothing was deployed."
 }
 
+# The port of this machine at which container $1 is published, if it is.
+published_port() {
+    local line
+    line=$(docker port "$1" 8080/tcp 2>/dev/null) || return 0
+    line=${line%%$'\n'*}
+    echo "${line##*:}"
+}
+
+# Sets the choice $1 to the port at which function $2 will be published: the one that was chosen before, or that it has
+# already, or a free one. Docker would choose another one at every start of the container, and CVAT go on with the first.
+choose_port() {
+    local port published
+    published=$(published_port "nuclio-$NAMESPACE-$2")
+    port=${!1:-$published}
+    if [[ -z $port ]]; then
+        port=30300 # below those that Docker chooses
+        while is_taken "$port" || [[ $port == "$TRACKER_PORT" ]]; do ((++port)); done
+    elif [[ $port != "$published" ]] && is_taken "$port"; then
+        fail "another program has taken port $port of this machine; $1=PORT in $KEPT chooses another."
+    fi
+    printf -v "$1" %s "$port"
+}
+
+is_taken() { (: <"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
 # Deploys the image and the configurations in folder $1, and sees that they work. The interactor is removed where it is
 # no longer wanted.
 deploy() {
     local device=''
+    trap interrupted INT TERM
     if [[ $VARIANT == gpu && ${MASKBANK_DEVICE:-cuda} != cpu ]]; then device=cuda; fi
     deploy_function "$NAME" "$1/function.yaml" try_tracker "$device"
     if [[ $PLATFORM == kube ]]; then device=''; fi
@@ -718,6 +781,11 @@ deploy() {
         run nuctl delete function "$outline" "${nuctl_here[@]}" \
             || note "warning: nuctl could not remove the interactor $outline, as it says above."
     fi
+}
+
+interrupted() {
+    note "stopped while the function was being replaced, so it may be gone: ./deploy.sh goes on, --rollback goes back."
+    exit 130
 }
 
 # Deploys function $1 with the configuration in file $2, and sees that it passes trial $3 on device $4.
@@ -782,7 +850,7 @@ esac
 
 # Both are built while the old function goes on: on one machine nuctl removes it before it deploys the new one.
 build_image() {
-    local base=cvat.$NAME.base:$VARIANT tag version staging digest
+    local base=cvat.$NAME.base:$VARIANT tag version digest
     tag=$(grep -oE '^ARG PYTHON_IMAGE=.*' base.Dockerfile) tag=${tag#*=}
     if "$no_pull"; then
         PYTHON_IMAGE=$tag # an image that was loaded from a file has no digest
@@ -809,8 +877,7 @@ build_image() {
         staging=/tmp/maskbank-function
     else
         staging=$(mktemp -d "${TMPDIR:-/tmp}/maskbank-function.XXXXXX")
-        # shellcheck disable=SC2064 # the folder is a local of this function
-        trap "rm -rf '$staging'" EXIT
+        trap 'rm -rf "$staging"' EXIT
     fi
     stage_files "$staging"
     local build=(
@@ -832,7 +899,7 @@ fi
 if [[ -z $image ]]; then build_image; fi
 if "$build_only"; then
     note "the image is $image. To take it to another machine: docker save $image | gzip > maskbank.tar.gz; there" \
-        "docker load < maskbank.tar.gz and ./deploy.sh $VARIANT --image $image"
+        "docker load < maskbank.tar.gz and ./deploy.sh $VARIANT --image $image${weights:+ --weights $weights}"
     exit 0
 fi
 
@@ -842,6 +909,10 @@ if [[ $PLATFORM == local ]]; then try_loading; fi
 if "$dry_run"; then
     deploy "$DEPLOYED/next"
     exit 0
+fi
+if [[ $PLATFORM == local && $PORT == open ]]; then
+    choose_port TRACKER_PORT "$NAME"
+    if [[ $OUTLINE == yes ]]; then choose_port OUTLINE_PORT "$outline"; fi
 fi
 (umask 077 && mkdir -p "$DEPLOYED/next")
 (umask 077 && configured "$VARIANT" '' >"$DEPLOYED/next/function.yaml")
@@ -861,7 +932,7 @@ MaskBank is deployed. In CVAT, open a job and choose AI tools > Trackers > AI tr
 EOF
 if [[ -d $DEPLOYED/previous ]]; then echo "  undo this:  ./deploy.sh --rollback"; fi
 if [[ $PLATFORM == local && $PORT == open ]]; then
-    echo "  its port:   open to whoever reaches this machine; docs/admins.md says how to close it"
+    echo "  its port:   open to whoever reaches this machine ($TRACKER_PORT); docs/admins.md says how to close it"
 elif [[ $PLATFORM == local && $(docker port "$workload") ]]; then
     note "warning: this version of Nuclio publishes the port all the same; docs/admins.md has another way to close it."
 fi

@@ -9,10 +9,12 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
 import tomllib
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -33,7 +35,7 @@ VARIANTS = {"cpu": "function.yaml", "gpu": "function-gpu.yaml"}
 # ---- a small copy of the repository, and stand-ins for the tools ----
 
 SHELL_TOOLS = ["bash", "cat", "cp", "dirname", "env", "find", "grep", "ls", "mkdir", "mktemp", "mv", "nproc", "rm"]
-SHELL_TOOLS += ["sha256sum", "sleep", "sort", "tr"]
+SHELL_TOOLS += ["chmod", "readlink", "sha256sum", "sleep", "sort", "tr"]
 
 # The files that deploy.sh reads; the others only have to be there.
 READ_FILES = ["deploy.sh", "base.Dockerfile", "function.yaml", "function-gpu.yaml", "interactor.yaml"]
@@ -82,6 +84,7 @@ case "$1" in
     build)
         while [ "$1" != --path ]; do shift; done
         (cd "$2" && find . -type f) > "$LOG.staged"
+        find "$2" -mindepth 1 -printf '%y:%m\n' > "$LOG.modes"
         rm -rf "$LOG.copy" && cp -R "$2" "$LOG.copy"
         exit "${NUCTL_BUILD_CODE:-0}" ;;
     deploy)
@@ -92,6 +95,7 @@ case "$1" in
             exit "${NUCTL_OUTLINE_CODE:-0}"
         fi
         cat "$2" > "$LOG.yaml"
+        [ -z "$NUCTL_DEPLOY_SIGNAL" ] || kill -s "$NUCTL_DEPLOY_SIGNAL" "$PPID"
         exit "${NUCTL_DEPLOY_CODE:-0}" ;;
     delete) exit "${NUCTL_DELETE_CODE:-0}" ;;
 esac
@@ -128,7 +132,7 @@ case "$1 $2" in
     "logs "*) echo "log of the container" ;;
     "inspect "*)
         case "$*" in
-            *Config.Image*nuclio) echo "quay.io/nuclio/dashboard:1.13.0-amd64" ;;
+            *Config.Image*nuclio) echo "${DASHBOARD:-quay.io/nuclio/dashboard:1.13.0-amd64}" ;;
             *Config.Env*nuclio-nuclio-maskbank) printf "$RUNNING" ;;
             *Health*) echo "${HEALTH:-healthy}" ;;
             *cvat_redis_ondisk) exit "${REDIS_CODE:-0}" ;;
@@ -350,6 +354,37 @@ def test_wrong_arguments_get_one_sentence_and_the_usage(repository, arguments, s
     assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "settings", "sentence"),
+    [
+        (["cpu"], {"MASKBANK_DEVICE": "gpu"}, "MASKBANK_DEVICE is auto, cpu, cuda or cuda:N, not 'gpu'."),
+        (["cpu"], {"MASKBANK_DEVICE": "cuda:1"}, "MASKBANK_DEVICE=cuda:1 is for the gpu variant; "),
+        (["auto"], {"MASKBANK_DEVICE": "cuda"}, "MASKBANK_DEVICE=cuda is for the gpu variant; "),
+        (["cpu"], {"MASKBANK_TOKEN": "it's"}, "MASKBANK_TOKEN has a ' in it, which nuctl cannot pass on; "),
+        (["cpu"], {"CVAT_FUNCTIONS_REDIS_PASSWORD": "a'b'c"}, "CVAT_FUNCTIONS_REDIS_PASSWORD has a ' in it, "),
+    ],
+)
+def test_what_would_take_the_function_down_is_refused_before(deployable, arguments, settings, sentence):
+    done = deployable.deploy(*arguments, **settings)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"deploy.sh: {sentence}")
+    assert not any(call.startswith(("docker build", "nuctl deploy")) for call in deployable.calls())
+
+
+def test_kubernetes_gets_its_settings_without_a_shell(deployable, function):
+    arguments = ["cpu", "--platform", "kube", "--registry", "registry.example"]
+    assert deployable.deploy(*arguments, MASKBANK_TOKEN="it's").returncode == 0
+    assert deployable.settings()["MASKBANK_TOKEN"] == "it's"
+
+
+@pytest.mark.parametrize("line", ["TRACKER_PORT=0", "OUTLINE_PORT=65536", "TRACKER_PORT=http"])
+def test_a_port_that_cannot_be(repository, line):
+    (repository.folder / "deploy.env").write_text(line)
+    done = repository.deploy("--dry-run")
+    name, value = line.split("=")
+    assert done.returncode == 2 and f"{name} is a port, 1 to 65535, not '{value}'." in done.stderr
+
+
 # ---- dry runs: no tool is there at all ----
 
 
@@ -490,10 +525,20 @@ def test_cvat_that_does_not_run(deployable):
     assert commands(done) == []
 
 
-def test_nuctl_of_another_version_is_a_warning(deployable, function):
-    done = deployable.deploy(NUCTL_VERSION="1.15.9")
+@pytest.mark.parametrize(
+    ("nuctl", "image", "warned"),
+    [
+        ("1.15.9", "quay.io/nuclio/dashboard:1.13.0-amd64", True),
+        ("1.13.17", "quay.io/nuclio/dashboard:1.13.1-amd64", True),
+        ("1.13.1", "quay.io/nuclio/dashboard:1.13.1-amd64@sha256:abab", False),
+        ("1.13.1, Git commit: abc", "registry.example:5000/nuclio/dashboard:1.13.1", False),
+        ("1.13.1", "quay.io/nuclio/dashboard@sha256:abab", False),
+    ],
+)
+def test_nuctl_of_another_version_is_a_warning(deployable, function, nuctl, image, warned):
+    done = deployable.deploy(NUCTL_VERSION=nuctl, DASHBOARD=image)
     assert done.returncode == 0, done.stderr
-    assert "CVAT runs Nuclio 1.13.0 and your nuctl is of another version" in done.stderr
+    assert ("and your nuctl is of another version" in done.stderr) == warned
 
 
 # ---- real runs against the stand-ins ----
@@ -525,6 +570,71 @@ def test_a_deployment_from_start_to_end(deployable, function):
 def test_only_what_the_function_needs_is_packed(deployable, function):
     assert deployable.deploy().returncode == 0
     assert deployable.staged() == NEEDED_FILES
+
+
+def test_what_is_packed_can_be_read_by_the_functions_user(deployable, function):
+    """Whatever the umask and the mode of a file of one's own: in the image they are root's."""
+    weights = deployable.folder / "mine.safetensors"
+    weights.write_text("mine")
+    weights.chmod(0o600)
+    script = deployable.folder / "private.sh"
+    script.write_text('umask 077\nexec ./deploy.sh "$@"\n')
+    done = subprocess.run(
+        ["bash", str(script), "cpu", "--weights", "mine.safetensors"],
+        cwd=deployable.folder,
+        env=deployable.env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    staged = Path(f"{deployable.log}.modes").read_text().split()
+    assert staged and all(
+        int(mode, 8) & (0o5 if kind == "d" else 0o4) for kind, mode in (each.split(":") for each in staged)
+    )
+
+
+def test_called_by_a_link_and_with_a_search_path_for_cd(deployable, function, tmp_path):
+    link = tmp_path / "deploy"
+    link.symlink_to("repo/deploy.sh")
+    (tmp_path / "elsewhere/repo").mkdir(parents=True)
+    env = deployable.env | {"CDPATH": str(tmp_path / "elsewhere")}
+    done = subprocess.run([str(link), "cpu"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run(["bash", "repo/deploy.sh"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list((tmp_path / "elsewhere/repo").iterdir()) and deployable.choices["VARIANT"] == "cpu"
+
+
+def test_deploy_env_may_be_a_link(deployable, function, tmp_path):
+    kept = tmp_path / "kept.env"
+    kept.write_text("WORKERS=3\n")
+    (deployable.folder / "deploy.env").symlink_to(kept)
+    assert deployable.deploy("cpu").returncode == 0
+    assert (deployable.folder / "deploy.env").is_symlink() and "VARIANT=cpu\n" in kept.read_text()
+
+
+def test_a_temporary_folder_of_any_name_is_cleared(deployable, function, tmp_path):
+    folder = tmp_path / "it's mine"
+    folder.mkdir()
+    done = deployable.deploy("cpu", TMPDIR=str(folder))
+    assert done.returncode == 0 and not list(folder.iterdir())
+
+
+def test_another_namespace_is_another_deployment(deployable, function):
+    assert deployable.deploy("cpu").returncode == 0
+    done = deployable.deploy("--namespace", "other")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "deploy.sh: deploy.env is of a deployment with NAMESPACE=nuclio. To begin another one, move deploy.env and"
+        " .deployed away.\n"
+    )
+
+
+def test_stopped_while_the_function_is_replaced(deployable, function):
+    """nuctl has removed the old one by then."""
+    done = deployable.deploy("cpu", NUCTL_DEPLOY_SIGNAL="INT")
+    assert done.returncode == 130
+    assert "stopped while the function was being replaced, so it may be gone: ./deploy.sh goes on" in done.stderr
 
 
 def test_the_callers_checkpoint_is_packed(deployable, function, tmp_path):
@@ -607,9 +717,9 @@ def test_what_can_be_loaded_is_deployed(deployable, function):
         shutil.copy(ROOT / f"weights/{weights}.safetensors", deployable.folder / "weights")
     function.device = "cuda"
     settings = {"MASKBANK_DEVICE": "cuda", "MASKBANK_SIZE": "320", "CODE_IN_IMAGE": str(ROOT)}
-    done = deployable.deploy("gpu", "--weights", "weights/lite-open.safetensors", **settings)
+    done = deployable.deploy("gpu", "--cpus", "3", "--weights", "weights/lite-open.safetensors", **settings)
     assert done.returncode == 0, done.stderr
-    assert "docker run --rm -i --network none " in done.stdout
+    assert "docker run --rm -i --network none " in done.stdout and " --cpus 3 --gpus all " in done.stdout
     tried = Path(f"{deployable.log}.tried").read_text().splitlines()
     assert dict(line.split("=", 1) for line in tried) == deployable.settings() | {"MASKBANK_DEVICE": "cpu"}
 
@@ -671,11 +781,11 @@ def test_the_trial_is_a_proper_pair_of_requests(deployable, function, tmp_path):
 def test_an_upgrade_keeps_what_was_chosen(deployable, function, tmp_path):
     (tmp_path / "mine.safetensors").write_text("my weights")
     arguments = ["cpu", "--weights", "mine.safetensors", "--redis", "redis.lan:6379", "--workers", "5", "--cpus", "4"]
-    first = deployable.deploy(*arguments, cwd=tmp_path, MASKBANK_SIZE="320", MASKBANK_STORE="it's: a 'value' # \\n")
+    first = deployable.deploy(*arguments, cwd=tmp_path, MASKBANK_SIZE="320", MASKBANK_STORE='it is: a "value" # \\n')
     assert first.returncode == 0, first.stderr
     chosen, choices = deployable.deployed(), deployable.choices
     assert choices.items() >= {"WORKERS": "5", "MASKBANK_SIZE": "320", "REDIS": "redis.lan:6379"}.items()
-    assert deployable.settings()["MASKBANK_STORE"] == "it's: a 'value' # \\n"
+    assert deployable.settings()["MASKBANK_STORE"] == 'it is: a "value" # \\n'
     assert (deployable.folder / "deploy.env").stat().st_mode & 0o777 == 0o600
 
     (deployable.folder / "main.py").write_text("the next version")
@@ -708,6 +818,14 @@ def test_the_settings_of_a_function_from_before_deploy_env_are_taken_over(deploy
     # From now on deploy.env counts.
     assert deployable.deploy(RUNNING="MASKBANK_MAX_OBJECTS=7\\n").returncode == 0
     assert "MASKBANK_MAX_OBJECTS" not in deployable.settings()
+
+
+def test_the_settings_of_a_first_deployment_that_failed_do_not_come_back(deployable, function):
+    wrong = {"MASKBANK_STORE": "redis://wrong:1"}
+    assert deployable.deploy("cpu", HEALTH="unhealthy", READY_SECONDS="1", **wrong).returncode == 1
+    done = deployable.deploy("cpu", RUNNING="MASKBANK_STORE=redis://wrong:1\\n")
+    assert done.returncode == 0 and "taken over" not in done.stderr
+    assert "MASKBANK_STORE" not in deployable.settings()
 
 
 def test_weights_of_a_function_from_before_deploy_env_have_to_be_named(deployable):
@@ -746,10 +864,10 @@ def test_the_environments_other_variables_are_no_choices(deployable, function):
 
 def test_deploy_env_is_plain_text_that_a_person_may_write(repository):
     path = repository.folder / "deploy.env"
-    path.write_text("# mine\n\nWORKERS=7\r\nMASKBANK_SIZE=$(touch /tmp/x) 'a=b'")
+    path.write_text('# mine\n\nWORKERS=7\r\nMASKBANK_SIZE=$(touch /tmp/x) "a=b"')
     done = repository.deploy("--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "  WORKERS=7\n" in done.stdout and "  MASKBANK_SIZE=$(touch /tmp/x) 'a=b'\n" in done.stdout
+    assert "  WORKERS=7\n" in done.stdout and '  MASKBANK_SIZE=$(touch /tmp/x) "a=b"\n' in done.stdout
     assert path.read_text().startswith("# mine")
 
 
@@ -969,6 +1087,26 @@ def test_build_here_and_deploy_there(deployable, function):
     assert run_images(deployable) == [image]
 
 
+def test_an_image_with_weights_of_ones_own_is_deployed_with_them(deployable, function):
+    (deployable.folder / "mine.safetensors").write_text("mine")
+    built = deployable.deploy("cpu", "--build-only", "--weights", "mine.safetensors", NETWORK_CODE="1")
+    arguments = re.search(r"\./deploy\.sh (cpu --image .*)", built.stderr)[1].split()
+    assert deployable.deploy(*arguments).returncode == 0
+    assert deployable.settings()["MASKBANK_WEIGHTS"] == "/opt/nuclio/weights/mine.safetensors"
+
+
+def test_an_image_in_a_registry_needs_no_other_on_kubernetes(deployable, function):
+    done = deployable.deploy("cpu", "--platform", "kube", "--image", "registry.example/cvat.maskbank:1-cpu-0123abcdef")
+    assert done.returncode == 0, done.stderr
+    assert run_images(deployable) == ["registry.example/cvat.maskbank:1-cpu-0123abcdef"]
+
+
+def test_another_nuclio_is_another_image(deployable, function):
+    """Its own part is in the image; a rebuilt one with the same tag would leave nothing to go back to."""
+    assert deployable.deploy("cpu").returncode == deployable.deploy(NUCTL_VERSION="1.15.9").returncode == 0
+    assert len(set(run_images(deployable))) == 2
+
+
 def test_an_image_that_is_not_here_is_not_deployed(deployable):
     done = deployable.deploy("cpu", "--image", "nosuch:1", IMAGE_CODE="1")
     assert done.returncode == 1
@@ -1076,6 +1214,36 @@ def test_a_closed_port(deployable, function):
     assert "disablePortPublishing" not in trigger["attributes"]
 
 
+def test_the_port_stays_over_restarts_and_deployments(deployable, function):
+    """What Docker chooses is another port after each start of the container, and CVAT calls the first."""
+    with socket.create_server(("127.0.0.1", 30300)) if is_free(30300) else nullcontext():
+        assert deployable.deploy("cpu", "--outline", "yes").returncode == 0
+    tracker, outline = (port_of(each) for each in (deployable.deployed(), deployable.outline()))
+    assert 30300 < tracker < outline < 32768
+    assert deployable.choices["TRACKER_PORT"] == str(tracker) and deployable.choices["OUTLINE_PORT"] == str(outline)
+    assert deployable.deploy("--workers", "2").returncode == 0
+    assert (port_of(deployable.deployed()), port_of(deployable.outline())) == (tracker, outline)
+
+    with socket.create_server(("127.0.0.1", tracker)):
+        done = deployable.deploy()
+    assert done.returncode == 1
+    assert f"another program has taken port {tracker} of this machine; TRACKER_PORT=PORT in deploy.env" in done.stderr
+
+
+def test_a_function_that_is_published_already_keeps_its_port(deployable, function):
+    """Rules of a firewall may name it; and that it is in use is no hindrance."""
+    with socket.create_server(("127.0.0.1", 49155)) if is_free(49155) else nullcontext():
+        done = deployable.deploy("cpu", PUBLISHED="1")
+        assert done.returncode == 0, done.stderr
+        assert port_of(deployable.deployed()) == 49155 and "(49155)" in done.stdout
+        assert deployable.deploy(PUBLISHED="1").returncode == 0
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) != 0
+
+
 def test_a_spec_of_the_admins_own(deployable, function, tmp_path):
     (tmp_path / "mine.yaml").write_text("---\nsecurityContext:\n  runAsUser: 7\n\nvolumes:\n- volume: {name: a}")
     done = deployable.deploy("--spec", "mine.yaml", cwd=tmp_path)
@@ -1100,13 +1268,20 @@ def outline_calls(repository: Repository) -> list[str]:
     return [call for call in repository.calls() if re.match(r"nuctl \w+ (function )?maskbank-outline ", call)]
 
 
-def as_interactor(function: dict) -> dict:
+def port_of(configuration: dict) -> int | None:
+    """Of this machine, at which a function with this configuration is published."""
+    (trigger,) = configuration["spec"]["triggers"].values()
+    return trigger["attributes"].get("port")
+
+
+def as_interactor(function: dict, **published: int) -> dict:
     """What the interactor's configuration has to be, where the function's is this one."""
     own = read("interactor.yaml")
     spec = function["spec"] | own["spec"]
     (workers,) = (trigger["maxWorkers"] for trigger in spec["triggers"].values())
     spec["triggers"] = {
-        name: trigger | {"numWorkers": 1, "maxWorkers": 1} for name, trigger in spec["triggers"].items()
+        name: trigger | {"numWorkers": 1, "maxWorkers": 1, "attributes": trigger["attributes"] | published}
+        for name, trigger in spec["triggers"].items()
     }
     spec["resources"] = {
         kind: {name: one_workers(amount, workers) for name, amount in amounts.items()}
@@ -1143,7 +1318,9 @@ def test_the_interactor_is_deployed_after_the_trial_with_the_same_image(deployab
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("  outline: ")]
     assert "in CVAT, AI tools > Interactors > AI outline" in line and line.endswith(remove)
 
-    assert deployable.outline() == as_interactor(deployable.deployed())
+    port = port_of(deployable.outline())
+    assert port > port_of(deployable.deployed())
+    assert deployable.outline() == as_interactor(deployable.deployed(), port=port)
     assert deployable.outline()["metadata"]["name"] == "maskbank-outline"
     (trigger,) = deployable.deployed()["spec"]["triggers"].values()
     assert trigger["numWorkers"] == trigger["maxWorkers"] == 3
@@ -1242,7 +1419,7 @@ def test_going_back_deploys_the_interactor_of_the_deployment_before(deployable, 
     assert deployable.choices["OUTLINE"] == "yes"
     one, outline, two, *last = run_images(deployable)
     assert one == outline != two and last == [one, one]
-    assert deployable.outline() == first == as_interactor(deployable.deployed())
+    assert deployable.outline() == first == as_interactor(deployable.deployed(), port=port_of(first))
     assert deployable.deploy("--rollback").returncode == 0
     assert deployable.choices["OUTLINE"] == "no"
     assert [call.split()[1] for call in outline_calls(deployable)] == ["deploy", "delete", "deploy", "delete"]
@@ -1432,6 +1609,7 @@ def test_staging_with_settings(tmp_path, config):
     ]
     staged["spec"]["env"] = own["spec"]["env"]
     assert staged == own
+    assert (folder / config).stat().st_mode & 0o777 == 0o600, "it may hold passwords"
     assert {path.name for path in (folder / "weights").iterdir()} == {
         "lite-open.safetensors",
         "interactor-open.safetensors",
