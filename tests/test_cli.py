@@ -339,6 +339,11 @@ def test_folder_without_write_permission_gives_one_sentence(folder, tmp_path, se
     ["track", "frames", "--seed", "0=seed.png", "--out", "out", "--video", "gif"],
     ["train", "--data", "data", "--out", "out", "--minutes", "0"],
     ["train", "--data", "data", "--out", "out", "--minutes", "soon"],
+    ["train", "--data", "data", "--out", "out", "--minutes", "1", "--learning-rate", "0"],
+    ["folds", "--data", "data", "--source", "s", "--out", "out", "--learning-rate", "nan"],
+    ["train-interactor", "--data", "data", "--out", "out", "--minutes", "1", "--learning-rate", "fast"],
+    ["store", "purge", "--older-than", "-8"],
+    ["store", "purge", "--older-than", "nan"],
     ["dance"],
     [],
 ])  # fmt: skip

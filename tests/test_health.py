@@ -20,6 +20,7 @@ from maskbank.function.health import Health, quantile_ms, report
 from maskbank.function.local import invoke, local_function
 from maskbank.function.siblings import count_workers
 from maskbank.function.threads import cores, share_of_cores
+from maskbank.service import heap
 
 
 def get(function: Function, path: str) -> tuple[int, str, str]:
@@ -73,6 +74,9 @@ def test_a_store_that_is_back_is_not_reported_as_away(monkeypatch) -> None:
     assert report({}, health.registry)["status"] == "ok"
 
 
+STAGES = ("store", "decode", "outline", "track", "encode")
+
+
 def test_work_is_counted(worker: Function, frames: list[bytes]) -> None:
     shapes = [mask_shape(true_mask(0, object_id)) for object_id in (RED_KOI, TURTLE)]
     _, states = worker.ask(frames[0], shapes, [])
@@ -87,7 +91,7 @@ def test_work_is_counted(worker: Function, frames: list[bytes]) -> None:
     assert samples["maskbank_requests_total 400"] == samples["maskbank_requests_total 410"] == 1
     assert samples["maskbank_objects_total"] == 4
     assert samples["maskbank_request_seconds_count"] == 2
-    stages = [samples[f"maskbank_stage_seconds_total {stage}"] for stage in ("decode", "store", "track", "encode")]
+    stages = [samples[f"maskbank_stage_seconds_total {stage}"] for stage in STAGES]
     assert all(seconds > 0 for seconds in stages)
     assert sum(stages) == pytest.approx(samples["maskbank_request_seconds_sum"], rel=0.01)
     assert samples["maskbank_store_written_bytes"] == report["store_written_bytes"] > 1000
@@ -115,7 +119,7 @@ def test_the_log_names_what_was_done_and_shows_no_pixel(
     fields = lines[1][1]
     assert set(fields) == {"request", "frames", "objects", "banks", "milliseconds"}
     assert fields["objects"] == 1 and fields["banks"] == [f"{states[0]['bank'][:6]}…@2"]
-    assert set(fields["milliseconds"]) == {"decode", "store", "track", "encode"}
+    assert set(fields["milliseconds"]) == set(STAGES)
     assert states[0]["bank"] not in repr(lines) + "".join(capfd.readouterr())
     assert len(repr(lines[1])) < 300
 
@@ -390,6 +394,32 @@ for _ in range(20):
 print(faults() - before)
 """
     assert (int(_printed_by(program, **allocator).split()[-1]) < 100_000) == kept
+
+
+@pytest.mark.parametrize(
+    ("most", "accepted"),
+    [
+        (1 << 40, [(-3, 1 << 30), (-1, 1 << 29)]),
+        (1 << 25, [(-3, 1 << 25), (-1, 1 << 29)]),  # as older versions of glibc
+        (0, []),  # another C library
+    ],
+)
+def test_what_the_c_library_refuses_leaves_no_half_of_it(
+    most: int, accepted: list[tuple[int, int]], monkeypatch
+) -> None:
+    done = []
+
+    def mallopt(option: int, value: int) -> int:
+        if option == -3 and value > most:
+            return 0
+        done.append((option, value))
+        return 1
+
+    monkeypatch.setattr(heap, "_of_libc", {"mallopt": mallopt}.__getitem__)
+    heap.keep_freed_memory({})
+    assert done == accepted
+    heap.keep_freed_memory({"MALLOC_TRIM_THRESHOLD_": "1"})
+    assert done == accepted
 
 
 def _printed_by(program: str, **environment: str) -> str:

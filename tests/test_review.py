@@ -111,6 +111,7 @@ LINE = '{"number": 0, "name": "b", "size": [1, 1], "findings": []}\n'
         (None, "holds no run"),
         ("", "not the record of a run"),
         ("[]\n", "not the record of a run"),
+        ('{"objects": {}}\n' + LINE, "not the record of a run"),
         (HEAD % (".", ""), "No frame of the run"),
         (HEAD % (".", "") + '{"number": 1}\n', "not the record of a run"),
         (HEAD % (".", ', "job_url": "javascript:alert(1)"'), "not the address of a CVAT job"),

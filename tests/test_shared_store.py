@@ -893,6 +893,17 @@ def test_what_all_banks_take_is_looked_at_more_rarely_where_that_takes_long(
     assert len(looks) == 3
 
 
+def test_a_replica_that_can_only_be_read_is_refused_at_the_start(redis_server: RedisServer) -> None:
+    with redis.Redis(port=redis_server.port) as client:
+        client.execute_command("REPLICAOF", "127.0.0.1", "1")
+        try:
+            with pytest.raises(BackendError, match="cannot be used: .*read only replica"):
+                opened(redis_server.url)
+        finally:
+            client.execute_command("REPLICAOF", "NO", "ONE")
+    opened(redis_server.url)
+
+
 # ---------------------------------------------------------------- the command
 
 

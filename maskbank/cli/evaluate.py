@@ -37,8 +37,8 @@ def add_commands(commands: Commands) -> None:
         "--effort",
         type=Path,
         metavar="FOLDER",
-        help="instead, J&F over all frames after 1, 2, 3, 5 and 8 outlined frames, tracked in both directions, by how "
-        "these are chosen: effort.md, effort.json and effort.png in this folder",
+        help="instead, J&F over all frames after 1, 2, 3, 4, 5 and 8 outlined frames, tracked in both directions, by "
+        "how these are chosen: effort.md, effort.json and effort.png in this folder",
     )
     add_model_options(evaluate)
     evaluate.set_defaults(run=_evaluate)

@@ -47,7 +47,7 @@ def _add_train(commands: Commands) -> None:
         help="on a CPU, small: from scratch; short, light, long: from --init; on a GPU, stills: from scratch; large: "
         "from --init (default: small, or with --init short)",
     )
-    train.add_argument("--learning-rate", type=float, help="at its highest (default: 6e-4, or with --init 3e-4)")
+    train.add_argument("--learning-rate", type=_rate, help="at its highest (default: 6e-4, or with --init 3e-4)")
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
     train.add_argument(
         "--blend",
@@ -90,7 +90,7 @@ def _add_folds(commands: Commands) -> None:
         "--seeds", type=as_count, default=1, metavar="N", help="trainings of each fold (default: %(default)s)"
     )
     folds.add_argument("--schedule", choices=SCHEDULES, help="as for train")
-    folds.add_argument("--learning-rate", type=float, help="as for train")
+    folds.add_argument("--learning-rate", type=_rate, help="as for train")
     folds.add_argument(
         "--init", help="as for train, but scores say little where these weights were trained on the source, as lite was"
     )
@@ -115,7 +115,7 @@ def _add_train_interactor(commands: Commands) -> None:
     interactor.add_argument(
         "--stop-after", type=as_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
-    interactor.add_argument("--learning-rate", type=float, help="at its highest (default: 1e-3, or with --init 3e-4)")
+    interactor.add_argument("--learning-rate", type=_rate, help="at its highest (default: 1e-3, or with --init 3e-4)")
     interactor.add_argument(
         "--batch", type=as_count, default=16, metavar="N", help="crops in each step; 64 on a GPU (default: %(default)s)"
     )
@@ -129,6 +129,16 @@ def _steps(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps above 0")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate above 0")
+    return rate
 
 
 def _folds(text: str) -> int:

@@ -106,10 +106,11 @@ def read_record(folder: Path) -> tuple[RunFacts, list[RecordedFrame]]:
     try:
         said = json.loads(head)
         objects = {int(i): name for i, name in said["objects"].items()}
+        title, source = said["title"], said["frames"]
         frames = [_frame(json.loads(line)) for line in rest]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not the record of a run.") from error
-    facts = RunFacts(said["title"], said["frames"], objects, said.get("job_url"))
+    facts = RunFacts(title, source, objects, said.get("job_url"))
     if not frames:
         raise ValueError(f"No frame of the run in {folder} was tracked, so there is nothing to show.")
     return facts, frames

@@ -14,15 +14,19 @@ from functools import cache
 
 TRIM_EVERY = 12  # tracked frames; a trim takes some 15 ms with one object, 60 with ten
 
-# The parameters of mallopt in malloc.h, what the environment calls them, and the bytes they are set to.
-_KEPT = ((-3, "MALLOC_MMAP_THRESHOLD_", 1 << 30), (-1, "MALLOC_TRIM_THRESHOLD_", 1 << 29))
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of malloc.h
+MMAP_THRESHOLDS = (1 << 30, 1 << 25)  # older versions of glibc take no more than the second
+TRIM_THRESHOLD = 1 << 29
 
 
 def keep_freed_memory(environment: Mapping[str, str]) -> None:
-    """Has the C library (glibc) keep what large tensors leave, as far as the environment does not say otherwise."""
-    for parameter, name, threshold in _KEPT:
-        if name not in environment:
-            _of_libc("mallopt")(parameter, threshold)
+    """Has the C library (glibc) keep what large tensors leave, unless the environment sets its thresholds."""
+    if {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & environment.keys():
+        return
+    set_option = _of_libc("mallopt")
+    # The second alone would make it worse: it ends that the first one adapts to what is asked for.
+    if any(set_option(M_MMAP_THRESHOLD, threshold) for threshold in MMAP_THRESHOLDS):
+        set_option(M_TRIM_THRESHOLD, TRIM_THRESHOLD)
 
 
 def trim_heap() -> None:

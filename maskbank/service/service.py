@@ -156,9 +156,10 @@ class Service:
             revisions = self._load(entries)
         with timings.stage("decode"):
             image = decoded()
-            check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
-            seeds = outlined_seeds(entries, image, self.outliner, deadline)
             shown = image_digest(encoded)
+        check_amount(entries, revisions, self.max_objects, image.shape[0] * image.shape[1])
+        with timings.stage("outline"):
+            seeds = outlined_seeds(entries, image, self.outliner, deadline)
 
         size = image.shape[:2]
         objects, rounds = plan(

@@ -39,8 +39,18 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     sums = actions.add_parser("stat", help="how many banks there are, and what they take")
     sums.set_defaults(run=_stat)
     purge = actions.add_parser("purge", help="remove banks; whoever still tracks with one has to start again")
-    purge.add_argument("--older-than", type=float, required=True, metavar="HOURS", help="not used for so long; 0: all")
+    purge.add_argument("--older-than", type=_hours, required=True, metavar="HOURS", help="not used for so long; 0: all")
     purge.set_defaults(run=_purge)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
+    if not 0 <= hours < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of hours, 0 or more")
+    return hours
 
 
 def _backend(options: argparse.Namespace) -> "Backend":

@@ -40,9 +40,10 @@ class RedisBackend:
         )
 
     def check(self) -> None:
-        """Pings the server."""
-        with _translated_errors():
-            self._redis.ping()
+        """Writes to the server, which a replica that can only be read would refuse."""
+        key = PREFIX + "check"
+        with _translated_errors(), self._redis.pipeline() as pipeline:
+            pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
 
     def names(self, bank_id: str) -> list[str]:
         """See `Backend`."""

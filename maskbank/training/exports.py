@@ -171,8 +171,7 @@ class Images:
 
     def frame(self, number: int) -> Folder | None:
         """The frame of a video, as CVAT names it."""
-        stem = f"frame_{number:06d}."
-        return next((file for path, file in self._files.items() if path.startswith(stem)), None)
+        return self._stems.get(f"frame_{number:06d}")
 
 
 def _read(file: Folder) -> bytes:

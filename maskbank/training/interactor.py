@@ -91,7 +91,8 @@ def train_interactor(
     Returns the path of the weights. Raises ValueError with one sentence.
     """
     clock = Clock(minutes, steps)
-    learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
+    if learning_rate is None:
+        learning_rate = INIT_LEARNING_RATE if init else LEARNING_RATE
     options = {
         "--init": sha256(init) if init else None,
         "--learning-rate": learning_rate,

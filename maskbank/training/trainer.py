@@ -194,7 +194,8 @@ def train(
     clock = Clock(minutes, steps)
     out.mkdir(parents=True, exist_ok=True)
     schedule = schedule or ("short" if init else "small")
-    learning_rate = learning_rate or (INIT_LEARNING_RATE if init else LEARNING_RATE)
+    if learning_rate is None:
+        learning_rate = INIT_LEARNING_RATE if init else LEARNING_RATE
     trainer = Trainer(out, clock, schedule, learning_rate, seed, init, blend, named_data(data, exclude))
     if val:
         read_sequences(val)  # a wrong folder is found out here, not after the first minutes
