@@ -10,8 +10,8 @@ from maskbank.errors import LateError
 EVENT_TIMEOUT_S = 30.0  # of function.yaml: then Nuclio kills the worker
 ANSWER_WITHIN_S = 25.0  # the rest is for a slow client and for writing the answer down
 REPLY_WITHIN_S = 20.0  # several frames: with what is done by then
-REST_S = 5.0  # of `ANSWER_WITHIN_S`: what decoding, tracking and storing a frame may need beside online adaptation
-MAX_ADAPT_S = ANSWER_WITHIN_S - REST_S
+TRACKING_S = 5.0  # of `ANSWER_WITHIN_S`: what decoding, tracking and storing a frame may need beside online adaptation
+MAX_ADAPT_S = ANSWER_WITHIN_S - TRACKING_S
 
 
 @dataclass(frozen=True)

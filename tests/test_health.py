@@ -54,7 +54,7 @@ def test_a_new_worker_is_well_and_has_done_nothing(worker: Function) -> None:
 
 def test_a_store_that_is_back_is_not_reported_as_away(monkeypatch) -> None:
     """Also where nobody asks this worker, as others read what it has counted."""
-    monkeypatch.setattr("maskbank.function.health.REST_S", 0.05)
+    monkeypatch.setattr("maskbank.function.health.BACKOFF_S", 0.05)
     reachable = [1]
 
     class Away:

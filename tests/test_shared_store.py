@@ -812,7 +812,7 @@ def test_a_store_that_goes_away_and_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("maskbank.store.shared.RETRY_S", 0.5)
-    monkeypatch.setattr("maskbank.store.shared.REST_S", 0.0)
+    monkeypatch.setattr("maskbank.store.shared.BACKOFF_S", 0.0)
     server = RedisServer(tmp_path)
     try:
         one, other = (start(MASKBANK_SIZE=128, MASKBANK_STORE=server.url) for _ in range(2))
@@ -854,7 +854,7 @@ def test_after_it_was_away_a_store_is_tried_once_until_it_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maskbank.store.shared.RETRY_S", 0.5)
-    monkeypatch.setattr("maskbank.store.shared.REST_S", 0.0)
+    monkeypatch.setattr("maskbank.store.shared.BACKOFF_S", 0.0)
     server = RedisServer(tmp_path)
     try:
         store = opened(server.url)

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from maskbank.service.timing import Timings
-from maskbank.store.shared import REST_S
+from maskbank.store.shared import BACKOFF_S
 from maskbank.store.store import Store
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # variable that names the folder in which workers count together, if they do
@@ -99,7 +99,7 @@ class Health:
         if not statistics.get("reachable", 1) and not self._will_look_again:
             # Others read these numbers, and nobody may ask this worker for anything once the store is back.
             self._will_look_again = True
-            timer = Timer(REST_S + 0.1, self._look_again)
+            timer = Timer(BACKOFF_S + 0.1, self._look_again)
             timer.daemon = True
             timer.start()
 

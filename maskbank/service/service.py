@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from maskbank.bank.feature_bank import BankFullError
-from maskbank.deadline import ANSWER_WITHIN_S, REPLY_WITHIN_S, REST_S, Deadline
+from maskbank.deadline import ANSWER_WITHIN_S, REPLY_WITHIN_S, TRACKING_S, Deadline
 from maskbank.errors import START_AGAIN, ExpiredError, LateError, RequestError, UnavailableError
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import Outliner
@@ -151,7 +151,7 @@ class Service:
         timings: Timings,
     ) -> list[ObjectReply]:
         """What becomes of each object in an image. Raises LateError where the deadline passes meanwhile."""
-        tune_until = deadline.earlier(REST_S).sooner(self.tracker.tune_s)
+        tune_until = deadline.earlier(TRACKING_S).sooner(self.tracker.tune_s)
         with timings.stage("store"):
             revisions = self._load(entries)
         with timings.stage("decode"):

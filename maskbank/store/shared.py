@@ -36,7 +36,7 @@ QUOTA_EVERY_S, QUOTA_AT_LAST_S = 30.0, 600.0
 QUOTA_SHARE = 0.01
 QUOTA_LEFT = 0.9  # of the quota, when banks had to go: not one more at every frame
 RETRY_S = 5.0  # for so long a backend is tried again that may be restarting; once, after that was in vain
-REST_S = 5.0  # after that was in vain, for so long requests do not wait for the backend
+BACKOFF_S = 5.0  # after that was in vain, for so long requests do not wait for the backend
 
 T = TypeVar("T")
 
@@ -266,7 +266,7 @@ class SharedStore:
         except BackendError as error:
             if error.transient:
                 self._is_away = True
-                self._rests_until = time.monotonic() + REST_S
+                self._rests_until = time.monotonic() + BACKOFF_S
             self.failures += 1
             log.error("The store cannot be used: %s", error)
             raise UnavailableError from error
