@@ -72,8 +72,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if options.propose:
         tracker, _ = load_tracker(settings)
-        outliner = load_outliner(settings.interactor, tracker.device)
-        _report_on(evaluate_proposals(tracker, outliner, read_sequences(options.data)), proposal_report, options.out)
+        proposed = evaluate_proposals(
+            tracker, load_outliner(settings.interactor, tracker.device), read_sequences(options.data)
+        )
+        _report_on(proposed, proposal_report, options.out)
         return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []
