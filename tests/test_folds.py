@@ -56,10 +56,10 @@ def trainings(monkeypatch) -> list[dict[str, object]]:
     """What was trained, filled as it is: the run's folder, its seed, and which sequences were left out."""
     done = []
 
-    def noted(*arguments: object) -> Path:
-        given = inspect.signature(train).bind(*arguments).arguments
+    def noted(*arguments: object, **options: object) -> Path:
+        given = inspect.signature(train).bind(*arguments, **options).arguments
         done.append({"run": given["out"].name, "seed": given["seed"], "exclude": given["exclude"]})
-        return train(*arguments)
+        return train(*arguments, **options)
 
     monkeypatch.setattr(folds, "train", noted)
     return done

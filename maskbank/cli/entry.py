@@ -6,11 +6,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from maskbank import cli
 from maskbank.cli import evaluate, find, job, review, serve, track, train, weights
 from maskbank.cli.options import KEPT
 from maskbank.service.heap import keep_freed_memory
-from maskbank.store.commands import DESCRIPTION, add_actions
+from maskbank.store import commands as store_commands
+
+ABOUT = "Tracks objects through videos and CVAT jobs, and trains, measures and serves what does that."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,11 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="maskbank", description=cli.__doc__)
+    parser = argparse.ArgumentParser(prog="maskbank", description=ABOUT)
     parser.set_defaults(extra="cli", when_stopped=KEPT)  # the extra of pyproject.toml that most commands need
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (track, job, review, find, evaluate, train, serve, weights):
         group.add_commands(commands)
-    store = commands.add_parser("store", help="show and purge the banks of a store", description=DESCRIPTION)
-    add_actions(store)
+    about = store_commands.DESCRIPTION
+    store_commands.add_actions(
+        commands.add_parser("store", help="show and purge the banks of a store", description=about)
+    )
     return parser

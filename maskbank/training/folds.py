@@ -94,7 +94,17 @@ def train_on_folds(
             left_out = (*exclude, *(f"{source}/{name}" for name in own))
             weights = run / "lite.safetensors"
             if not _has_ended(run):
-                train(data, run, None, steps, schedule, learning_rate, seed, init, blend, left_out)
+                train(
+                    data,
+                    run,
+                    steps=steps,
+                    schedule=schedule,
+                    learning_rate=learning_rate,
+                    seed=seed,
+                    init=init,
+                    blend=blend,
+                    exclude=left_out,
+                )
                 (run / "state.pt").unlink()
             tracker, _ = load_tracker(Settings(weights=weights, device=str(join_processes()[1])))
             for name in missing:

@@ -66,6 +66,7 @@ class PromptBatches(torch.utils.data.IterableDataset[Batch]):
 def train_interactor(
     data: Sequence[Path],
     out: Path,
+    *,
     minutes: float | None = None,
     steps: int | None = None,
     learning_rate: float | None = None,

@@ -157,6 +157,7 @@ class Trainer:
 def train(
     data: Sequence[Path],
     out: Path,
+    *,
     minutes: float | None = None,
     steps: int | None = None,
     schedule: str | None = None,
