@@ -11,7 +11,7 @@ from maskbank.cli.options import KEPT
 from maskbank.service.heap import keep_freed_memory
 from maskbank.store import commands as store_commands
 
-ABOUT = "Tracks objects through videos and CVAT jobs, and trains, measures and serves what does that."
+ABOUT = "Tracks objects through videos and CVAT jobs; trains, measures and serves the tracker."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,8 @@ from maskbank.function.token import TOKEN_HEADER
 from maskbank.shapes.rle import decode_rle, encode_rle
 from maskbank.shapes.shape import Shape
 
+DESCRIPTION_WITHIN_S = 30.0
+
 Call = Callable[[dict[str, Any]], dict[str, Any]]  # a request's body → the reply; raises FunctionError
 
 
@@ -34,9 +36,9 @@ def http_call(url: str, timeout: float = 120.0, token: str | None = None) -> Cal
     return lambda body: _answer(request.Request(url, json.dumps(body).encode(), headers), timeout)
 
 
-def http_description(url: str, timeout: float = 30.0) -> dict[str, Any]:
+def http_description(url: str) -> dict[str, Any]:
     """What a function at `url` says of itself; raises as a call does."""
-    return _answer(request.Request(url), timeout)
+    return _answer(request.Request(url), DESCRIPTION_WITHIN_S)
 
 
 def _answer(message: request.Request, timeout: float) -> dict[str, Any]:

@@ -61,11 +61,9 @@ def invoke(
 
 
 @contextmanager
-def local_function(
-    port: int = 0, environment: Mapping[str, str] | None = None, log_level: int = logging.WARNING
-) -> Iterator[str]:
+def local_function(port: int = 0, environment: Mapping[str, str] | None = None) -> Iterator[str]:
     """Runs the function with one worker on this machine only; gives its URL. Port 0 takes a free one."""
-    handle, context = start_worker(environment, log_level)
+    handle, context = start_worker(environment)
 
     class Invocation(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -302,18 +302,18 @@ class QualityHead(nn.Module):
 class Residual(nn.Module):
     """Two 3x3 convolutions around a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1):
+    def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.first = conv_bn_relu(inputs, outputs, stride)
+        self.first = conv_bn_relu(inputs, outputs)
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
         self.shortcut = (
             nn.Identity()
-            if inputs == outputs and stride == 1
-            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            if inputs == outputs
+            else nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(m, inputs, H, W) → (m, outputs, H / stride, W / stride)."""
+        """(m, inputs, H, W) → (m, outputs, H, W)."""
         return F.relu(self.second(self.first(x)) + self.shortcut(x))
 
 
