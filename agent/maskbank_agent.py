@@ -81,7 +81,7 @@ class TrackingFunction:
         return found and cvataa.TrackableShape(type=found.type, points=found.points)
 
     def _to_rgb(self, image: Image.Image) -> np.ndarray:
-        if image.mode == "RGB":
+        if image.mode == "RGB" and image.width * image.height <= self._max_pixels:
             return np.array(image)
         # Pillow would make 16 bits all white. In a file without loss, they are read as the Nuclio function reads them.
         file = io.BytesIO()

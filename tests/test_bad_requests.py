@@ -317,7 +317,7 @@ def test_corrections_without_end(start: Callable[..., Function]) -> None:
     for image in images[1 : 1000 // 64]:
         _, states = function.ask(png(image), [mask_shape(mask)], states)
     status, sentence = refused(function, request(png(images[-1]), [mask_shape(mask)], states))
-    assert status == 400 and sentence.startswith("These objects already have as many corrected frames")
+    assert status == 400 and sentence.startswith("These objects already have as many outlines")
     assert function.track(png(images[-1]), states)[1][0]["revision"] == 1000 // 64 + 1
 
 

@@ -130,6 +130,16 @@ def test_16_bit_grey_that_uses_few_values_is_stretched_alike_from_frame_to_frame
     np.testing.assert_allclose(decode_image(saved(warmer, "PNG"), PIXELS)[1:].astype(int), image[1:], atol=1)
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "tiff_lzw"}, {"big_tiff": True}])
+def test_pixels_of_a_tiff_are_no_scans_of_a_jpeg(options: dict[str, object]) -> None:
+    """White pixels beside ones of 0xd8 and 0xda are what a JPEG's markers are."""
+    pixels = np.full((40, 60, 2), 255, np.uint8)
+    pixels[::2, :, 0], pixels[1::2, :, 0] = 0xD8, 0xDA
+    file = io.BytesIO()
+    Image.fromarray(pixels, "LA").save(file, "TIFF", **options)
+    assert decode_image(file.getvalue(), 10_000).shape == (40, 60, 3)
+
+
 def test_16_bit_grey_big_endian_tiff():
     values = np.arange(600, dtype=">u2").reshape(20, 30) * 100
     tags = [(256, 30), (257, 20), (258, 16), (259, 1), (262, 1), (273, 200), (277, 1), (278, 20), (279, 1200)]

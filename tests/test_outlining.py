@@ -172,6 +172,15 @@ def test_what_cannot_be_outlined_gets_a_sentence(function: Function, change: dic
     assert one_sentence(sentence)
 
 
+def test_a_click_beyond_the_image_counts_at_its_edge(function: Function) -> None:
+    small = png(np.full((64, 64, 3), 90, np.uint8))
+    status, reply = function.send(outline_request(small, [1, 1, 50, 50], [(1e6, 30)], [(-1e6, 1e6)]))
+    assert status == 200 and shown(reply, (64, 64)).any()
+    image, box = jpeg(0), list(box_of(true_mask(0, TURTLE)))
+    beyond, edge = (outlined(function, image, box, [], [(x, 10.0)]) for x in (1e6, float(WIDTH)))
+    assert (beyond == edge).all()
+
+
 def test_clicks_without_a_box(function: Function) -> None:
     whole = {"image": base64.b64encode(jpeg(0)).decode(), "pos_points": [[50, 50]], "neg_points": []}
     status, sentence = function.send(whole)

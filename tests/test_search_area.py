@@ -55,6 +55,13 @@ def test_the_common_area_holds_all() -> None:
     assert common_area([*near, SearchArea(50, 20, 54, 30)], WORKING) == WHOLE
 
 
+def test_sides_in_steps_hold_the_area_and_stay_inside() -> None:
+    assert SearchArea(3, 4, 8, 10).widened(2, WHOLE) == SearchArea(3, 4, 9, 10)
+    assert SearchArea(49, 27, 54, 30).widened(4, WHOLE) == SearchArea(46, 26, 54, 30)
+    assert SearchArea(0, 0, 53, 29).widened(4, SearchArea(0, 0, 54, 29)) == SearchArea(0, 0, 54, 29)
+    assert WHOLE.widened(1, WHOLE) == WHOLE.widened(4, WHOLE) == WHOLE
+
+
 def test_what_is_cut_comes_back_to_its_place() -> None:
     area = SearchArea(48, 26, 54, 30)  # to the corner, where the last cell is narrower than 16 pixels
     logits = torch.rand(2, *WORKING)

@@ -262,6 +262,17 @@ def test_a_frame_that_was_turned_has_its_window_where_the_object_was() -> None:
     assert window.left <= columns.min() and columns.max() < window.left + window.width
 
 
+def test_a_frame_that_was_turned_after_one_that_was_seen_in_full() -> None:
+    tracker = Tracker(MODELS["lite"], load_segmenter("lite", None, CPU)[0], CPU, 240)
+    [(memory, _)] = tracker.track(Frame(far_away(0)), [BankRequest(Memory(), {0: Seed(far_mask(0, TURTLE))})])
+    [(memory, _)] = tracker.track(Frame(np.full_like(far_away(0), 90)), [BankRequest(memory)])
+    [(memory, [found])] = tracker.track(Frame(far_away(1)), [BankRequest(memory)])
+    assert memory.window is None and found.visible
+    turned, mask = (cv2.resize(each, SIZE) for each in (far_away(2), far_mask(2, TURTLE).view(np.uint8)))
+    [(_, [found])] = tracker.track(Frame(turned), [BankRequest(memory)])
+    assert found.visible and jaccard(found.mask, mask.view(bool)) > 0.5
+
+
 def two_ponds(index: int) -> np.ndarray:
     """The animals of the sample clip twice, 1100 pixels apart."""
     image = far_away(index, -600)

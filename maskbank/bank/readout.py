@@ -18,6 +18,9 @@ QUERIES_AT_ONCE = 256
 # Entries to which all these queries together give a smaller weight are left out. Most are, as queries that lie side by
 # side read the same few; it changes values by some 0.04 %, far less than the steps in which a bank keeps them.
 NEGLIGIBLE = 1e-4
+# Entries and queries are multiplied in whole multiples of these: in bfloat16, a CPU builds a program of its own for
+# each shape of a product, which takes ten times as long as the product, and keeps it.
+ENTRIES_STEP, QUERIES_STEP = 64, 32
 NO_WEIGHT = 1e-30  # of all outlined frames together, for a query
 READ_ELEMENTS = 1 << 24  # similarities (entries × queries) held at once anywhere: 64 MiB in float32
 
@@ -105,7 +108,7 @@ def read(
 
 def _weighted(parts: Sequence[Tensor], weights: Tensor, precision: torch.dtype, wanted: Tensor | None) -> Tensor:
     """The sums of values, which come in parts (K, Cv, some of N), with weights (M, N): (K, Cv, M); see `read`."""
-    counting = weights.sum(0) >= NEGLIGIBLE
+    counting = _filled_up(weights.sum(0) >= NEGLIGIBLE, ENTRIES_STEP)
     weights = weights[:, counting].to(precision)
     places = [those.nonzero()[:, 0] for those in counting.split([part.shape[-1] for part in parts])]
     if wanted is None:
@@ -120,8 +123,15 @@ def _weighted(parts: Sequence[Tensor], weights: Tensor, precision: torch.dtype, 
         if queries.all():
             torch.mm(own, weights.T, out=sums[k])
         else:
-            sums[k][:, queries] = own @ weights[queries].T
+            read = _filled_up(queries, QUERIES_STEP)
+            sums[k][:, queries] = (own @ weights[read].T)[:, queries[read]]
     return sums
+
+
+def _filled_up(chosen: Tensor, step: int) -> Tensor:
+    """(N,) bool, as many true as a multiple of a step, or all: the first of the others are chosen as well."""
+    missing = -chosen.sum() % step
+    return chosen | (~chosen & ((~chosen).cumsum(0) <= missing))
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ _JPEG = b"\xff\xd8\xff"
 _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither stuffing nor a restart
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 _STRIP_TAGS = (273, 279, 324, 325)  # offsets and lengths of a TIFF's strips and tiles
+_COMPRESSION_TAG, _JPEG_COMPRESSIONS = 259, (6, 7)
 
 
 def check_parts(data: bytes) -> None:
@@ -61,20 +62,22 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """The first directory's strips; and the scans of JPEGs inside, wherever they are."""
+    """The first directory's strips; and the scans of JPEGs inside, wherever they are, if it says that there are any."""
     order = "<" if data.startswith(b"II") else ">"
     big = 43 in data[2:4]
-    count_format, entry_format = ("Q", "HHQ8x") if big else ("H", "HHI4x")
+    count_format, entry_format = ("Q", "HHQ8s") if big else ("H", "HHI4s")
     try:
         [start] = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
         [entries] = struct.unpack_from(order + count_format, data, start)
         start += struct.calcsize(order + count_format)
         size = struct.calcsize(order + entry_format)
         directory = data[start : start + min(entries, 65_535) * size]
-        tags = struct.iter_unpack(order + entry_format, directory[: len(directory) // size * size])
+        tags = list(struct.iter_unpack(order + entry_format, directory[: len(directory) // size * size]))
     except struct.error:
         return
-    if any(tag in _STRIP_TAGS and count > MAX_STRIPS for tag, _, count in tags):
+    if any(tag in _STRIP_TAGS and count > MAX_STRIPS for tag, _, count, _ in tags):
         raise TooLargeError(f"The image has more than {MAX_STRIPS} strips, which take too long to decode.")
-    if data.count(b"\xff\xda") > MAX_SCANS and data.count(b"\xff\xd8\xff"):
+    compressions = [struct.unpack_from(order + "H", value)[0] for tag, _, _, value in tags if tag == _COMPRESSION_TAG]
+    holds_jpegs = any(compression in _JPEG_COMPRESSIONS for compression in compressions)
+    if holds_jpegs and data.count(b"\xff\xda") > MAX_SCANS and data.count(b"\xff\xd8\xff"):
         raise TooLargeError(f"The image holds JPEGs of more than {MAX_SCANS} scans, which take too long to decode.")

@@ -40,7 +40,8 @@ def handler(context: Any, event: Any) -> Any:
             return context.Response(body=body, headers={}, content_type=content_type, status_code=status)
         if not has_token(event.headers, model.token):
             raise UnauthorizedError(f"The tracker wants its token in the header {TOKEN_HEADER}.")
-        reply_to = model.service.propagate if event.path == "/propagate" else model.service.handle
+        path = event.path.partition("?")[0].strip("/")
+        reply_to = model.service.propagate if path == "propagate" else model.service.handle
         reply = reply_to(event.body, timings)
         with timings.stage("encode"):
             body = json.dumps(reply, allow_nan=False)

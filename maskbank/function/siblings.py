@@ -33,7 +33,7 @@ def shared_folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"{PREFIX}{parent}-{_started(parent)}"
     for other in folder.parent.glob(f"{PREFIX}*"):
         pid, _, started = other.name.removeprefix(PREFIX).partition("-")
-        if str(_started(int(pid))) != started:
+        if not pid.isdecimal() or str(_started(int(pid))) != started:
             shutil.rmtree(other, ignore_errors=True)  # a sibling may remove it, too
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -172,13 +172,16 @@ class Outliner:
         Raises RequestError when the box covers no pixel.
         """
         left, top, right, bottom = points
+        height, width = image.shape[:2]
+        positive, negative = (
+            [(min(max(x, 0.0), width), min(max(y, 0.0), height)) for x, y in clicks] for clicks in (positive, negative)
+        )
         for x, y in positive:  # people click in the middle of what is missing: the object reaches as far beyond a click
             left, right = min(left, 2 * x - left), max(right, 2 * x - right)
             top, bottom = min(top, 2 * y - top), max(bottom, 2 * y - bottom)
         mask = self.object_in_box((left, top, right, bottom), image).mask
         if not positive and not negative:
             return mask
-        height, width = image.shape[:2]
         box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
         shrinks = _times_too_large(window_around(_around(box, mask, positive)))
         if shrinks == 1:
@@ -192,7 +195,8 @@ class Outliner:
             found,
             small,
         )
-        return cv2.resize(found.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
+        enlarged = cv2.resize(found.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).view(bool)
+        return enlarged if enlarged.any() else mask
 
     def _corrected(
         self, box: Box, positive: Points, negative: Points, mask: np.ndarray, image: np.ndarray

@@ -30,7 +30,19 @@ class SearchArea:
         """As large an area so many cells farther to the right, and below."""
         return SearchArea(self.left + right, self.top + down, self.right + right, self.bottom + down)
 
+    def widened(self, step: int, whole: "SearchArea") -> "SearchArea":
+        """A larger one around it whose sides are multiples of a step, as far as the whole has room for that."""
+        left, right = _widened(self.left, self.right, step, whole.right)
+        top, bottom = _widened(self.top, self.bottom, step, whole.bottom)
+        return SearchArea(left, top, right, bottom)
+
     @property
     def cells(self) -> int:
         """How many it has."""
         return (self.right - self.left) * (self.bottom - self.top)
+
+
+def _widened(first: int, last: int, step: int, cells: int) -> tuple[int, int]:
+    side = min(-(-(last - first) // step) * step, cells)
+    first = max(min(first - (side - (last - first)) // 2, cells - side), 0)
+    return first, first + side

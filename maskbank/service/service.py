@@ -208,8 +208,10 @@ class Service:
                 text = "The tracker's memory was unreachable on the frame before, and only another worker kept it"
                 raise in_object(entry.number, UnavailableError(f"{text}; try again, or {START_AGAIN}."))
             if revision is None:
-                text = f"The tracker no longer remembers it: it restarted, or ran out of time or room; {START_AGAIN}."
-                raise in_object(entry.number, ExpiredError(text))
+                why = "it restarted, the bank or its frame is too old, or there was no room"
+                raise in_object(
+                    entry.number, ExpiredError(f"The tracker no longer remembers it: {why}; {START_AGAIN}.")
+                )
             if entry.state.object >= len(revision.objects):
                 raise in_object(entry.number, RequestError(f"The state is damaged; {START_AGAIN}."))
             revisions[place] = revision
@@ -240,7 +242,7 @@ class Service:
             results = self.tracker.track(frame, [each.request for each in plans], tune_until)
         except BankFullError:
             raise RequestError(
-                "These objects already have as many corrected frames as the tracker can remember; "
+                "These objects already have as many outlines as the tracker can remember; "
                 "start tracking again from this frame."
             ) from None
         return [next_revision(each, *result, digest, shown) for each, result in zip(plans, results, strict=True)]

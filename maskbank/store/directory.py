@@ -1,5 +1,6 @@
 """A backend in a directory: a folder per bank, a file per blob; for the workers of one machine, or a shared volume."""
 
+import logging
 import os
 import re
 import tempfile
@@ -9,6 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from maskbank.store.backend import BANK_ID, BackendError, BankUsage
+
+log = logging.getLogger(__name__)
 
 SWEEP_EVERY_S = 600  # expired banks are looked for so often, by whoever writes
 UNFINISHED = ".unfinished-"
@@ -93,7 +96,8 @@ class DirectoryBackend:
         """See `Backend`."""
         with _translated_errors(self.root):
             for bank_id, idle_s in self._banks():
-                with suppress(FileNotFoundError):  # another worker drops banks meanwhile
+                # Another worker drops banks meanwhile, and some may belong to another user.
+                with suppress(FileNotFoundError, PermissionError):
                     sizes = [file.stat().st_size for file in (self.root / bank_id).iterdir()]
                     yield BankUsage(bank_id, len(sizes), sum(sizes), idle_s)
 
@@ -152,7 +156,10 @@ class DirectoryBackend:
                 [bank_id for bank_id, idle_s in self._banks() if idle_s > self.ttl_s] if self.root.exists() else []
             )
         for bank_id in expired:
-            self.drop(bank_id)
+            try:
+                self.drop(bank_id)
+            except BackendError as error:  # it belongs to another user, say; what is to be kept now can be all the same
+                log.warning("A bank that has expired could not be dropped: %s", error)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -60,13 +60,13 @@ def open_backend(url: str, ttl_s: float) -> Backend | None:
     """
     if url == "memory://":
         return None
+    if url.startswith("file:///"):
+        return DirectoryBackend(Path(url.removeprefix("file://")), ttl_s)  # a ? or # is a part of the folder's name
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:  # its text may show a part of a password
         raise StoreUrlError(f"must be {FORMS}; the port must be a number, and {ENCODED}") from error
-    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
-        return DirectoryBackend(Path(parts.path), ttl_s)
     if parts.scheme in ("redis", "rediss") and parts.hostname and port != 0:
         if parts.query or parts.fragment or not re.fullmatch(r"(/\d*)?", parts.path):
             raise StoreUrlError(f"must be {FORMS}; nothing follows the database's number, and {ENCODED}")

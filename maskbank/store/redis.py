@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any
 
@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from maskbank.store.backend import BackendError, BankUsage
+from maskbank.store.backend import BANK_ID, BackendError, BankUsage
 
 PREFIX = "maskbank:"
 USED = "used"  # the field that says when a bank was last used, in seconds of Unix time
@@ -40,9 +40,9 @@ class RedisBackend:
         )
 
     def check(self) -> None:
-        """Writes to the server, which a replica that can only be read would refuse."""
+        """Writes to the server, which a replica that can only be read would refuse; a full one is better than none."""
         key = PREFIX + "check"
-        with _translated_errors(), self._redis.pipeline() as pipeline:
+        with _translated_errors(), suppress(redis.OutOfMemoryError), self._redis.pipeline() as pipeline:
             pipeline.hset(key, USED, _now()).pexpire(key, self.ttl_ms).execute()
 
     def names(self, bank_id: str) -> list[str]:
@@ -104,9 +104,8 @@ class RedisBackend:
     def usage(self) -> Iterator[BankUsage]:
         """See `Backend`."""
         with _translated_errors():
-            for bank_id, size in sorted(
-                (name.decode(), int(size)) for name, size in self._redis.hgetall(SIZES).items()
-            ):
+            sizes = {name.decode(errors="replace"): size for name, size in self._redis.hgetall(SIZES).items()}
+            for bank_id in filter(BANK_ID.fullmatch, sorted(sizes)):  # others write to this Redis, too
                 key = PREFIX + bank_id
                 with self._redis.pipeline(transaction=False) as pipeline:
                     fields, used = pipeline.hlen(key).hget(key, USED).execute()
@@ -114,8 +113,16 @@ class RedisBackend:
                     self._redis.hdel(SIZES, bank_id)  # it has expired
                     continue
                 # Without a mark it was never finished, and is of no use to anyone.
-                idle_s = time.time() - float(used) if used else float("inf")
-                yield BankUsage(bank_id, fields - bool(used), int(size), max(idle_s, 0.0))
+                idle_s = time.time() - _number(used) if used else float("inf")
+                yield BankUsage(bank_id, fields - bool(used), int(_number(sizes[bank_id])), max(idle_s, 0.0))
+
+
+def _number(text: bytes) -> float:
+    """0 for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _now() -> str:

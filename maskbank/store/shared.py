@@ -70,6 +70,7 @@ class SharedStore:
         self.written_bytes = 0
         self._rests_until = -math.inf
         self._is_away = False  # it did not answer at the last try
+        self._works = True  # the last use of it did not fail
         self._parts = StoredParts()
 
     def load(self, bank_id: str, number: int, digest: str) -> Revision | None:
@@ -98,7 +99,7 @@ class SharedStore:
         """See `Store`."""
         return {
             **self.cache.statistics(),
-            "reachable": int(time.monotonic() >= self._rests_until),
+            "reachable": int(self._works and time.monotonic() >= self._rests_until),
             "failures": self.failures,
             "written_bytes": self.written_bytes,
             "stored_banks": self.stored_banks,
@@ -121,7 +122,10 @@ class SharedStore:
         revision = read_revision(data, self.model_id, partial(self._blobs, bank_id), self._parts, self.device)
         if (revision.bank_id, revision.number) != (bank_id, number):
             raise DamagedError("Another revision is in its place.")
-        self.backend.touch(bank_id)
+        try:
+            self.backend.touch(bank_id)
+        except BackendError as error:  # it is full, say: what was read is good all the same
+            log.warning("Bank %s… could not be marked as used: %s", bank_id[:6], error)
         return revision
 
     def _blobs(self, bank_id: str, names: Names) -> list[bytes]:
@@ -237,14 +241,22 @@ class SharedStore:
             for usage in usages:
                 if self.stored_bytes <= QUOTA_LEFT * self.quota_bytes:
                     break
-                if usage.bank_id != written:
-                    self.backend.drop(usage.bank_id)
+                if usage.bank_id != written and self._drops(usage.bank_id):
                     self.stored_banks -= 1
                     self.stored_bytes -= usage.bytes
                     self.evicted_banks += 1
             log.warning("The store was over its quota: %d banks are left.", self.stored_banks)
         except BackendError as error:  # next time, then
             log.warning("What the store holds could not be looked at: %s", error)
+
+    def _drops(self, bank_id: str) -> bool:
+        """Whether a bank could be dropped: one that belongs to another user must not keep the rest."""
+        try:
+            self.backend.drop(bank_id)
+        except BackendError as error:
+            log.warning("Bank %s… could not be dropped: %s", bank_id[:6], error)
+            return False
+        return True
 
     def _retried(self, use_backend: Callable[[], T]) -> T:
         """What it returns; tried again for a while when the backend may be restarting.
@@ -261,12 +273,13 @@ class SharedStore:
                 reraise=True,
             )
             answer = retrying(use_backend)
-            self._is_away = False
+            self._is_away, self._works = False, True
             return answer
         except BackendError as error:
             if error.transient:
                 self._is_away = True
                 self._rests_until = time.monotonic() + BACKOFF_S
+            self._works = False
             self.failures += 1
             log.error("The store cannot be used: %s", error)
             raise UnavailableError from error
