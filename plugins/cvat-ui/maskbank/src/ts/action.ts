@@ -1,4 +1,5 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
+import { associate } from './association';
 import type {
     ActionParameters,
     Collection,
@@ -19,9 +20,9 @@ import type { Asked } from './plans';
 import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
-import { combined, nothing, resultsOf, withShapesOver } from './results';
+import { combined, nothing, resultsOf, withAssociated, withShapesOver } from './results';
 import type { Outcome, Run } from './runs';
-import { byObject, together } from './runs';
+import { byObject, shapesUsed, together } from './runs';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
@@ -106,7 +107,8 @@ export class AITracker extends BaseCollectionAction {
             frame,
         );
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
-        const asked: Asked = { ...merged, job, settings, frame, numbers, notify };
+        const { associated, associations, unclear } = associate(merged);
+        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         if (!runs.length) {
             this.#tellSwitchedOff(off);
@@ -126,8 +128,13 @@ export class AITracker extends BaseCollectionAction {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
         const found = byObject(runs, outcomes);
-        const results = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
+        const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
+        );
+        const used = shapesUsed(found, settings.useSeeds);
+        const results = withAssociated(
+            tracks,
+            associations.filter(({ shape }) => used.has(shape.clientID)),
         );
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {

@@ -1,0 +1,366 @@
+import { beforeEach, describe, expect, test } from 'vitest';
+import { AITracker } from '../src/ts/action';
+import type { Shape } from '../src/ts/cvat-types';
+import { coreOf, MemoryStorage, runAction, StoredJob } from './cvat';
+import { MASKBANK, Server } from './server';
+
+const AROUND = { 'Only up to the outlines around this frame': 'true' };
+const LAST = 59;
+
+let job: StoredJob;
+let server: Server;
+let action: AITracker;
+let notices: string[];
+
+beforeEach(async () => {
+    job = new StoredJob(Array.from({ length: LAST + 1 }, (_, frame) => frame));
+    server = new Server();
+    notices = [];
+    const screen = {
+        trackers: () => [MASKBANK],
+        notify: (_: string, sentence: string) => void notices.push(sentence),
+        showSummary: () => {},
+        closeNotices: () => {},
+        showFrame: async () => {},
+    };
+    const storage = new MemoryStorage();
+    action = new AITracker(coreOf([MASKBANK], server.call), screen, () => storage);
+});
+
+async function run(frame: number, options: Record<string, string | number> = {}): Promise<void> {
+    const single = { 'Polygons, boxes and ellipses become tracks': 'false' };
+    await runAction(action, job, frame, { 'Target frame': LAST, ...single, ...options });
+}
+
+/** A mask that is full, of so many columns, as the tracker finds koi of a group on a frame. */
+function koi(group: number, frame: number, { right = 0, columns = 20 } = {}): Pick<Shape, 'frame' | 'type' | 'points'> {
+    const [left, top] = [10 + frame + right, 50 * group];
+    return { frame, type: 'mask', points: [0, columns * 10, left, top, left + columns - 1, top + 9] };
+}
+
+async function trackTwo(): Promise<void> {
+    [1, 2].forEach((group) => job.draw({ ...koi(group, 0), group }));
+    await run(0);
+}
+
+const on = (frame: number): Shape[] => job.shapes.filter((shape) => shape.frame === frame);
+const automatic = (frame: number, group: number): Shape =>
+    on(frame).find((shape) => shape.source === 'auto' && shape.group === group)!;
+/** How many shapes there are of each group on a frame. */
+const groupsOn = (frame: number): number[] =>
+    on(frame)
+        .map(({ group }) => group)
+        .sort();
+
+const FRAMES = [4, 5, 6, LAST];
+const CLEAR = [
+    [1, 2],
+    [1, 2],
+    [1, 2],
+    [1, 2],
+];
+const pointsOf = (group: number, frame: number): unknown[] =>
+    on(frame)
+        .filter((shape) => shape.group === group)
+        .map(({ points }) => points);
+const seeded = (): number[] => server.requests.filter(({ shapes }) => shapes).map(({ frame }) => frame);
+const stays = (shape: Shape): void => expect(job.shapes).toContainEqual(shape);
+const sources = (frame: number): string[] => on(frame).map(({ source }) => source);
+
+/** Draws over a shape, and puts both into a group where G is to be pressed. */
+function drawOver(
+    covered: Shape,
+    drawn: Partial<Shape> & Pick<Shape, 'frame' | 'type' | 'points'>,
+    isG = false,
+): Shape {
+    const shape = job.draw(drawn);
+    if (isG) {
+        job.group(shape, covered);
+    }
+    return shape;
+}
+
+describe.each([
+    ['without a group', false],
+    ['grouped with it', true],
+])('a new mask over an automatic one of group 1, on frame 5, %s', (_, isG) => {
+    let drawn: Shape;
+    let covered: Shape;
+
+    beforeEach(async () => {
+        await trackTwo();
+        covered = automatic(5, 1);
+        drawn = drawOver(covered, { ...koi(1, 5, { right: 2 }), occluded: true, z_order: 3 }, isG);
+        server.requests.length = 0;
+    });
+
+    const isOfKoi1 = (): void => {
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+        const { clientID: _, ...rest } = drawn;
+        expect(on(5).filter(({ group }) => group === 1)).toEqual([{ ...rest, group: 1, clientID: expect.any(Number) }]);
+        expect(job.shapes).not.toContainEqual(covered);
+        expect(pointsOf(1, 6)).toEqual([koi(1, 6, { right: 2 }).points]);
+        expect(pointsOf(1, LAST)).toEqual([koi(1, LAST, { right: 2 }).points]);
+        expect(notices).toEqual([]);
+    };
+
+    test('a run from it goes on from it, in the place of what the earlier run made', async () => {
+        await run(5);
+        isOfKoi1();
+        expect(pointsOf(1, 4)).toEqual([koi(1, 4).points]);
+        expect(job.commits).toHaveLength(2);
+    });
+
+    test('a run around it tracks its object anew, and no other one', async () => {
+        const others = job.shapes.filter(({ group }) => group === 2);
+        await run(5, AROUND);
+        isOfKoi1();
+        expect(new Set(seeded())).toEqual(new Set([0, 5]));
+        expect(pointsOf(1, 4)).toEqual([koi(1, 4, { right: 2 }).points]);
+        expect(job.shapes.filter(({ group }) => group === 2)).toEqual(others);
+        expect(job.commits).toHaveLength(2);
+    });
+
+    test('a run from the first frame learns it', async () => {
+        await run(0);
+        isOfKoi1();
+        expect(seeded()).toContain(5);
+        expect(job.commits).toHaveLength(2);
+        await run(0);
+        isOfKoi1(); // it is clear from then on
+    });
+
+    test('a run from behind it learns it, and the automatic one goes', async () => {
+        await run(40);
+        expect(seeded()).toContain(5);
+        expect(groupsOn(5)).toEqual([1, 2]);
+        expect(pointsOf(1, 5)).toEqual([drawn.points]);
+        expect(pointsOf(1, 6)).toEqual([koi(1, 6).points]); // not on the way
+    });
+
+    test('without seeds, a run from behind it leaves all there as it is', async () => {
+        const before = on(5);
+        await run(40, { 'Use other annotated frames as seeds': 'false' });
+        expect(on(5)).toEqual(before);
+    });
+
+    test('without seeds, a run through it draws nothing there', async () => {
+        await run(0, { 'Use other annotated frames as seeds': 'false' });
+        expect(seeded()).toEqual([0]);
+        expect(groupsOn(5)).toEqual([1, 2]);
+        expect(pointsOf(1, 5)).toEqual([drawn.points]);
+        expect(pointsOf(1, 6)).toEqual([koi(1, 6).points]);
+    });
+
+    test('a run of the other object leaves it as it is', async () => {
+        const before = on(5).filter(({ group }) => group !== 2);
+        action.applyFilter = ({ collection: { shapes } }) => ({
+            shapes: shapes.filter(({ frame, group }) => frame === 5 && group === 2),
+            tags: [],
+            tracks: [],
+        });
+        await run(5);
+        expect(on(5).filter(({ group }) => group !== 2)).toEqual(before);
+    });
+
+    test('a run that is discarded leaves it as it is', async () => {
+        const before = structuredClone(job.shapes);
+        const cancelled = (): boolean => server.frames('track').includes(8);
+        const parameters = { 'Target frame': LAST, 'On cancel': 'keep nothing' };
+        await runAction(action, job, 5, parameters, () => {}, cancelled);
+        expect(job.shapes).toEqual(before);
+    });
+});
+
+describe('what persons draw over automatic shapes', () => {
+    test('of `maskbank job`, on every frame of some, both koi', async () => {
+        for (let frame = 0; frame <= LAST; frame++) {
+            [1, 2].forEach((group) => job.draw({ ...koi(group, frame), group, source: frame ? 'auto' : 'manual' }));
+        }
+        [5, 6, 7].forEach((frame) =>
+            [1, 2].forEach((group) => drawOver(automatic(frame, group), koi(group, frame, { right: 2 }), frame > 5)),
+        );
+        await run(7, AROUND);
+        expect([...FRAMES, 7].map(groupsOn)).toEqual([...CLEAR, [1, 2]]);
+        [5, 6, 7].forEach((frame) => expect(sources(frame)).toEqual(['manual', 'manual']));
+        [1, 2].forEach((group) => expect(pointsOf(group, 7)).toEqual([koi(group, 7, { right: 2 }).points]));
+        expect(notices).toEqual([]);
+    });
+
+    test('boxes over masks, and masks over boxes', async () => {
+        const diamond = (x: number): number[] => [x + 10, 100, x + 20, 110, x + 10, 120, x, 110];
+        [1, 2].forEach((group) => job.draw({ ...koi(group, 0), group }));
+        job.draw({ frame: 0, type: 'rectangle', points: [200, 100, 220, 110], group: 3 });
+        job.draw({ frame: 0, type: 'polygon', points: diamond(300), group: 4 });
+        await run(0);
+        job.draw({ frame: 5, type: 'rectangle', points: [15, 50, 35, 61] });
+        job.draw({ frame: 5, type: 'mask', points: [0, 200, 206, 100, 225, 109] });
+        job.draw({ frame: 5, type: 'rectangle', points: [305, 100, 325, 120] }); // has twice the diamond's area
+        await run(5);
+        expect(groupsOn(5)).toEqual([1, 2, 3, 4]);
+        expect(groupsOn(6)).toEqual([1, 2, 3, 4]);
+        expect(
+            on(5)
+                .map(({ group, type }) => `${group} ${type}`)
+                .sort(),
+        ).toEqual(['1 rectangle', '2 mask', '3 mask', '4 rectangle']);
+        expect(notices).toEqual([]);
+    });
+
+    test('become tracks with what is of their object', async () => {
+        const box = (group: number, frame: number): number[] => [frame, 50 * group, frame + 20, 50 * group + 20];
+        [1, 2].forEach((group) => job.draw({ frame: 0, type: 'rectangle', points: box(group, 0), group }));
+        await run(0);
+        job.draw({ frame: 5, type: 'rectangle', points: box(1, 7) });
+        await run(5, { 'Polygons, boxes and ellipses become tracks': 'true' });
+        expect(job.shapes).toEqual([]);
+        expect(job.tracks.map(({ group, shapes }) => [group, shapes.length]).sort()).toEqual([
+            [1, LAST + 1],
+            [2, LAST + 1],
+        ]);
+        const track = job.tracks.find(({ group }) => group === 1)!;
+        expect(track.shapes.find(({ frame }) => frame === 5)?.points).toEqual(box(1, 7));
+    });
+
+    test('badly, but grouped with it', async () => {
+        await trackTwo();
+        const drawn = drawOver(automatic(5, 1), koi(1, 5, { right: 13 }), true);
+        await run(5);
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+        expect(pointsOf(1, 5)).toEqual([drawn.points]);
+    });
+
+    test('where no object has a group: after G neither it nor the rest has one', async () => {
+        job.draw(koi(1, 0));
+        await run(0);
+        drawOver(on(5)[0]!, koi(1, 5, { right: 2 }), true);
+        await run(5, AROUND);
+        expect(FRAMES.map(groupsOn)).toEqual([[0], [0], [0], [0]]);
+        expect(pointsOf(0, LAST)).toEqual([koi(1, LAST, { right: 2 }).points]);
+    });
+
+    test('and taken out of all groups with it', async () => {
+        await trackTwo();
+        const [drawn, covered] = [job.draw(koi(1, 5, { right: 2 })), automatic(5, 1)];
+        [drawn, covered].forEach((shape) => (shape.group = 0));
+        await run(5, AROUND);
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+    });
+});
+
+describe('what is unclear stays', () => {
+    const SAID = 'has no group, but what it lies on has';
+
+    beforeEach(trackTwo);
+
+    test('another koi that touches an automatic one', async () => {
+        const [drawn, covered] = [job.draw(koi(1, 5, { right: 15 })), automatic(5, 1)];
+        await expect(run(5, AROUND)).rejects.toThrow(SAID);
+        await run(5);
+        [drawn, covered].forEach((shape) => expect(pointsOf(shape.group, 5)).toEqual([shape.points]));
+        expect(FRAMES.map(groupsOn)).toEqual([
+            [1, 2],
+            [0, 1, 2],
+            [0, 1, 2],
+            [0, 1, 2],
+        ]);
+        expect(notices).toEqual([expect.stringContaining('on frame 5 has no group')]);
+    });
+
+    test('what covers two', async () => {
+        const beside = job.draw({ ...koi(1, 5, { right: 3 }), source: 'auto', group: 3 });
+        const [drawn, covered] = [job.draw(koi(1, 5, { right: 1 })), automatic(5, 1)];
+        await expect(run(5, AROUND)).rejects.toThrow(SAID);
+        [drawn, covered, beside].forEach(stays);
+    });
+
+    test('an object that is drawn twice', async () => {
+        const both = [2, 1].map((right) => job.draw(koi(1, 5, { right })));
+        await expect(run(5, AROUND)).rejects.toThrow(SAID);
+        await run(0);
+        both.forEach(stays);
+        expect(notices).toEqual([expect.stringContaining('on frame 5 has no group')]);
+    });
+
+    test('what lies on a person’s work: an automatic shape that was marked as occluded, or moved', async () => {
+        for (const changes of [{ occluded: true }, koi(1, 5, { right: 1 })]) {
+            job.edit(automatic(5, 1) ?? on(5).find(({ group }) => group === 1)!, changes);
+            const [drawn, theirs] = [job.draw(koi(1, 5, { right: 2 })), on(5).find(({ group }) => group === 1)!];
+            const before = structuredClone([drawn, theirs]);
+            await run(0);
+            before.forEach(stays);
+        }
+    });
+
+    test('what has a person’s outline of the object beside it', async () => {
+        const drawn = [job.draw({ ...koi(1, 5, { right: 100 }), group: 1 }), job.draw(koi(1, 5, { right: 2 }))];
+        await expect(run(5, AROUND)).rejects.toThrow();
+        await run(0);
+        drawn.forEach(stays);
+    });
+
+    test('which of several without a group', async () => {
+        job = new StoredJob([0, 5, 6]);
+        [1, 2].forEach((group) =>
+            [0, 5, 6].forEach((frame) => job.draw({ ...koi(group, frame), source: frame ? 'auto' : 'manual' })),
+        );
+        job.draw(koi(1, 5, { right: 2 }));
+        const before = structuredClone(job.shapes);
+        await expect(run(5, AROUND)).rejects.toThrow('there are several shapes with the same label and group');
+        expect(job.shapes).toEqual(before);
+    });
+
+    test('what is of another label', async () => {
+        const drawn = job.draw({ ...koi(1, 5), label_id: 2 });
+        const covered = automatic(5, 1);
+        await run(5);
+        stays(drawn);
+        expect(pointsOf(1, 5)).toEqual([covered.points]);
+    });
+
+    test('what is grouped where no frame tells the object: that is said', async () => {
+        job = new StoredJob([0, 5, 6]);
+        [1, 2].forEach((group) =>
+            [0, 5, 6].forEach((frame) => {
+                const drawn = { ...koi(group, 30 * frame), frame, group }; // further than it is long, every time
+                job.draw({ ...drawn, source: frame ? 'auto' : 'manual' });
+            }),
+        );
+        const covered = automatic(5, 1);
+        const drawn = drawOver(covered, { ...koi(1, 150), frame: 5 }, true);
+        await expect(run(5, AROUND)).rejects.toThrow('You grouped what you outlined on frame 5');
+        await run(0);
+        [drawn, covered].forEach(stays);
+        expect(notices).toEqual([expect.stringContaining('You grouped what you outlined on frame 5')]);
+    });
+});
+
+describe('a polygon over a track that has a group', () => {
+    const diamond = (x: number): number[] => [x + 10, 100, x + 20, 110, x + 10, 120, x, 110];
+    const draw = (frame: number, x: number, group = 0): Shape =>
+        job.draw({ frame, type: 'polygon', points: diamond(x), group });
+    const convert = { 'Polygons, boxes and ellipses become tracks': 'true' };
+
+    beforeEach(async () => {
+        draw(0, 0, 1);
+        draw(0, 100, 2);
+        await run(0, convert);
+    });
+
+    test('without a group: what to do is said', async () => {
+        const drawn = draw(5, 7);
+        await expect(run(5, AROUND)).rejects.toThrow('has no group, but what it lies on has');
+        stays(drawn);
+        await run(5, convert);
+        expect(notices).toEqual([expect.stringContaining('on frame 5 has no group')]);
+    });
+
+    test('after G it becomes a keyframe', async () => {
+        job.group(draw(5, 7), job.tracks[0]!);
+        await run(5, AROUND);
+        expect(job.shapes).toEqual([]);
+        const track = job.tracks.find(({ group }) => group === 3)!;
+        expect(track.shapes.find(({ frame }) => frame === LAST)?.points).toEqual(diamond(LAST + 2));
+        expect(notices).toEqual([]);
+    });
+});
