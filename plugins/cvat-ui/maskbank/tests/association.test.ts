@@ -99,6 +99,8 @@ describe.each([
         const { clientID: _, ...rest } = drawn;
         expect(on(5).filter(({ group }) => group === 1)).toEqual([{ ...rest, group: 1, clientID: expect.any(Number) }]);
         expect(job.shapes).not.toContainEqual(covered);
+        const deleted = job.commits.at(-1)!.deleted.shapes.map(({ clientID }) => clientID);
+        expect(new Set(deleted).size).toBe(deleted.length);
         expect(pointsOf(1, 6)).toEqual([koi(1, 6, { right: 2 }).points]);
         expect(pointsOf(1, LAST)).toEqual([koi(1, LAST, { right: 2 }).points]);
         expect(notices).toEqual([]);
@@ -163,10 +165,13 @@ describe.each([
         expect(on(5).filter(({ group }) => group !== 2)).toEqual(before);
     });
 
-    test('a run that is discarded leaves it as it is', async () => {
+    test.each([
+        ['discarded', 'keep nothing', 8],
+        ['cancelled at once', 'keep what was done', -1],
+    ])('a run that is %s leaves it as it is', async (_, choice, last) => {
         const before = structuredClone(job.shapes);
-        const cancelled = (): boolean => server.frames('track').includes(8);
-        const parameters = { 'Target frame': LAST, 'On cancel': 'keep nothing' };
+        const cancelled = (): boolean => last < 0 || server.frames('track').includes(last);
+        const parameters = { 'Target frame': LAST, 'On cancel': choice };
         await runAction(action, job, 5, parameters, () => {}, cancelled);
         expect(job.shapes).toEqual(before);
     });
@@ -188,14 +193,14 @@ describe('what persons draw over automatic shapes', () => {
     });
 
     test('boxes over masks, and masks over boxes', async () => {
-        const diamond = (x: number): number[] => [x + 10, 100, x + 20, 110, x + 10, 120, x, 110];
+        const sliver = (x: number): number[] => [x, 100, x + 4, 100, x + 20, 120, x + 16, 120];
         [1, 2].forEach((group) => job.draw({ ...koi(group, 0), group }));
         job.draw({ frame: 0, type: 'rectangle', points: [200, 100, 220, 110], group: 3 });
-        job.draw({ frame: 0, type: 'polygon', points: diamond(300), group: 4 });
+        job.draw({ frame: 0, type: 'polygon', points: sliver(300), group: 4 });
         await run(0);
         job.draw({ frame: 5, type: 'rectangle', points: [15, 50, 35, 61] });
         job.draw({ frame: 5, type: 'mask', points: [0, 200, 206, 100, 225, 109] });
-        job.draw({ frame: 5, type: 'rectangle', points: [305, 100, 325, 120] }); // has twice the diamond's area
+        job.draw({ frame: 5, type: 'rectangle', points: [305, 100, 325, 120] });
         await run(5);
         expect(groupsOn(5)).toEqual([1, 2, 3, 4]);
         expect(groupsOn(6)).toEqual([1, 2, 3, 4]);
@@ -228,6 +233,31 @@ describe('what persons draw over automatic shapes', () => {
         await run(5);
         expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
         expect(pointsOf(1, 5)).toEqual([drawn.points]);
+    });
+
+    test('grouped with it, on the first frame and on the last one', async () => {
+        job.numbers.forEach((frame) => job.draw({ ...koi(1, frame), group: 1, source: 'auto' }));
+        job.draw({ ...koi(2, 0), group: 2 });
+        const ends = [koi(1, 0, { right: 2 }), koi(1, LAST, { right: 3 })];
+        ends.forEach((drawn) => drawOver(automatic(drawn.frame, 1), drawn, true));
+        await run(0, AROUND);
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+        ends.forEach(({ frame, points }) => expect(pointsOf(1, frame)).toEqual([points]));
+    });
+
+    test('grouped with it, where another object that has its shape there is near', async () => {
+        [1, 2].forEach((group) => job.draw({ ...koi(1, 0, { right: 4 * group }), group }));
+        await run(0);
+        drawOver(automatic(5, 1), koi(1, 5, { right: 1 }), true);
+        await run(5, AROUND);
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+    });
+
+    test('and are alone with it in their group: all that there is of the label', async () => {
+        drawOver(job.draw({ ...koi(1, 5), source: 'auto' }), koi(1, 5), true);
+        await run(5, AROUND);
+        expect(on(LAST)).toHaveLength(1);
+        expect(notices).toEqual([]);
     });
 
     test('where no object has a group: after G neither it nor the rest has one', async () => {
@@ -292,11 +322,38 @@ describe('what is unclear stays', () => {
         }
     });
 
-    test('what has a person’s outline of the object beside it', async () => {
+    test.each([0, 5])('what has a person’s outline of the object beside it, run from frame %d', async (frame) => {
         const drawn = [job.draw({ ...koi(1, 5, { right: 100 }), group: 1 }), job.draw(koi(1, 5, { right: 2 }))];
-        await expect(run(5, AROUND)).rejects.toThrow();
-        await run(0);
+        await expect(run(5, AROUND)).rejects.toThrow('there are several shapes with the same label and group');
+        await run(frame);
         drawn.forEach(stays);
+    });
+
+    test('what has a group of its own', async () => {
+        const [drawn, covered] = [job.draw({ ...koi(1, 5), group: 7 }), automatic(5, 1)];
+        await run(5);
+        stays(drawn);
+        expect(pointsOf(1, 5)).toEqual([covered.points]);
+    });
+
+    test('which of two that are grouped, if only one lacks a shape there', async () => {
+        const beside = job.draw({ ...koi(1, 5, { right: 1 }), source: 'auto', group: 3 });
+        const drawn = [automatic(5, 1), beside].map((covered) => drawOver(covered, koi(1, 5), true));
+        const before = structuredClone([...drawn, beside]);
+        await run(0);
+        before.forEach(stays);
+        expect(notices).toEqual([expect.stringContaining('You grouped what you outlined on frame 5')]);
+    });
+
+    test.each([
+        ['another shape', () => automatic(5, 2)],
+        ['a track', () => job.drawTrack('rectangle', [{ frame: 5, points: [300, 300, 310, 310] }])],
+    ])('what is grouped with %s as well', async (_, other) => {
+        const drawn = job.draw(koi(1, 5));
+        job.group(drawn, automatic(5, 1), other());
+        const before = structuredClone(drawn);
+        await run(0);
+        stays(before);
     });
 
     test('which of several without a group', async () => {
