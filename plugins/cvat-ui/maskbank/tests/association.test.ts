@@ -46,7 +46,9 @@ async function trackTwo(): Promise<void> {
 const on = (frame: number): Shape[] => job.shapes.filter((shape) => shape.frame === frame);
 const automatic = (frame: number, group: number): Shape =>
     on(frame).find((shape) => shape.source === 'auto' && shape.group === group)!;
-/** How many shapes there are of each group on a frame. */
+const remove = (shape: Shape): void =>
+    job.commit({ shapes: [], tags: [], tracks: [] }, { shapes: [shape], tags: [], tracks: [] });
+/** The groups of the shapes on a frame. */
 const groupsOn = (frame: number): number[] =>
     on(frame)
         .map(({ group }) => group)
@@ -278,6 +280,48 @@ describe('what persons draw over automatic shapes', () => {
     });
 });
 
+describe.each([
+    ['before it goes on', [5]],
+    ['where it ends', Array.from({ length: LAST - 4 }, (_, index) => 5 + index)],
+])('a new mask where an object of a group has no shape, %s', (_, lost) => {
+    beforeEach(async () => {
+        await trackTwo();
+        job.shapes.filter(({ frame, group }) => lost.includes(frame) && group === 1).forEach(remove);
+        job.draw(koi(1, 5, { right: 2 }));
+    });
+
+    test.each([
+        [5, {}],
+        [5, AROUND],
+        [0, {}],
+    ])('is of that object, run from frame %d %j', async (frame, options) => {
+        await run(frame, options);
+        expect(FRAMES.map(groupsOn)).toEqual(CLEAR);
+        [5, LAST].forEach((each) => expect(pointsOf(1, each)).toEqual([koi(1, each, { right: 2 }).points]));
+        expect(notices).toEqual([expect.stringContaining('counts as that one (frame 5: group 1)')]);
+        expect(job.commits).toHaveLength(2);
+    });
+});
+
+test('a new mask before the first automatic one of an object is of that', async () => {
+    await trackTwo();
+    job.shapes.filter(({ frame, group }) => frame <= 5 && group === 1).forEach(remove);
+    job.draw(koi(1, 5, { right: 2 }));
+    await run(5);
+    expect(FRAMES.map(groupsOn)).toEqual([[2], [1, 2], [1, 2], [1, 2]]);
+});
+
+test('without any groups, a new mask in the place of one that was deleted is of the object, as ever', async () => {
+    job.draw(koi(1, 0));
+    await run(0);
+    remove(on(5)[0]!);
+    job.draw(koi(1, 5, { right: 2 }));
+    await run(5, AROUND);
+    expect(FRAMES.map(groupsOn)).toEqual([[0], [0], [0], [0]]);
+    expect(pointsOf(0, LAST)).toEqual([koi(1, LAST, { right: 2 }).points]);
+    expect(notices).toEqual([]);
+});
+
 describe('what is unclear stays', () => {
     const SAID = 'has no group, but what it lies on has';
 
@@ -342,7 +386,7 @@ describe('what is unclear stays', () => {
         const before = structuredClone([...drawn, beside]);
         await run(0);
         before.forEach(stays);
-        expect(notices).toEqual([expect.stringContaining('You grouped what you outlined on frame 5')]);
+        expect(notices).toEqual([expect.stringContaining('It is unclear which object you outlined on frame 5')]);
     });
 
     test.each([
@@ -375,6 +419,64 @@ describe('what is unclear stays', () => {
         expect(pointsOf(1, 5)).toEqual([covered.points]);
     });
 
+    test('what is drawn where the automatic shape lost its pixels to a new mask, all but a rim: that is said', async () => {
+        const rim = { ...automatic(5, 1), points: [0, 20, 180, 15, 50, 34, 59] };
+        job.commit({ shapes: [rim], tags: [], tracks: [] }, { shapes: [automatic(5, 1)], tags: [], tracks: [] });
+        const drawn = job.draw({ ...koi(1, 5), points: [0, 180, 15, 51, 34, 59] });
+        await expect(run(5, AROUND)).rejects.toThrow('It is unclear which object you outlined on frame 5');
+        await run(5);
+        stays(drawn);
+        expect(notices).toEqual([expect.stringContaining('It is unclear which object you outlined on frame 5')]);
+    });
+
+    test('which of two shapes is of an object that is lost: that is said', async () => {
+        remove(automatic(5, 1));
+        const both = [0, 1].map((right) => job.draw(koi(1, 5, { right })));
+        await expect(run(5, AROUND)).rejects.toThrow('It is unclear which object you outlined on frame 5');
+        await run(0);
+        both.forEach(stays);
+        expect(notices).toEqual([expect.stringContaining('on frame 5 has no group')]);
+    });
+
+    test('what is drawn where an object was, of which another outline is associated there', async () => {
+        job = new StoredJob([4, 5, 6]);
+        job.draw({ ...koi(1, 4), group: 1, source: 'auto' });
+        [5, 6].forEach((frame) => job.draw({ ...koi(1, frame, { right: 30 }), group: 1, source: 'auto' }));
+        drawOver(automatic(5, 1), koi(1, 5, { right: 31 }), true);
+        const drawn = job.draw(koi(1, 5));
+        await expect(run(5, AROUND)).rejects.toThrow('It is unclear which object you outlined on frame 5');
+        stays(drawn);
+    });
+
+    test('what is drawn behind a person’s outline', async () => {
+        job = new StoredJob([4, 5, 6]);
+        job.draw({ ...koi(1, 4), group: 1 });
+        const drawn = job.draw(koi(1, 5));
+        await run(5);
+        stays(drawn);
+        expect(notices).toEqual([]);
+    });
+
+    test('what is drawn far behind the last frame of an object', async () => {
+        job.shapes.filter(({ group, frame }) => group === 1 && frame > 3).forEach(remove);
+        const drawn = job.draw(koi(1, 5));
+        await run(5);
+        stays(drawn);
+        expect(notices).toEqual([]);
+    });
+
+    test('nothing is said of what is drawn elsewhere', async () => {
+        job.draw(koi(4, 5));
+        await run(5, AROUND);
+        expect(FRAMES.map(groupsOn)).toEqual([
+            [1, 2],
+            [0, 1, 2],
+            [0, 1, 2],
+            [0, 1, 2],
+        ]);
+        expect(notices).toEqual([]);
+    });
+
     test('what is grouped where no frame tells the object: that is said', async () => {
         job = new StoredJob([0, 5, 6]);
         [1, 2].forEach((group) =>
@@ -385,10 +487,10 @@ describe('what is unclear stays', () => {
         );
         const covered = automatic(5, 1);
         const drawn = drawOver(covered, { ...koi(1, 150), frame: 5 }, true);
-        await expect(run(5, AROUND)).rejects.toThrow('You grouped what you outlined on frame 5');
+        await expect(run(5, AROUND)).rejects.toThrow('It is unclear which object you outlined on frame 5');
         await run(0);
         [drawn, covered].forEach(stays);
-        expect(notices).toEqual([expect.stringContaining('You grouped what you outlined on frame 5')]);
+        expect(notices).toEqual([expect.stringContaining('It is unclear which object you outlined on frame 5')]);
     });
 });
 

@@ -1,4 +1,5 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
+import type { Association } from './association';
 import { associate } from './association';
 import type {
     ActionParameters,
@@ -107,7 +108,7 @@ export class AITracker extends BaseCollectionAction {
             frame,
         );
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
-        const { associated, associations, unclear } = associate(merged);
+        const { associated, associations, unclear } = associate(merged, numbers);
         const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         if (!runs.length) {
@@ -131,11 +132,10 @@ export class AITracker extends BaseCollectionAction {
         const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
         );
-        const used = shapesUsed(found, settings.useSeeds);
-        const results = withAssociated(
-            tracks,
-            associations.filter(({ shape }) => used.has(shape.clientID)),
-        );
+        const ids = shapesUsed(found, settings.useSeeds);
+        const used = associations.filter(({ shape }) => ids.has(shape.clientID));
+        this.#tellAssociated(used);
+        const results = withAssociated(tracks, used);
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
@@ -241,6 +241,19 @@ export class AITracker extends BaseCollectionAction {
             );
         }
         this.#hasToldForgetful = true;
+    }
+
+    /** Where a shape took the place of another one, everybody sees whose it is. */
+    #tellAssociated(associations: readonly Association[]): void {
+        const bare = associations.filter(({ covered }) => !covered);
+        if (bare.length) {
+            const shapes = bare.map(({ shape, group }) => `frame ${shape.frame}: group ${group}`).join(', ');
+            this.#screen.notify(
+                'info',
+                `What you outlined without a group where an object was lost counts as that one (${shapes}). If it is ` +
+                    'another one, undo this, and give it a group of its own (G, a click on it, G).',
+            );
+        }
     }
 
     #tellSwitchedOff(off: readonly SwitchedOff[]): void {

@@ -19,7 +19,7 @@ const TRACKED_ELSEWHERE =
 
 /** What an annotator asks for. */
 export interface Asked extends Annotated {
-    unclear: readonly Shape[]; // grouped with a program's shape that they lie on, of nobody knows which object
+    unclear: readonly Shape[]; // that may be of an object, but nobody knows of which
     job: Job;
     settings: Settings;
     frame: number; // the current one
@@ -233,15 +233,16 @@ function tellUnclear(asked: Asked, objects: readonly FollowedObject[], frames: r
 function unclearOn({ unclear }: Asked, objects: readonly FollowedObject[], frames: readonly number[]): number[] {
     const sources = new Set(objects.map(({ source }) => source.clientID));
     const labels = new Set(objects.map(({ source }) => source.label_id));
-    const counts = ({ clientID, label_id, frame }: Shape): boolean =>
-        sources.has(clientID) || (labels.has(label_id) && frames.includes(frame));
+    const counts = ({ clientID, label_id, group, frame }: Shape): boolean =>
+        sources.has(clientID) || (group !== 0 && labels.has(label_id) && frames.includes(frame));
     return unclear.filter(counts).map(({ frame }) => frame);
 }
 
 function sentenceOfUnclear(frames: readonly number[]): string {
     return (
-        `You grouped what you outlined on frame ${ranges(frames)} with what it lies on, but the frames before and behind do ` +
-        'not tell which object that was. Undo that and edit the shape that is there, or delete what was tracked of the object.'
+        `It is unclear which object you outlined on frame ${ranges(frames)}: it was put into a group, or what had been there is ` +
+        'gone, and the frames around do not tell. Undo that and edit the shape that was there, or draw over it; or delete ' +
+        'what was tracked of the object.'
     );
 }
 

@@ -72,7 +72,10 @@ export function withAssociated(results: Results, associations: readonly Associat
     const isLeft = ({ clientID }: Shape): boolean => !gone.has(clientID);
     const left = associations.filter(({ shape }) => isLeft(shape)); // else it became another shape, or a track's keyframe
     const regrouped = left.map(({ shape, group }) => ({ ...withoutIds(shape), group }));
-    const shapes = [...left.map(({ shape }) => shape), ...associations.map(({ covered }) => covered).filter(isLeft)];
+    const shapes = [
+        ...left.map(({ shape }) => shape),
+        ...associations.flatMap(({ covered }) => covered ?? []).filter(isLeft),
+    ];
     return {
         ...results,
         created: joined(results.created, { ...nothing(), shapes: regrouped }),
