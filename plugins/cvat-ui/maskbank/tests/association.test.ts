@@ -361,6 +361,7 @@ describe('what is unclear stays', () => {
             job.edit(automatic(5, 1) ?? on(5).find(({ group }) => group === 1)!, changes);
             const [drawn, theirs] = [job.draw(koi(1, 5, { right: 2 })), on(5).find(({ group }) => group === 1)!];
             const before = structuredClone([drawn, theirs]);
+            await expect(run(5, AROUND)).rejects.toThrow('It is unclear which object you outlined on frame 5');
             await run(0);
             before.forEach(stays);
         }

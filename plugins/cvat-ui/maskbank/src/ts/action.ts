@@ -243,7 +243,7 @@ export class AITracker extends BaseCollectionAction {
         this.#hasToldForgetful = true;
     }
 
-    /** Where a shape took the place of another one, everybody sees whose it is. */
+    /** What covers nothing may still be another object than the one that was lost there. */
     #tellAssociated(associations: readonly Association[]): void {
         const bare = associations.filter(({ covered }) => !covered);
         if (bare.length) {

@@ -240,8 +240,8 @@ function unclearOn({ unclear }: Asked, objects: readonly FollowedObject[], frame
 
 function sentenceOfUnclear(frames: readonly number[]): string {
     return (
-        `It is unclear which object you outlined on frame ${ranges(frames)}: it was put into a group, or what had been there is ` +
-        'gone, and the frames around do not tell. Undo that and edit the shape that was there, or draw over it; or delete ' +
+        `It is unclear which object you outlined on frame ${ranges(frames)}: the frames around do not tell, or show one that has ` +
+        'another shape there. Undo what you grouped or deleted, and edit the shape that is there, or draw over it; or delete ' +
         'what was tracked of the object.'
     );
 }
