@@ -143,6 +143,14 @@ export class StoredJob implements Job {
         );
     }
 
+    /** What a person does with G and a click on each: CVAT gives all of them a new number, and leaves their source. */
+    group(...objects: readonly (Shape | Track)[]): void {
+        const all = [...this.collection.shapes, ...this.collection.tracks];
+        const group = Math.max(...all.map((each) => each.group)) + 1;
+        const clicked = new Set(objects.map(({ clientID }) => clientID));
+        all.filter(({ clientID }) => clicked.has(clientID)).forEach((each) => Object.assign(each, { group }));
+    }
+
     /** A person sets attributes of a shape: CVAT does not count that as a change of its source. */
     describe(shape: Shape, attributes: Attribute[]): void {
         this.collection.shapes.find(({ clientID }) => clientID === shape.clientID)!.attributes = attributes;

@@ -1,4 +1,6 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
+import type { Association } from './association';
+import { associate } from './association';
 import type {
     ActionParameters,
     Collection,
@@ -19,9 +21,9 @@ import type { Asked } from './plans';
 import { planCorrections, planUpToTarget } from './plans';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
-import { combined, nothing, resultsOf, withShapesOver } from './results';
+import { combined, nothing, resultsOf, withAssociated, withShapesOver } from './results';
 import type { Outcome, Run } from './runs';
-import { byObject, together } from './runs';
+import { byObject, shapesUsed, together } from './runs';
 import { sentenceOf } from './sentences';
 import type { Settings } from './settings';
 import { chooseTracker, maskTrackers, parameters, readSettings } from './settings';
@@ -106,7 +108,8 @@ export class AITracker extends BaseCollectionAction {
             frame,
         );
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
-        const asked: Asked = { ...merged, job, settings, frame, numbers, notify };
+        const { associated, associations, unclear } = associate(merged, numbers);
+        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         if (!runs.length) {
             this.#tellSwitchedOff(off);
@@ -126,9 +129,13 @@ export class AITracker extends BaseCollectionAction {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
         const found = byObject(runs, outcomes);
-        const results = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
+        const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
         );
+        const ids = shapesUsed(found, settings.useSeeds);
+        const used = associations.filter(({ shape }) => ids.has(shape.clientID));
+        this.#tellAssociated(used);
+        const results = withAssociated(tracks, used);
         this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
@@ -234,6 +241,19 @@ export class AITracker extends BaseCollectionAction {
             );
         }
         this.#hasToldForgetful = true;
+    }
+
+    /** What covers nothing may still be another object than the one that was lost there. */
+    #tellAssociated(associations: readonly Association[]): void {
+        const bare = associations.filter(({ covered }) => !covered);
+        if (bare.length) {
+            const shapes = bare.map(({ shape, group }) => `frame ${shape.frame}: group ${group}`).join(', ');
+            this.#screen.notify(
+                'info',
+                `What you outlined without a group where an object was lost counts as that one (${shapes}). If it is ` +
+                    'another one, undo this, and give it a group of its own (G, a click on it, G).',
+            );
+        }
     }
 
     #tellSwitchedOff(off: readonly SwitchedOff[]): void {

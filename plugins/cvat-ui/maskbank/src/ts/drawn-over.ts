@@ -20,7 +20,7 @@ export interface DrawnOver {
     byProgram: readonly Keyframe[]; // of the track
 }
 
-const SAME = 0.5; // intersection over union from which one outline is drawn over the other
+export const SAME = 0.5; // intersection over union from which one outline is drawn over the other
 
 /**
  * What persons drew over tracks of the same label and group on a frame, as keyframes of these: it takes the place of what
@@ -54,25 +54,36 @@ export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: A
 
 /** The tracks of a shape's label and group that show nearly the same on its frame. */
 function tracksUnder(shape: Shape, { everything, states }: Annotated): Track[] {
-    return everything.tracks.filter((track) => {
-        const state = states.find(({ clientID, outside }) => clientID === track.clientID && !outside);
-        if (
-            !state ||
-            !isAlike(shape, track) ||
-            ![shape.type, state.shapeType].every((type) => OUTLINE_TYPES.includes(type))
-        ) {
-            return false;
-        }
-        return isDrawnOver(shape, { type: state.shapeType, points: state.points, rotation: state.rotation });
-    });
+    return everything.tracks.filter((track) => isAlike(shape, track) && liesOnTrack(shape, track, states));
 }
 
-/** Whether a shape is drawn over what a track of outlines shows on its frame; of a mask, its box. */
-export function isDrawnOver(shape: Shape, shown: Parameters<typeof outlineOf>[0]): boolean {
-    const boxOf = (outline: Outline): Outline => ({ type: 'rectangle', points: boundsOf([outline]) });
-    return shape.type === 'mask'
-        ? overlap(boxOf(outlineOf(shape)), boxOf(outlineOf(shown))) >= SAME
-        : overlap(outlineOf(drawnAs(shape, shown.type)), outlineOf(shown)) >= SAME;
+/** Whether a track shows nearly the same as a shape. */
+export function liesOnTrack(shape: Shape, track: Track, states: readonly ObjectState[]): boolean {
+    const state = states.find(({ clientID, outside }) => clientID === track.clientID && !outside);
+    return (
+        !!state &&
+        [shape.type, state.shapeType].every((type) => OUTLINE_TYPES.includes(type)) &&
+        isDrawnOver(shape, { type: state.shapeType, points: state.points, rotation: state.rotation })
+    );
+}
+
+/** Whether a shape is drawn over what is shown on its frame. */
+export function isDrawnOver(shape: Shape, shown: Shown): boolean {
+    return likeness(shape, shown) >= SAME;
+}
+
+type Shown = Parameters<typeof outlineOf>[0];
+
+/** Intersection over union of a shape and of what is shown on its frame; where one is a box, of the boxes around both. */
+export function likeness(shape: Shape, shown: Shown): number {
+    const types = [shape.type, shown.type];
+    if (shape.type !== shown.type && types.includes('rectangle')) {
+        const boxOf = (each: Shown): Outline => ({ type: 'rectangle', points: boundsOf([outlineOf(each)]) });
+        return overlap(boxOf(shape), boxOf(shown));
+    }
+    return types.includes('mask')
+        ? overlap(outlineOf(shape), outlineOf(shown))
+        : overlap(outlineOf(drawnAs(shape, shown.type)), outlineOf(shown));
 }
 
 function withKeyframe(track: Track, shape: Shape, isMachineMade: Annotated['isMachineMade']): DrawnOver {

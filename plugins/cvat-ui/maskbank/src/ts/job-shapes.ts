@@ -1,5 +1,5 @@
 import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
-import { isDrawnOver } from './drawn-over';
+import { isDrawnOver, liesOnTrack } from './drawn-over';
 import type { Named } from './keyframes';
 import { isAlike } from './keyframes';
 import { OUTLINE_TYPES, outlineOf } from './outlines';
@@ -95,12 +95,17 @@ export class JobShapes {
         return [...framesWithSeveral(drawn), ...framesWithSeveral(made), ...beside.map(({ frame }) => frame)];
     }
 
-    /** A person's outlines without a group: on other frames, or on a program's shape of a group. */
+    /** A person's outlines without a group: on other frames, or on a program's shape or a track of a group. */
     ungrouped(sources: readonly Shape[]): Shape[] {
-        const grouped = this.#onTheWay.filter((shape) => shape.group && !this.isByPerson(shape));
+        const { from, everything, states } = this.#around;
+        const shapes = this.#onTheWay.filter((shape) => shape.group && !this.isByPerson(shape));
+        const tracks = everything.tracks.filter(({ group }) => group);
+        const liesOnOne = (shape: Shape): boolean =>
+            shapes.some((other) => liesOn(shape, other)) ||
+            tracks.some((track) => track.label_id === shape.label_id && liesOnTrack(shape, track, states));
         const mayBeOneOf = (shape: Shape): boolean =>
-            shape.frame === this.#around.from
-                ? this.#chosen.has(shape.clientID) && grouped.some((other) => liesOn(shape, other))
+            shape.frame === from
+                ? this.#chosen.has(shape.clientID) && liesOnOne(shape)
                 : sources.some(({ label_id, group }) => group && label_id === shape.label_id) &&
                   !sources.some((source) => isAlike(shape, source));
         return this.#onTheWay.filter((shape) => !shape.group && this.isByPerson(shape) && mayBeOneOf(shape));
@@ -149,7 +154,7 @@ function drawnOverTracks(tracks: readonly Track[]): (shape: Shape) => boolean {
 }
 
 /** Whether two shapes of a label on one frame cover something in common. */
-function liesOn(one: Shape, other: Shape): boolean {
+export function liesOn(one: Shape, other: Shape): boolean {
     const isComparable = one.frame === other.frame && one.label_id === other.label_id;
     return isComparable && overlap(outlineOf(one), outlineOf(other)) > 0;
 }

@@ -39,7 +39,8 @@ export interface Followed {
  * a label whose objects are not grouped has one object, then. Otherwise it is unclear which is which, and each shape is
  * an object for itself; without a group it gets one of its own, so that it will be clear the next time. `maskbank job`
  * has the same rule (tests/cases/same_object.json), but takes several shapes of a group on one frame as the parts of
- * one object, which are not joined here.
+ * one object, which are not joined here. What a person drew over a shape of an object's has the group of that by now
+ * (`associate`), and gets it in the job, so that `maskbank job` finds it there as well.
  *
  * On frames that are not tracked through, it is not asked what is unclear: such shapes are left out.
  *

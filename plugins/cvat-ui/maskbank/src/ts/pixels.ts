@@ -14,16 +14,19 @@ function containsOf(outline: Outline): (x: number, y: number) => boolean {
         };
     }
     const { points } = asType(outline, 'polygon');
-    const xs = points.filter((_, index) => index % 2 === 0);
-    const ys = points.filter((_, index) => index % 2 === 1);
     return (x, y) => {
         // A line to the left crosses the edges of what it lies in an odd number of times.
-        const crossed = xs.filter((from, index) => {
-            const after = (index + 1) % xs.length;
-            const [to, high, low] = [xs[after]!, ys[index]!, ys[after]!];
-            return high > y !== low > y && x > from + ((y - high) / (low - high)) * (to - from);
-        });
-        return crossed.length % 2 === 1;
+        let isInside = false;
+        let before = points.length - 2;
+        for (let corner = 0; corner < points.length; corner += 2) {
+            const [high, low] = [points[before + 1]!, points[corner + 1]!];
+            if (high > y !== low > y) {
+                const from = points[before]!;
+                isInside = x > from + ((y - high) / (low - high)) * (points[corner]! - from) ? !isInside : isInside;
+            }
+            before = corner;
+        }
+        return isInside;
     };
 }
 

@@ -1,4 +1,4 @@
-import type { Collection, Job, Track } from './cvat-types';
+import type { Collection, Job, Shape, Track } from './cvat-types';
 import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Surroundings } from './job-shapes';
@@ -19,6 +19,7 @@ const TRACKED_ELSEWHERE =
 
 /** What an annotator asks for. */
 export interface Asked extends Annotated {
+    unclear: readonly Shape[]; // that may be of an object, but nobody knows of which
     job: Job;
     settings: Settings;
     frame: number; // the current one
@@ -79,6 +80,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
         );
     }
     tellUngrouped(asked, followed);
+    tellUnclear(asked, objects, frames);
     tellLaterTracks(asked, objects, frames);
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
@@ -113,11 +115,19 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
     }
     if (ungrouped.includes(frame)) {
         throw new Error(
-            'What you outlined here has no group, but what it lies on has: put it into the group of its object, or turn ' +
-                `"${AROUND}" off.`,
+            'What you outlined here has no group, but what it lies on has, and it is unclear whether both are one object. ' +
+                `If they are, edit the shape that is there, or put both into a group (G); else turn "${AROUND}" off.`,
         );
     }
+    if (unclearOn(asked, objects, []).length) {
+        throw new Error(sentenceOfUnclear([frame]));
+    }
     tellUngrouped(asked, followed);
+    tellUnclear(
+        asked,
+        objects,
+        numbers.filter((each) => each !== frame),
+    );
     const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
     const deleted = new Set<number>();
     for (const each of outlined) {
@@ -207,9 +217,33 @@ function tellUngrouped(asked: Asked, { ungrouped }: Followed): void {
         asked.notify(
             'warning',
             `What you outlined on frame ${ranges(ungrouped)} has no group, but other objects of its label have, so it is ` +
-                'unclear whether it is one of them. If it is, put it into the group of that object.',
+                'unclear whether it is one of them. If it is, edit the shape that is there, or put both into a group (G).',
         );
     }
+}
+
+function tellUnclear(asked: Asked, objects: readonly FollowedObject[], frames: readonly number[]): void {
+    const unclear = unclearOn(asked, objects, frames);
+    if (unclear.length) {
+        asked.notify('warning', sentenceOfUnclear(unclear));
+    }
+}
+
+/** The frames with outlines that are unclear: those that are tracked, or on other frames may be of these objects. */
+function unclearOn({ unclear }: Asked, objects: readonly FollowedObject[], frames: readonly number[]): number[] {
+    const sources = new Set(objects.map(({ source }) => source.clientID));
+    const labels = new Set(objects.map(({ source }) => source.label_id));
+    const counts = ({ clientID, label_id, group, frame }: Shape): boolean =>
+        sources.has(clientID) || (group !== 0 && labels.has(label_id) && frames.includes(frame));
+    return unclear.filter(counts).map(({ frame }) => frame);
+}
+
+function sentenceOfUnclear(frames: readonly number[]): string {
+    return (
+        `It is unclear which object you outlined on frame ${ranges(frames)}: the frames around do not tell, or show one that has ` +
+        'another shape there. Undo what you grouped or deleted, and edit the shape that is there, or draw over it; or delete ' +
+        'what was tracked of the object.'
+    );
 }
 
 /** The shapes and tracks of objects; of shapes those on another frame, if one is given, which persons drew there. */

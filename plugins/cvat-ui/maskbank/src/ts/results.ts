@@ -1,3 +1,4 @@
+import type { Association } from './association';
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { DrawnOver } from './drawn-over';
 import { drawnAs, inOrder, withKeyframes, withoutIds } from './keyframes';
@@ -62,6 +63,23 @@ export function withShapesOver(results: Results, over: readonly DrawnOver[]): Re
         ...results,
         deleted: joined(results.deleted, { ...nothing(), shapes }),
         made: [...results.made, ...used.flatMap(({ byProgram }) => byProgram)],
+    };
+}
+
+/** The same, with the groups of their objects for what persons drew over a program's shapes, and without these. */
+export function withAssociated(results: Results, associations: readonly Association[]): Results {
+    const gone = new Set(results.deleted.shapes.map(({ clientID }) => clientID));
+    const isLeft = ({ clientID }: Shape): boolean => !gone.has(clientID);
+    const left = associations.filter(({ shape }) => isLeft(shape)); // else it became another shape, or a track's keyframe
+    const regrouped = left.map(({ shape, group }) => ({ ...withoutIds(shape), group }));
+    const shapes = [
+        ...left.map(({ shape }) => shape),
+        ...associations.flatMap(({ covered }) => covered ?? []).filter(isLeft),
+    ];
+    return {
+        ...results,
+        created: joined(results.created, { ...nothing(), shapes: regrouped }),
+        deleted: joined(results.deleted, { ...nothing(), shapes }),
     };
 }
 

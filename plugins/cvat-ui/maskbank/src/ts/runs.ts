@@ -34,6 +34,18 @@ export function byObject(runs: readonly Run[], outcomes: readonly Tracked[]): Ou
     return [...all.values()];
 }
 
+/** The shapes of persons' that were made use of, by their clientID: what was tracked, and outlines on other frames. */
+export function shapesUsed(outcomes: readonly Outcome[], useSeeds: boolean): Set<number | undefined> {
+    const shapes = outcomes.flatMap(({ object, done, found }) => {
+        if (object.kind === 'track' || !found.size) {
+            return [];
+        }
+        const { source, byPersons } = object;
+        return [source, ...[...byPersons.values()].filter(({ frame }) => useSeeds || done.includes(frame))];
+    });
+    return new Set(shapes.map(({ clientID }) => clientID));
+}
+
 /** What some runs, one after the other, found of so many objects; and all their frames, in order. */
 export function together(
     runs: readonly Run[],
