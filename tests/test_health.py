@@ -18,7 +18,7 @@ from support import RED_KOI, TURTLE, Function, mask_shape, request, true_mask
 from maskbank.function.handler import init_context
 from maskbank.function.health import Health, quantile_ms, report
 from maskbank.function.local import invoke, local_function
-from maskbank.function.siblings import count_workers
+from maskbank.function.siblings import count_workers, shared_folder
 from maskbank.function.threads import cores, share_of_cores
 from maskbank.service import heap
 
@@ -297,6 +297,14 @@ def test_nuclio_says_how_many_workers_there_are(tmp_path: Path) -> None:
     configuration.write_text("metadata: {name: maskbank}\n")
     assert count_workers(configuration) == 1
     assert count_workers(tmp_path / "none.yaml") == 1
+
+
+def test_folders_of_others_do_not_stop_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("maskbank-workers-old", "maskbank-workers-", "maskbank-workers-999999999-1", "maskbank-other"):
+        (tmp_path / name).mkdir()
+    own = shared_folder()
+    assert own.is_dir() and {folder.name for folder in tmp_path.iterdir()} == {own.name, "maskbank-other"}
 
 
 # ---- the token ----

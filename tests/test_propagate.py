@@ -62,6 +62,12 @@ def propagate(function: Function, frames: list[dict], states: list | None = None
     return reply["frames"], reply["states"]
 
 
+@pytest.mark.parametrize("path", ["/propagate/", "//propagate", "/propagate?from=here"])
+def test_other_ways_to_write_the_address(function: Function, shapes: list[dict], path: str) -> None:
+    status, reply = function.send({"frames": [frame(0, shapes), frame(1)]}, path)
+    assert status == 200 and len(reply["frames"]) == 2
+
+
 def test_it_gives_what_frame_by_frame_gives(function: Function, shapes: list[dict]) -> None:
     expected, states = [shapes], function.ask(jpeg(0), shapes, [])[1]
     confidences = [[state["confidence"] for state in states]]

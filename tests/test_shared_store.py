@@ -356,6 +356,49 @@ def test_expired_directories_are_swept_by_whoever_writes(tmp_path: Path, monkeyp
     assert sorted(os.listdir(tmp_path)) == ["b" * 22, "c" * 22]
 
 
+def test_a_bank_that_cannot_be_dropped_keeps_nobody_from_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that belongs to another user, say."""
+    monkeypatch.setattr("maskbank.store.directory.SWEEP_EVERY_S", 0)
+    store = opened(f"file://{tmp_path}", ttl_s=100)
+    for letter in "abc":
+        store.save(revision(letter * 22, 1))
+    for age, letter in ((102, "a"), (101, "b"), (50, "c")):
+        os.utime(tmp_path / (letter * 22), (time.time() - age,) * 2)
+    drop = store.backend.drop
+
+    def drop_but_one(bank_id: str) -> None:
+        if bank_id == "a" * 22:
+            raise BackendError("Permission denied", transient=False)
+        drop(bank_id)
+
+    monkeypatch.setattr(store.backend, "drop", drop_but_one)
+    store.save(revision("d" * 22, 1))
+    assert sorted(os.listdir(tmp_path)) == [letter * 22 for letter in "acd"]
+    store.quota_bytes, store._quota_due = 1, -math.inf
+    store.save(revision("e" * 22, 1))
+    assert sorted(os.listdir(tmp_path)) == [letter * 22 for letter in "ae"]
+    assert caplog.text.count("could not be dropped: Permission denied") == 3 and "aaaaaaa" not in caplog.text
+
+
+def test_what_others_write_beside_the_banks_in_redis_does_no_harm(redis_server: RedisServer) -> None:
+    store = opened(redis_server.url)
+    store.save(revision("a" * 22, 1))
+    with redis.Redis(port=redis_server.port) as client:
+        client.hset("maskbank:sizes", mapping={b"\xff\xfe": 3, "other": 4, "b" * 22: "much", "a" * 22: "?"})
+        client.hset("maskbank:" + "a" * 22, "used", "yesterday")
+    usages = {usage.bank_id: usage for usage in store.backend.usage()}
+    assert usages["a" * 22].bytes == 0 and usages["a" * 22].idle_s > 1e6
+    assert "other" not in usages
+
+
+def test_a_folder_of_any_name(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/a#b?c=d%20"
+    opened(url).save(revision("a" * 22, 1))
+    assert os.listdir(tmp_path / "a#b?c=d%20") == ["a" * 22]
+
+
 def test_a_clock_that_is_wrong_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines that share a volume may disagree about the time; the volume's own clock counts."""
     url = f"file://{tmp_path}"
@@ -661,6 +704,7 @@ def test_a_full_disk_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCaptu
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert store.statistics()["failures"] == 1 and f"{tmp_path}: File too large" in caplog.text
+    assert store.statistics()["reachable"] == 0
     assert "aaaaaaaaaa" not in caplog.text
     assert not any(name.startswith("r") for name in os.listdir(tmp_path / ("a" * 22)))
     store.save(revision("a" * 22, 1, seeds=entries(2000, 0)))
@@ -678,8 +722,13 @@ def test_a_full_redis_is_told_and_goes_by(tmp_path: Path, caplog: pytest.LogCapt
             store.save(revision("a" * 22, 1))
         assert time.monotonic() - started < 2  # waiting would not help
         assert "maxmemory" in caplog.text and "aaaaaaaaaa" not in caplog.text
+        assert store.statistics()["reachable"] == 0
         client.config_set("maxmemory", 0)
         assert store.save(revision("a" * 22, 1)) is not None
+        assert store.statistics()["reachable"] == 1
+
+        client.config_set("maxmemory", 1)  # what is kept can be read, also by a worker that starts now
+        assert fetched(opened(server.url), "a" * 22, 1) is not None
     finally:
         server.stop()
 
