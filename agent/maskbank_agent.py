@@ -18,7 +18,7 @@ from maskbank.bank.memory import BankRequest, Memory, Seed
 from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.networks.outliner import load_outliner
-from maskbank.service.heap import keep_freed_memory
+from maskbank.service.heap import TRIM_EVERY, keep_freed_memory, trim_heap
 from maskbank.settings import read_settings
 from maskbank.shapes.conversion import mask_to_shape
 from maskbank.shapes.shape import SHAPE_TYPES, parse_shape
@@ -50,6 +50,7 @@ class TrackingFunction:
         self._max_pixels = settings.max_pixels
         self._tracker, _ = load_tracker(settings)
         self._outliner = load_outliner(settings.interactor, self._tracker.device)
+        self._tracked = 0
 
     def preprocess_image(self, context: cvataa.TrackingFunctionContext, image: Image.Image) -> Frame:
         """The image, of which each part is encoded once; BadFunctionError with one sentence if it cannot be used."""
@@ -76,6 +77,9 @@ class TrackingFunction:
         self, context: cvataa.TrackingFunctionShapeContext, pp_image: Frame, state: TrackingState
     ) -> cvataa.TrackableShape | None:
         """The object in the type of the shape that it was outlined with; None where it is not visible."""
+        self._tracked += 1
+        if self._tracked % TRIM_EVERY == 0:
+            trim_heap()
         [(state.memory, [prediction])] = self._tracker.track(pp_image, [BankRequest(state.memory)])
         found = mask_to_shape(prediction.mask, context.original_shape_type)
         return found and cvataa.TrackableShape(type=found.type, points=found.points)
