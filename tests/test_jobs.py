@@ -349,6 +349,78 @@ def test_jobs_of_chosen_frames(cvat, run):
     assert frames_of(results(cvat)) == [1, 8]
 
 
+@pytest.mark.parametrize(("step", "data_start"), [(3, 0), (2, 0), (1, 5), (3, 7)])
+def test_chosen_frames_of_a_task_that_leaves_frames_of_its_data_out(cvat, run, step: int, data_start: int):
+    """CVAT numbers these as the data, and annotations and pictures as the task's frames."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    job = cvat.jobs[JOB]
+    job.type, job.included, job.step, job.data_start = "ground_truth", [2, 4, 8], step, data_start
+    run()
+    assert frames_of(results(cvat)) == [2, 8]
+
+
+def answering(cvat: CvatStandIn, part: str | None, change: Callable[[dict], object]) -> None:
+    """Lets the server answer something else where a job, or a part of it, is read."""
+    real = cvat._of_job
+
+    def of_job(method: str, job: StoredJob, job_id: int, asked: str | None, query: dict, body: bytes) -> object:
+        answer = real(method, job, job_id, asked, query, body)
+        return change(answer) if asked == part and method == "GET" else answer
+
+    cvat._of_job = of_job
+
+
+def lacking(*names: str) -> Callable[[dict], dict]:
+    return lambda answer: {name: value for name, value in answer.items() if name not in names}
+
+
+def of_first_shape(change: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    return lambda answer: answer | {"shapes": [change(shape) for shape in answer["shapes"]]}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (None, lacking("start_frame")),
+        (None, lacking("task_id")),
+        ("/data/meta", lambda answer: [1]),
+        ("/annotations/", lacking("tracks")),
+        ("/annotations/", lambda answer: []),
+        ("/annotations/", of_first_shape(lacking("points"))),
+        ("/annotations/", of_first_shape(lacking("label_id"))),
+        ("/annotations/", of_first_shape(lambda shape: shape | {"attributes": [1]})),
+    ],
+)
+def test_answers_that_lack_what_is_needed_earn_a_sentence(cvat, run, part: str | None, change: Callable):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    answering(cvat, part, change)
+    with pytest.raises(ValueError, match="about job 12 is no CVAT that this command knows") as refused:
+        run()
+    assert one_sentence(str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (None, lacking("dimension")),
+        ("/data/meta", lacking("deleted_frames", "included_frames", "start_frame", "frame_filter")),
+        ("/data/meta", lambda answer: answer | {"deleted_frames": None}),
+        ("/annotations/", of_first_shape(lacking("source", "group", "z_order", "attributes", "rotation"))),
+        ("/annotations/", of_first_shape(lambda shape: shape | {"source": None, "group": None, "attributes": None})),
+    ],
+)
+def test_answers_of_servers_that_leave_out_what_has_a_default(cvat, run, part: str | None, change: Callable):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    answering(cvat, part, change)
+    assert "9 uploaded" in run()
+
+
+def test_a_task_that_is_still_being_made(cvat, run):
+    answering(cvat, None, lambda answer: answer | {"start_frame": None, "stop_frame": None})
+    with pytest.raises(ValueError, match="^Job 12 has no frames yet; its task is still being made"):
+        run()
+
+
 def test_only_some_labels(cvat, run):
     cvat.add(JOB, shapes=[outline(2, GOLDEN_KOI), outline(2, RED_KOI), outline(6, GOLDEN_KOI), outline(0, TURTLE)])
     run(labels=("turtle",))
@@ -1523,9 +1595,16 @@ def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, fu
     cvat.once("GET", f"/api/jobs/{JOB}$", refuse(403, {"detail": "You do not have permission to perform this action."}))
     code, _, complaint = command(*known)
     assert code == 1 and "refuses job 12 with 403: You do not have permission" in complaint
+    page = "<html><head><title>500 Internal Server Error</title></head><body>nginx/1.25</body></html>"
+    cvat.once("GET", f"/api/jobs/{JOB}$", refuse(500, page))
+    code, _, complaint = command(*known)
+    assert code == 1 and "refuses job 12 with 500: Internal Server Error." in complaint and "<" not in complaint
     cvat.jobs[JOB].dimension = "3d"
     code, _, complaint = command(*known)
     assert code == 1 and "3d data" in complaint
+    cvat.jobs[JOB].type = "ground_truth"
+    code, _, complaint = command("--auth", f"{USER}:{PASSWORD}", "--task", 1)
+    assert (code, complaint) == (1, "maskbank: Task 1 has no annotation jobs.\n")
 
 
 # ---------------------------------------------------------------- proposals
