@@ -40,13 +40,13 @@ from maskbank import cli
 from maskbank.evaluation.measures import jaccard as measured
 from maskbank.files.masks import read_id_mask
 from maskbank.function.local import local_function
-from maskbank.jobs import retrying, sweeps, uploads
+from maskbank.jobs import retrying, sweeps, uploads, writing
 from maskbank.jobs.annotate import annotate
 from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, identity_of, in_this_process
-from maskbank.jobs.plan import AnnotateOptions
+from maskbank.jobs.plan import AnnotateOptions, results_of
 from maskbank.jobs.retrying import BusyError
-from maskbank.jobs.run_folder import RunFolder
+from maskbank.jobs.run_folder import RunFolder, job_folder
 from maskbank.networks.lite import Lite
 from maskbank.networks.models import BUNDLED_INTERACTORS, BUNDLED_WEIGHTS
 from maskbank.networks.outliner import Outliner, load_outliner
@@ -107,6 +107,7 @@ def propagate(no_settings: pytest.MonkeyPatch) -> Propagate:
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
     monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(writing, "LOOKS_S", (0.01, 0.02, 0.04))
 
 
 @pytest.fixture(scope="module")
@@ -761,6 +762,156 @@ def test_what_was_uploaded_twice_is_there_once(cvat, run, undisturbed):
     cvat.once("PATCH", "annotations", lambda: cvat.add(JOB, shapes=results(cvat)), answered_first=True)
     run(retry_s=5)
     assert results(cvat) == undisturbed
+
+
+class LateServer:
+    """A server whose gateway gives up (504) on the first uploads, which are carried out later, when it is told to."""
+
+    def __init__(self, cvat: CvatStandIn, uploads: int):
+        self._real, self._left, self._late = cvat._create, uploads, []
+        cvat._create = self._create
+
+    def _create(self, job: StoredJob, given: dict) -> None:
+        if not self._left:
+            return self._real(job, given)
+        self._left -= 1
+        self._late.append((job, given))
+        return refuse(504, "Gateway Timeout")()
+
+    def carry_out(self) -> None:
+        while self._late:
+            self._real(*self._late.pop(0))
+
+
+def test_an_upload_that_is_carried_out_late_is_waited_for(cvat, run, undisturbed):
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 1)
+    cvat.once("PATCH", "annotations", lambda: cvat.once("GET", "/annotations/", late.carry_out, after=2))
+    assert "17 shapes made, 17 uploaded" in run(retry_s=5)
+    assert results(cvat) == undisturbed and cvat.uploads() == 1
+
+
+def test_uploads_that_are_carried_out_after_they_were_made_again(cvat, run, undisturbed):
+    """Two of them, one at once and one when the run is over: the next start finds it."""
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 2)
+    run(retry_s=5)
+    assert results(cvat) == undisturbed and cvat.uploads() == 3
+    late.carry_out()
+    assert len(results(cvat)) == 3 * len(undisturbed)
+    assert "nothing to do" in run()
+    assert results(cvat) == undisturbed
+    cvat.requests.clear()
+    run()
+    assert not [each for each in cvat.requests if each.startswith("PATCH")]
+
+
+def test_what_is_carried_out_late_is_in_nobodys_way(cvat, run, undisturbed):
+    """After a run that was given up, its shapes come twice: once late, and once more from the run that was repeated."""
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 2)
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="504.*before that, 0 of 17 new annotations uploaded; what was done"):
+            run()
+    late.carry_out()
+    run()
+    assert results(cvat) == undisturbed
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+@pytest.mark.parametrize("path", ["/api/jobs/12$", "/data/meta$", "/annotations/$"])
+def test_a_server_that_is_away_for_a_moment(cvat, run, undisturbed, method: str, path: str):
+    cvat.add(JOB, shapes=seeds())
+    for after in range(2):
+        cvat.once(method, path, refuse(503, "x"), after)
+    run(retry_s=5)
+    assert results(cvat) == undisturbed
+
+
+def test_the_commands_own_work_takes_no_patience(cvat, run, monkeypatch):
+    """It stands for minutes in which masks become polygons."""
+
+    def slowly(*arguments: object) -> object:
+        time.sleep(0.4)
+        return results_of(*arguments)
+
+    monkeypatch.setattr("maskbank.jobs.annotate.results_of", slowly)
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    cvat.once("PATCH", "annotations", refuse(503, "x"))
+    run(retry_s=0.3)
+    assert len(results(cvat)) == 9
+
+
+def test_old_results_stay_until_the_new_ones_are_there(cvat, run):
+    """CVAT refuses tracks in tasks with honeypots."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run()
+    before = results(cvat)
+    cvat.once("PATCH", "annotations", refuse(400, ["Tracks are not supported"]))
+    with pytest.raises(ValueError, match=r"400: Tracks are not supported; nothing in the job was changed\.$"):
+        run(form="track", replace=True)
+    assert results(cvat) == before
+
+
+@pytest.mark.parametrize("options", [{"replace": True}, {"around": (5,)}])
+@pytest.mark.parametrize("portion", range(6))
+def test_replacing_that_is_refused_midway_is_finished_by_the_next_run(cvat, run, monkeypatch, options, portion: int):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 3)
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    cvat.once("PATCH", "annotations", refuse(413, "Request Entity Too Large"), after=portion)
+    with suppress(ValueError):
+        run(call=still, **options)
+    assert {each["frame"] for each in results(cvat)} >= {1, 2, 3, 4, 6, 7, 8, 9}
+    run(call=still, **options)
+    assert sorted(frames_of(results(cvat))) == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert {each["frame"] for each in results(cvat) if each["points"] == outline(5, RED_KOI)["points"]} >= {6, 7, 8, 9}
+
+
+def still(body: dict) -> dict:
+    """A function of which every object stays where it was outlined last."""
+    states = list(body["states"])
+    frames = []
+    for frame in body["frames"]:
+        states = [shape or state for shape, state in zip(frame.get("shapes") or states, states, strict=True)]
+        frames.append({"shapes": states, "confidences": [state and 0.9 for state in states]})
+    return {"frames": frames, "states": states}
+
+
+def test_what_a_person_edits_at_the_last_moment_is_not_deleted(cvat, run):
+    """Between two readings of a job CVAT gives what was edited another id and source."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    cvat.add(JOB, shapes=[outline(9, GOLDEN_KOI)])
+
+    def edit() -> None:
+        shapes = cvat.jobs[JOB].annotations["shapes"]
+        old = next(each for each in shapes if each["frame"] == 7)
+        shapes.remove(old)
+        cvat.add(JOB, shapes=[old | {"source": "semi-auto", "points": outline(7, RED_KOI)["points"]}])
+
+    cvat.once("PATCH", "annotations", edit, answered_first=True)
+    said = run(call=still, replace=True)
+    assert [each["frame"] for each in cvat.of_source(JOB, "semi-auto")["shapes"]] == [7]
+    assert "\n  On 7 a person changed automatic annotations meanwhile; these stay as well." in said
+
+
+def test_what_a_person_changes_while_results_are_made_counts(cvat, run, monkeypatch):
+    """Masks become polygons for minutes: an attribute of an outline, and a frame that is deleted meanwhile."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    drawn = cvat.jobs[JOB].annotations["shapes"][0]
+    changes = [lambda: cvat.jobs[JOB].deleted.add(6), lambda: drawn.update(z_order=3)]
+
+    def while_made(*arguments: object) -> object:
+        made = results_of(*arguments)
+        if changes:
+            changes.pop()()
+        return made
+
+    monkeypatch.setattr("maskbank.jobs.annotate.results_of", while_made)
+    run(call=still)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 5, 7, 8, 9] and {each["z_order"] for each in results(cvat)} == {3}
 
 
 @pytest.mark.parametrize("note", ["uploading", "uploaded"])
@@ -1479,6 +1630,49 @@ def test_of_a_task_one_job_that_cannot_be_tracked_does_not_keep_the_others_from_
     assert frames_of(cvat.of_source(13, "auto")["shapes"]) == [1, 2, 3]
 
 
+@pytest.fixture
+def three_jobs(cvat) -> None:
+    """Of one task; each has an outline."""
+    for job in (JOB, 13, 14):
+        cvat.jobs[job] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+        cvat.add(job, shapes=[outline(0, GOLDEN_KOI)])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "complaint"),
+    [
+        ("/api/jobs/13$", 503, "Job 13: CVAT at .*503"),
+        ("/api/jobs/13/annotations/$", 403, "Job 13: CVAT at .* refuses job 13 with 403"),
+        ("/api/jobs/13/data$", 502, "Job 13: CVAT at .*502"),
+    ],
+)
+def test_of_a_task_one_job_that_is_out_of_reach_does_not_keep_the_others(
+    cvat, run, three_jobs, capsys, path: str, status: int, complaint: str
+):
+    def out_of_reach() -> None:
+        cvat.once("GET", path, out_of_reach)
+        refuse(status, "x")()
+
+    cvat.once("GET", path, out_of_reach)
+    with pytest.raises(ValueError, match="^Not tracked: 1 job of 3, for the reasons above"):
+        run(jobs=(JOB, 13, 14), call=still)
+    assert re.search(complaint, capsys.readouterr().err)
+    assert [frames_of(cvat.of_source(job, "auto")["shapes"]) for job in (JOB, 13, 14)] == [[1, 2], [], [1, 2]]
+
+
+def test_of_a_task_a_job_at_which_another_process_is_at_work_does_not_keep_the_others(
+    cvat, run, three_jobs, tmp_path, capsys
+):
+    """Also where that process tracks other labels."""
+    with (
+        job_folder(tmp_path / "work", cvat.url, 13).alone(),
+        pytest.raises(ValueError, match="^Not tracked: 1 job of 3"),
+    ):
+        run(jobs=(JOB, 13, 14), call=still)
+    assert "Job 13: Another process is at work on this job." in capsys.readouterr().err
+    assert [frames_of(cvat.of_source(job, "auto")["shapes"]) for job in (JOB, 13, 14)] == [[1, 2], [], [1, 2]]
+
+
 def test_outlines_of_which_it_cannot_be_told_what_they_belong_to(cvat, run, propagate):
     cvat.jobs[13] = StoredJob({i: jpeg(i) for i in range(4)}, LABELS)
     cvat.add(JOB, shapes=[outline(0, TURTLE)])
@@ -1732,6 +1926,49 @@ def test_an_object_that_is_not_there_is_not_outlined(cvat, command, next_jobs):
     cvat.jobs[NEXT_JOB] = StoredJob({0: png(noise)}, LABELS)
     code, said, _ = command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}")
     assert code == 0 and "0 of 3 objects found" in said and said.count("not found") == 3 and not cvat.uploads()
+
+
+@pytest.mark.parametrize("answered_first", [False, True])
+def test_drafts_are_uploaded_once_though_a_server_does_not_answer(cvat, command, next_jobs, answered_first: bool):
+    cvat.once("PATCH", "annotations", refuse(504, "x"), answered_first=answered_first)
+    code, said, _ = command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)
+    assert code == 0 and "3 of 3 objects found, uploaded" in said
+    assert len(cvat.jobs[NEXT_JOB].annotations["shapes"]) == 3
+
+
+def test_one_job_that_cannot_be_started_does_not_keep_the_others_from_it(cvat, command, next_jobs, tmp_path):
+    broken = cvat.jobs[NEXT_JOB]
+    broken.images = broken.images | {START: b"broken"}
+    cvat.jobs[15] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+    arguments = ("--task", 1, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    with job_folder(tmp_path / "cache" / "maskbank", cvat.url, 15).alone():
+        code, said, complaint = command(*arguments)
+    assert code == 1 and f"Job {THIRD_JOB}: " in said and cvat.jobs[THIRD_JOB].annotations["shapes"]
+    assert f"Job {NEXT_JOB}: Frame {START} of job {NEXT_JOB}" in complaint
+    assert "Job 15: Another process is at work on this job." in complaint
+    assert complaint.endswith("maskbank: Not started: 2 jobs of 4, for the reasons above.\n")
+
+
+def test_what_is_outlined_while_drafts_are_searched_for_is_let_alone(cvat, command, next_jobs):
+    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: cvat.add(NEXT_JOB, shapes=[outline(31, TURTLE)]), after=2)
+    arguments = ("--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    code, _, complaint = command("--job", NEXT_JOB, *arguments)
+    assert code == 1 and f"Job {NEXT_JOB}: objects are outlined in it already" in complaint and not cvat.uploads()
+
+
+def test_groups_of_drafts_are_above_those_that_the_job_has(cvat, command, next_jobs):
+    point = {"type": "points", "label_id": POINT["id"], "frame": START, "points": [5.0, 5.0]}
+    cvat.add(NEXT_JOB, shapes=[point | {"group": 1}], tags=[{"label_id": POINT["id"], "frame": START, "group": 2}])
+    cvat.add(NEXT_JOB, shapes=[outline(START, GOLDEN_KOI, group=3, source="auto")])
+    assert command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)[0] == 0
+    assert {shape["group"] for shape in cvat.of_source(NEXT_JOB, "semi-auto")["shapes"]} == {4, 5, 0}
+
+
+def test_a_search_that_is_stopped_keeps_nothing(cvat, command, next_jobs):
+    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: os.kill(os.getpid(), signal.SIGINT), after=1)
+    arguments = ("--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    code, _, said = command("--job", NEXT_JOB, *arguments)
+    assert code == 130 and said.endswith("maskbank: stopped; what was found so far is not kept.\n")
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,9 @@ def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], fr
 
 
 def seeds_digest(objects: Iterable[JobObject]) -> str:
-    """Names the outlines: the same until somebody adds, changes or removes a seed."""
-    return hashlib.sha256(json.dumps([[each.label.id, _outlines(each)] for each in objects]).encode()).hexdigest()
+    """Names the outlines: the same until somebody adds, changes or removes a seed, or makes a track of shapes."""
+    said = [[each.label.id, each.is_track, _outlines(each)] for each in objects]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def without_group(objects: Sequence[JobObject]) -> list[JobObject]:

@@ -1,7 +1,8 @@
 """Results as CVAT's annotations: masks, polygons, boxes and ellipses, or tracks; and what of them a job lacks."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -128,13 +129,33 @@ def at_places(shapes: Iterable[dict[str, Any]], places: Collection[tuple[int, in
     return [each for each in shapes if (each["label_id"], each["group"] or 0, each["frame"]) in places]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Annotations that were made, beside those that are there."""
+
+    missing: Annotations  # of those that were made
+    twins: Annotations  # of those that are there: one is kept, these are the same once more
+    others: Annotations  # of those that are there: nothing like them was made
+
+
+def compared(made: Annotations, there: Annotations) -> Compared:
+    """Annotations that were made, beside those that are there; ids, and what CVAT adds by itself, do not count."""
+    surplus = without(there, made)
+    others: Annotations = {"shapes": [], "tracks": []}
+    twins: Annotations = {"shapes": [], "tracks": []}
+    for kind, identity in IDENTITIES:
+        known = _by_identity(made[kind], identity)
+        for each in surplus[kind]:
+            alike = any(_say_the_same(each, other) for other in known[identity(each)])
+            (twins if alike else others)[kind].append(each)
+    return Compared(without(made, there), twins, others)
+
+
 def without(these: Annotations, those: Annotations) -> Annotations:
     """These annotations without one equal one for each of those; ids, and what CVAT adds by itself, do not count."""
     left: Annotations = {"shapes": [], "tracks": []}
-    for kind, identity in (("shapes", _shape_identity), ("tracks", _track_identity)):
-        there: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-        for each in those[kind]:
-            there[identity(each)].append(each)
+    for kind, identity in IDENTITIES:
+        there = _by_identity(those[kind], identity)
         for each in these[kind]:
             alike = there[identity(each)]
             equal = next((i for i, other in enumerate(alike) if _say_the_same(each, other)), None)
@@ -143,6 +164,15 @@ def without(these: Annotations, those: Annotations) -> Annotations:
             else:
                 del alike[equal]
     return left
+
+
+def _by_identity(
+    annotations: Iterable[dict[str, Any]], identity: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+) -> Mapping[tuple[Any, ...], list[dict[str, Any]]]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for each in annotations:
+        found[identity(each)].append(each)
+    return found
 
 
 def _shape_identity(shape: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -154,6 +184,9 @@ def _track_identity(track: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("frame", "outside", "type", "z_order")
     keyframes = [(*(each[name] for name in names), *each["points"]) for each in track["shapes"]]
     return track["label_id"], track["group"] or 0, *keyframes
+
+
+IDENTITIES = (("shapes", _shape_identity), ("tracks", _track_identity))
 
 
 def _say_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
