@@ -1065,6 +1065,142 @@ def test_replacing_brings_back_what_was_deleted(cvat, run):
     assert results(cvat) == before
 
 
+def turtle_track(*keyframes: dict) -> dict:
+    return {"label_id": TURTLE_LABEL["id"], "frame": keyframes[0]["frame"], "shapes": list(keyframes)}
+
+
+def test_where_a_person_says_later_that_it_is_not_there_results_go(cvat, run):
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+    run(call=still)
+    cvat.jobs[JOB].annotations["tracks"].clear()
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(3) | {"outside": True}, track_keyframe(5))])
+    with pytest.raises(ValueError, match="already has 2 automatic annotations.*--replace"):
+        run(call=still)
+    run(call=still, replace=True)
+    assert frames_of(results(cvat)) == [0, 1, 2]
+
+
+def test_outlines_that_become_a_track_are_other_outlines(cvat, run):
+    cvat.add(JOB, shapes=[box(5, TURTLE)])
+    run(call=still)
+    cvat.jobs[JOB].annotations["shapes"] = cvat.of_source(JOB, "auto")["shapes"]
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+    run(call=still, replace=True)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 4]
+
+
+def test_results_of_what_is_not_outlined_any_more_are_deleted(cvat, run):
+    """And those of another program, of a label that was never tracked, stay."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, TURTLE)])
+    others = [outline(3, GOLDEN_KOI, source="auto", label_id=10)]
+    cvat.jobs[JOB].labels = [*LABELS, {"id": 10, "name": "person", "type": "any", "attributes": []}]
+    cvat.add(JOB, shapes=others)
+    run(call=still)
+    shapes = cvat.jobs[JOB].annotations["shapes"]
+    shapes[:] = [each for each in shapes if each["source"] == "auto" or each["label_id"] == KOI["id"]]
+    said = run(call=still, dry_run=True)
+    assert "9 automatic annotations of earlier runs left, of labels of which nothing is outlined now" in said
+    assert "9 automatic annotations of earlier runs deleted." in run(call=still, replace=True)
+    assert {each["label_id"] for each in results(cvat)} == {KOI["id"], 10}
+    shapes[:] = [each for each in cvat.jobs[JOB].annotations["shapes"] if each["source"] == "auto"]
+    cvat.jobs[JOB].annotations["shapes"] = shapes
+    with pytest.raises(ValueError, match="nothing to track, but 9 automatic annotations of earlier runs are left"):
+        run(call=still)
+    said = run(call=still, replace=True)
+    assert said.startswith("Job 12: nothing is outlined in it.\n  9 automatic annotations of earlier runs deleted.")
+    assert [each["label_id"] for each in results(cvat)] == [10]
+
+
+def test_results_of_what_people_have_outlined_everywhere_are_deleted(cvat, run):
+    cvat.add(JOB, shapes=[box(0, TURTLE)])
+    run(call=still)
+    cvat.jobs[JOB].annotations["shapes"] = cvat.of_source(JOB, "auto")["shapes"]
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(0), track_keyframe(9))])
+    assert run(call=still).endswith(
+        "nothing to do.\n  9 automatic annotations of earlier runs left; --replace deletes them.\n"
+    )
+    assert "9 automatic annotations of earlier runs would be deleted" in run(call=still, replace=True, dry_run=True)
+    assert len(results(cvat)) == 9
+    assert "9 automatic annotations of earlier runs deleted" in run(call=still, replace=True)
+    assert results(cvat) == []
+
+
+def test_outlines_that_go_back_to_what_they_were_have_the_results_of_another_run(cvat, run):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    before = results(cvat)
+    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    run(call=still, replace=True)
+    shapes = cvat.jobs[JOB].annotations["shapes"]
+    shapes[:] = [each for each in shapes if each["source"] == "auto" or each["frame"] != 5]
+    with pytest.raises(ValueError, match="already has .* automatic annotations.*--replace"):
+        run(call=still)
+    run(call=still, replace=True)
+    assert results(cvat) == before
+    assert "nothing to do" in run(call=still)
+
+
+def test_an_outline_that_cannot_be_used_is_told_of_before_anything_is_tracked(cvat, run, propagate):
+    outside = outline(9, TURTLE, type="polygon", points=[700.0, 0.0, 800.0, 0.0, 700.0, 50.0])
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outside])
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match="^turtle on frame 9: The polygon covers no pixel"):
+        run(call)
+    assert sizes == []
+
+
+@pytest.mark.parametrize("options", [{"replace": True}, {"around": (5,)}])
+def test_attributes_that_a_person_filled_in_stay(cvat, run, options: dict):
+    """CVAT lets the source of a shape be "auto" when only its attributes are edited."""
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI, attributes=values("Goldie", "bent")) for frame in (0, 9)])
+    run(call=still)
+    for each in cvat.jobs[JOB].annotations["shapes"]:
+        if each["source"] == "auto":
+            each["attributes"] = values("Hana" if each["frame"] > 2 else "Goldie", f"bent on {each['frame']}")
+    cvat.add(JOB, shapes=[outline(5, RED_KOI, attributes=values("Taro", "straight"))])
+    run(call=still, **options)
+    found = {each["frame"]: [value["value"] for value in each["attributes"]] for each in results(cvat)}
+    assert found == {
+        1: ["Goldie", "bent on 1"],
+        2: ["Goldie", "bent on 2"],
+        **{frame: ["Hana", f"bent on {frame}"] for frame in (3, 4, 6, 7, 8)},
+    }
+    before = results(cvat)
+    for each in cvat.jobs[JOB].annotations["shapes"]:
+        if each["source"] == "manual":
+            each["attributes"] = values("Goldie the First", "bent")
+    run(call=still, replace=True)  # the outlines' own attributes are changed, and those of people stay once more
+    found = {each["frame"]: [value["value"] for value in each["attributes"]] for each in results(cvat)}
+    assert found[1] == ["Goldie the First", "bent on 1"]
+    assert [each for each in results(cvat) if each["frame"] > 2] == [each for each in before if each["frame"] > 2]
+
+
+def values(name: str, pose: str) -> list[dict]:
+    return [{"spec_id": NAME, "value": name}, {"spec_id": POSE, "value": pose}]
+
+
+@pytest.mark.parametrize("form", [None, "track"])
+def test_what_is_occluded_in_an_outline_is_so_in_what_is_made_of_it(cvat, run, form: str | None):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, occluded=True), outline(9, GOLDEN_KOI)])
+    run(call=still, form=form)
+    parts = results(cvat) if form is None else results(cvat, "tracks")[0]["shapes"]
+    occluded = {each["frame"]: each["occluded"] for each in parts}
+    assert (occluded[1], occluded[8]) == (True, False)
+    cvat.jobs[JOB].annotations["shapes"][0]["occluded"] = False
+    run(call=still, form=form, replace=True)
+    parts = results(cvat) if form is None else results(cvat, "tracks")[0]["shapes"]
+    assert not any(each["occluded"] for each in parts)
+
+
+def test_the_report_says_what_it_took_for_one_object_and_what_people_have_outlined(cvat, run):
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+    cvat.add(JOB, shapes=[*(outline(frame, GOLDEN_KOI) for frame in range(3)), outline(0, TURTLE)])
+    said = run(call=still)
+    assert "\n  koi: outlined on all frames\n  turtle: sure on all frames\n" in said
+    assert "\n  koi: what is outlined on 0-2 has no group and was taken for one object" in said
+    assert "turtle: what" not in said
+
+
 # Corrections
 
 

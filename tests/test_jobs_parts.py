@@ -4,6 +4,7 @@ import email.utils
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
+from maskbank.jobs.review import Pictures
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.stretches import Stretch, stretches_around
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
@@ -510,6 +512,17 @@ def test_a_run_keeps_others_away(tmp_path):
             pass
     with RunFolder(tmp_path / "a" / "b").alone():
         pass
+
+
+def test_pictures_are_looked_up_without_reading_the_folder_for_each(tmp_path, monkeypatch):
+    image = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    Pictures(tmp_path).keep(1_000_000, image)
+    pictures = Pictures(tmp_path)
+    monkeypatch.setattr(Path, "glob", None)
+    pictures.keep(2, image)
+    pictures.keep(2, b"not looked at")
+    assert pictures.missing([1, 2, 3, 1_000_000]) == [1, 3]
+    assert [pictures.of(frame) and pictures.of(frame).name for frame in (1, 2)] == [None, "000002-6x4.jpg"]
 
 
 def test_notes(tmp_path):

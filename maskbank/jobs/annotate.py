@@ -14,26 +14,35 @@ from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import AUTO, JobObject
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.plan import (
-    LABELS,
     AnnotateOptions,
     JobToTrack,
     Results,
     beside,
     load_job,
+    note_given,
     read_job,
     refuse_crowded,
     refuse_outdated,
     refuse_unclear_results,
     results_of,
     what_to_track,
+    with_what_people_filled_in,
 )
 from maskbank.jobs.report import report, what_next
 from maskbank.jobs.retrying import Waiting, retried
-from maskbank.jobs.review import frames_without_picture, keep_picture, record_job
-from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction, WorkFolder, job_folder
+from maskbank.jobs.review import Pictures, record_job
+from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction, job_folder
 from maskbank.jobs.several import for_each_job
 from maskbank.jobs.stretches import Stretch, found_in, frames_of, stretches_around
-from maskbank.jobs.sweeps import Answers, ObjectOf, backward_order, forward_order, sweep
+from maskbank.jobs.sweeps import (
+    BYTES_PER_REQUEST,
+    Answers,
+    ObjectOf,
+    backward_order,
+    check_outlines,
+    forward_order,
+    sweep,
+)
 from maskbank.jobs.uploads import Annotations, Compared, count, earlier_results
 from maskbank.jobs.wording import counted, ranges
 from maskbank.jobs.writing import Writer
@@ -85,7 +94,11 @@ def _refuse_nothing(jobs: Sequence[JobToTrack], options: AnnotateOptions) -> Non
     left = sum(count(each.leftovers) + count(_earlier(each)) for each in jobs)
     if left and options.replace:
         return
-    also = f", but {counted(left, 'automatic annotation')} of earlier runs (--replace deletes them)" if left else ""
+    also = (
+        f", but {counted(left, 'automatic annotation')} of earlier runs are left (--replace deletes them)"
+        if left
+        else ""
+    )
     raise ValueError(
         f"There is nothing to track{also}: outline each object on a frame, as a mask, a polygon, a box or an ellipse."
     )
@@ -125,6 +138,7 @@ def annotate_job(
         now = load_job(cvat, job.id, options)
         results = results_of(now, outlined, parts, sweeps, options)
         if repeated:
+            results = with_what_people_filled_in(results, now, kept, options)
             Writer(cvat, job.id, options.retry_s, Waiting("CVAT").tell).delete_twins(results.made)
             folder.note("unanswered", "")
             return _nothing_to_do(job, folder)
@@ -141,6 +155,7 @@ def annotate_job(
         while not results.fit(now):
             results = results_of(now, outlined, parts, sweeps, options)
             now = load_job(cvat, job.id, options)
+        results = with_what_people_filled_in(results, now, kept, options)
         differences = beside(now, results, options)
         refuse_outdated(job, differences.others, options)
         if options.around:
@@ -149,7 +164,7 @@ def annotate_job(
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
-            _note_labels(kept, results.made)
+            note_given(kept, results)
             changed = _upload(cvat, job, results, differences, folder, options)
             if changed:
                 text += (
@@ -203,11 +218,6 @@ def _automatic_ids(annotations: Annotations) -> set[tuple[str, int]]:
     return {(kind, each["id"]) for kind in ("shapes", "tracks") for each in annotations[kind] if each["source"] == AUTO}
 
 
-def _note_labels(kept: WorkFolder, made: Annotations) -> None:
-    known = set(json.loads(kept.noted(LABELS) or "[]"))
-    kept.note(LABELS, json.dumps(sorted(known | {each["label_id"] for own in made.values() for each in own})))
-
-
 def _earlier(outlined: JobToTrack) -> Annotations:
     """What earlier runs can have left of the labels that are asked for."""
     return earlier_results(outlined.annotations, outlined.label_ids)
@@ -243,7 +253,7 @@ def _said_of_results(job: CvatJob, objects: Sequence[JobObject], form: str) -> s
     """What decides on the results beside the outlines."""
     looks = [
         [
-            [(frame, seed.z_order, sorted(seed.attributes.items())) for frame, seed in drawn.seeds.items()],
+            [(frame, seed.look, sorted(seed.attributes.items())) for frame, seed in drawn.seeds.items()],
             sorted(drawn.absent),
         ]
         for drawn in objects
@@ -263,6 +273,7 @@ def _track(
 ) -> list[tuple[Answers, Answers]]:
     """The answers of the forward and of the backward sweep through each part."""
     job, objects = outlined.job, outlined.objects
+    pictures = Pictures(folder.path)
     logs: list[SweepLog] = []
     of_log: list[list[JobObject]] = []
     for part in parts:
@@ -274,10 +285,19 @@ def _track(
 
     total = sum(len(log.order) for log in logs)
     with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
+        fetched: dict[int, bytes] = {}  # what was fetched to check outlines, and the first sweep asks for once more
 
         def image_of(frame: int) -> bytes:
+            if frame in fetched:
+                return fetched.pop(frame)
             image = patiently(partial(cvat.image, job.id, frame), "CVAT")
-            keep_picture(folder.path, frame, image)
+            pictures.keep(frame, image)
+            return image
+
+        def image_to_check(frame: int) -> bytes:
+            image = image_of(frame)
+            if sum(map(len, fetched.values())) + len(image) <= BYTES_PER_REQUEST:
+                fetched[frame] = image
             return image
 
         def ask(body: dict[str, Any]) -> dict[str, Any]:
@@ -296,6 +316,9 @@ def _track(
                 text = f"Frame {frame}: {drawn.name} is hard to make out in its box; a mask or polygon there says more."
                 tqdm.write(text, file=sys.stderr)
 
+        if not _answered(logs):
+            for part, own in zip(parts, of_log[::2], strict=True):
+                check_outlines(part.frames, own, image_to_check, object_of, tell_of_box)
         if options.tune and _answered(logs) < total:
             write_outlined(folder.path / "tuning" / "data", objects, image_of, object_of)
             propagate = options.tune(folder.path / "tuning" / "data", folder.path / "tuning" / "run")
@@ -304,7 +327,7 @@ def _track(
                 for _ in sweep(log, own, image_of, ask, object_of, tell_of_box):
                     bar.update(_answered(logs) - bar.n)
         bar.update(total - bar.n)
-        for frame in frames_without_picture(folder.path, frames_of(parts)):
+        for frame in pictures.missing(frames_of(parts)):
             image_of(frame)
     answers = [dict(zip(log.order, log.answers, strict=False)) for log in logs]
     return list(zip(answers[::2], answers[1::2], strict=True))

@@ -21,14 +21,8 @@ from maskbank.jobs.retrying import RETRYABLE, BusyError
 from maskbank.jobs.uploads import Annotations
 from maskbank.shapes.shape import SHAPE_TYPES
 
-ANNOTATION_DEFAULTS = {
-    "group": 0,
-    "source": "manual",
-    "z_order": 0,
-    "occluded": False,
-    "outside": False,
-    "rotation": 0.0,
-}
+DEFAULTS = {"group": 0, "source": "manual"}  # of what older servers leave out
+SHAPE_DEFAULTS = {"z_order": 0, "occluded": False, "outside": False, "rotation": 0.0}
 TIMEOUT_S = 300  # of one request; CVAT itself takes long for jobs with many annotations
 
 
@@ -108,9 +102,9 @@ class Cvat:
         with _plainly(self.host, f"job {job_id}"):
             found = self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
             return {
-                "shapes": [_annotation(shape, ("id", "label_id", "frame", "type")) for shape in found["shapes"]],
+                "shapes": [_shape(shape, ("id", "label_id"), DEFAULTS) for shape in found["shapes"]],
                 "tracks": [_track(track) for track in found["tracks"]],
-                "tags": [_annotation(tag, ("label_id", "frame")) for tag in found.get("tags") or ()],
+                "tags": [_annotation(tag, (), DEFAULTS) for tag in found.get("tags") or ()],
             }
 
     def image(self, job_id: int, frame: int) -> bytes:
@@ -176,24 +170,29 @@ def _frames(job: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(sorted(there - set(meta.get("deleted_frames") or ())))
 
 
-def _annotation(annotation: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
-    """A shape, keyframe or tag with all its fields; LookupError where it lacks one of those that are needed."""
-    given = {name: value for name, value in annotation.items() if value is not None}
-    for name in (*needed, *(["points"] if given.get("type") in SHAPE_TYPES else [])):
-        if name not in given:
-            raise LookupError(name)
-    attributes = [{"spec_id": each["spec_id"], "value": each["value"]} for each in given.get("attributes", ())]
-    return {**ANNOTATION_DEFAULTS, **given, "attributes": attributes}
+def _shape(shape: Mapping[str, Any], needed: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = ("points",) if shape["type"] in SHAPE_TYPES else ()
+    return _annotation(shape, ("frame", "type", *drawn, *needed), {**SHAPE_DEFAULTS, **defaults})
 
 
 def _track(track: Mapping[str, Any]) -> dict[str, Any]:
-    keyframes = [_annotation(keyframe, ("frame", "type")) for keyframe in track["shapes"]]
-    return {**_annotation(track, ("id", "label_id")), "shapes": keyframes}
+    keyframes = [_shape(keyframe, (), {}) for keyframe in track["shapes"]]
+    return {**_annotation(track, ("id", "label_id"), DEFAULTS), "shapes": keyframes}
+
+
+def _annotation(annotation: Mapping[str, Any], needed: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """It with all its fields; LookupError where it lacks one of those that are needed."""
+    given = {name: value for name, value in annotation.items() if value is not None}
+    if missing := [name for name in needed if name not in given]:
+        raise LookupError(missing)
+    attributes = [{"spec_id": each["spec_id"], "value": each["value"]} for each in given.get("attributes", ())]
+    return {**defaults, **given, "attributes": attributes}
 
 
 def _label(label: dict[str, Any]) -> Label:
     mutable = frozenset(attribute["id"] for attribute in label["attributes"] if attribute["mutable"])
-    return Label(label["id"], label["name"], label.get("type") or "any", mutable)
+    defaults = {attribute["id"]: attribute.get("default_value") or "" for attribute in label["attributes"]}
+    return Label(label["id"], label["name"], label.get("type") or "any", mutable, defaults)
 
 
 @contextmanager

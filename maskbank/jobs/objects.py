@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from maskbank.shapes.rotation import unrotated
@@ -21,6 +21,7 @@ class Label:
     name: str
     type: str  # the only type of shapes that CVAT lets it have, or "any"
     mutable: frozenset[int]  # ids of the attributes that may change along a track
+    defaults: Mapping[int, str] = field(default_factory=dict, hash=False)  # of the attributes, by id
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class SeedShapes:
     shapes: tuple[Shape, ...]  # one; or several of a group, which are the object together
     z_order: int
     attributes: Mapping[int, str]  # values by id
+    occluded: bool = False
+
+    @property
+    def look(self) -> tuple[int, bool]:
+        """How CVAT shows it."""
+        return self.z_order, self.occluded
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,9 @@ def _outlines_something(shape: Mapping[str, Any]) -> bool:
 
 
 def _seed(shapes: Sequence[Mapping[str, Any]], attributes: Mapping[int, str]) -> SeedShapes:
-    return SeedShapes(tuple(map(_shape, shapes)), shapes[0]["z_order"], {**attributes, **_attributes(shapes[0])})
+    first = shapes[0]
+    values = {**attributes, **_attributes(first)}
+    return SeedShapes(tuple(map(_shape, shapes)), first["z_order"], values, first.get("occluded", False))
 
 
 def _attributes(annotation: Mapping[str, Any]) -> dict[int, str]:

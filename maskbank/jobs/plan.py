@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,14 @@ from maskbank.jobs.uploads import (
     compared,
     count,
     earlier_results,
+    keep_attributes,
     result_type,
 )
 from maskbank.jobs.wording import ranges
 
-LABELS = "labels with results"  # a note in a job's folder: of which labels its runs have uploaded results
+# Notes in a job's folder:
+LABELS = "labels with results"  # of which labels its runs have uploaded results
+VALUES = "values of attributes"  # which of them results got from outlines
 Tune = Callable[[Path, Path], Propagate]
 """Trains the network on the data in a folder, in another folder, and returns the function with what it has learnt; goes
 on where it was stopped."""
@@ -170,10 +173,49 @@ def results_of(
 
 def beside(now: JobToTrack, results: Results, options: AnnotateOptions) -> Compared:
     """The results beside those that the job has at this moment."""
+    return compared(results.made, _there(now, results, options))
+
+
+def with_what_people_filled_in(
+    results: Results, now: JobToTrack, kept: WorkFolder, options: AnnotateOptions
+) -> Results:
+    """The results with attributes that a person gave automatic shapes in the same places.
+
+    These are values that neither an outline has, now or at an earlier run (as noted in the job's folder), nor CVAT by
+    default.
+    """
+    given = _given(results.objects)
+    for known in (json.loads(kept.noted(VALUES) or "{}"), *(drawn.label.defaults for drawn in results.objects)):
+        for id, values in known.items():
+            given[int(id)] |= {values} if isinstance(values, str) else set(values)
+    there = _there(now, results, options)["shapes"]
+    shapes = keep_attributes(results.made["shapes"], there, given)
+    return replace(results, made={"shapes": shapes, "tracks": results.made["tracks"]})
+
+
+def note_given(kept: WorkFolder, results: Results) -> None:
+    """Notes in a job's folder of which labels it gets results, and which values of attributes they have by outlines."""
+    labels = set(json.loads(kept.noted(LABELS) or "[]")) | {drawn.label.id for drawn in results.objects}
+    kept.note(LABELS, json.dumps(sorted(labels)))
+    values = _given(results.objects)
+    for id, known in json.loads(kept.noted(VALUES) or "{}").items():
+        values[int(id)] |= set(known)
+    kept.note(VALUES, json.dumps({id: sorted(each) for id, each in values.items()}))
+
+
+def _given(objects: Iterable[JobObject]) -> dict[int, set[str]]:
+    """The values of attributes that outlines have, by the attribute's id."""
+    values: dict[int, set[str]] = defaultdict(set)
+    for seed in (seed for drawn in objects for seed in drawn.seeds.values()):
+        for id, value in seed.attributes.items():
+            values[id].add(value)
+    return values
+
+
+def _there(now: JobToTrack, results: Results, options: AnnotateOptions) -> Annotations:
+    """What the job has in the place of results."""
     there = earlier_results(now.annotations, now.label_ids)
-    if options.around:
-        there = {"shapes": at_places(there["shapes"], results.places), "tracks": []}
-    return compared(results.made, there)
+    return {"shapes": at_places(there["shapes"], results.places), "tracks": []} if options.around else there
 
 
 def refuse_unclear_results(outlined: JobToTrack, parts: Sequence[Stretch], begun: bool) -> None:

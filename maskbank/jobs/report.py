@@ -46,7 +46,15 @@ def report(
         by_track = drawn.interpolated(outlined.job.frames)
         each_kind = (("unsure", unsure), ("gone", gone), ("left to a person's track", by_track))
         remarks = [f"{what} on {ranges(which)}" for what, which in each_kind if which]
-        lines.append(f"  {drawn.name}: {'; '.join(remarks) or 'sure on all frames'}")
+        otherwise = "sure on all frames" if found else "outlined on all frames"
+        lines.append(f"  {drawn.name}: {'; '.join(remarks) or otherwise}")
+    for drawn in (outlined.objects[slot] for slot in tracked):
+        if len(drawn.seeds) > 1 and not (drawn.group or drawn.is_track):
+            where = ranges(list(drawn.seeds))
+            lines.append(
+                f"  {drawn.name}: what is outlined on {where} has no group and was taken for one object; groups tell "
+                "several apart."
+            )
     if boxes := ", ".join(f"{outlined.objects[slot].name} on {frame}" for slot, frame in sorted(hard)):
         lines.append(f"  Hard to make out in its box: {boxes}; a mask or polygon there says more.")
     for drawn in without_group(outlined.objects):
