@@ -135,6 +135,8 @@ class CvatStandIn:
                 raise Refused(400, {"non_field_errors": ["Unable to log in with provided credentials."]})
             return {"key": "a-key"}, {"Set-Cookie": "sessionid=a-session; Path=/, csrftoken=a-csrf-token; Path=/"}
         self._authorize(method, headers)
+        if path == "/api/users/self":
+            return {"id": 1, "username": USER}, {}
         if path == "/api/jobs":
             jobs = [self._job(job_id) for job_id in self.jobs if self.jobs[job_id].task == int(query["task_id"])]
             return self._page(jobs, query), {}

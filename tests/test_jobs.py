@@ -1918,6 +1918,10 @@ def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, fu
     known = ["--auth", f"{USER}:{PASSWORD}", "--job", JOB]
     code, _, complaint = command(*known, server="http://127.0.0.1:9")
     assert code == 1 and "CVAT at http://127.0.0.1:9 cannot be reached" in complaint and complaint.count("\n") == 1
+    monkeypatch.setitem(os.environ, "CVAT_ACCESS_TOKEN", TOKEN)
+    code, _, complaint = command("--job", JOB, server="http://127.0.0.1:9")  # with a token nothing is asked to log in
+    assert code == 1 and "cannot be reached" in complaint and complaint.count("\n") == 1
+    monkeypatch.delitem(os.environ, "CVAT_ACCESS_TOKEN")
     code, _, complaint = command(*known, server=function_url)
     assert code == 1 and complaint.count("\n") == 1 and function_url in complaint
     code, _, complaint = command(*known, "--function-url", cvat.url)

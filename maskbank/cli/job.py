@@ -67,11 +67,17 @@ def add_commands(commands: Commands) -> None:
         help="instead, where nothing is outlined yet: find what is outlined in this job, and outline it for a person "
         "to correct",
     )
-    job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
+    job.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="track (or search), and say what would be uploaded and deleted; what was tracked is kept for the next run",
+    )
     job.add_argument(
         "--replace",
         action="store_true",
-        help="first delete the automatic annotations of these labels, such as an earlier run left",
+        help="make all results anew: once the new ones are uploaded, all other automatic annotations of the labels "
+        "that are tracked are deleted, those of other programs as well, and what earlier runs left of labels of which "
+        "nothing is outlined any more; attributes that people filled in stay",
     )
     job.add_argument(
         "--around",
@@ -80,9 +86,16 @@ def add_commands(commands: Commands) -> None:
         default=(),
         metavar="FRAME",
         help="after corrections on these frames: track only what is outlined there, each object from its outline "
-        "before to its outline after, and replace its automatic shapes there; nothing else is touched",
+        "before to its outline after, and replace its automatic shapes there; nothing else is touched (for one job, "
+        "and not for results that are tracks; objects of a label need a group each)",
     )
-    job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
+    job.add_argument(
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tracked is kept here, and the pages of runs (default: maskbank in the user's folder for "
+        "caches, on Linux ~/.cache/maskbank)",
+    )
     job.add_argument(
         "--function-url",
         metavar="URL",

@@ -242,7 +242,7 @@ def _nothing_to_find(cvat: Cvat, outlined: JobToTrack, options: AnnotateOptions)
     if not left:
         return reason
     said = f"{reason}\n  {counted(left, 'automatic annotation')} of earlier runs "
-    if not options.replace:
+    if options.around or not options.replace:
         return f"{said}left; --replace deletes them."
     if not options.dry_run:
         Writer(cvat, outlined.job.id, options.retry_s, Waiting("CVAT").tell).delete(old)

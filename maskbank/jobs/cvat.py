@@ -155,6 +155,8 @@ def connect(login: Login) -> Iterator[Cvat]:
     with _plainly(login.server_host or "the default address", "the login"):
         client = make_client_from_cli(parameters)
     with client:
+        with _plainly(client.api_map.host, "this user"):  # a wrong address shows here, and is not waited for
+            client.api_client.users_api.retrieve_self(_parse_response=False, _request_timeout=TIMEOUT_S)
         yield Cvat(client)
 
 
