@@ -1318,6 +1318,44 @@ def test_an_outline_over_a_result_between_outlines_takes_its_place(cvat, run):
     assert sorted(frames_of(results(cvat))) == [1, 2, 6, 7, 8]
 
 
+def two_fish(cvat: CvatStandIn, run: Callable) -> None:
+    """Tracked from their outlines on frame 0; each stays where it was."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, group=1), outline(0, RED_KOI, group=2)])
+    run(call=still)
+
+
+@pytest.mark.parametrize("options", [{"around": (5,)}, {"replace": True}])
+@pytest.mark.parametrize("drawn", [outline, box])
+def test_an_outline_without_a_group_over_a_result_is_of_its_object(cvat, run, options: dict, drawn: Callable):
+    two_fish(cvat, run)
+    others = by_frame(cvat, group=1)
+    shown = drawn(0, RED_KOI) | {"frame": 5}
+    shown["points"] = [number + 1 for number in shown["points"]] if drawn is box else outline(1, RED_KOI)["points"]
+    cvat.add(JOB, shapes=[shown])
+    before = drawn_by_people(cvat)
+    said = run(call=still, **options)
+    assert "\n  koi on 5 has no group; drawn over a result of group 2, it counts as of that one.\n" in said
+    assert sorted(by_frame(cvat, group=2)) == [1, 2, 3, 4, 6, 7, 8, 9] and by_frame(cvat, group=1) == others
+    assert drawn_by_people(cvat) == before
+    cvat.add(JOB, shapes=[outline(8, RED_KOI, group=2)])  # the result under the outline is gone now; it is remembered
+    run(call=still, around=(8,))
+    assert sorted(by_frame(cvat, group=2)) == [1, 2, 3, 4, 6, 7, 9]
+
+
+def test_an_outline_over_two_results_or_beside_them_is_of_neither(cvat, run):
+    two_fish(cvat, run)
+    for frame, group in ((5, 1), (5, 2)):
+        by_id = {each["id"]: each for each in cvat.jobs[JOB].annotations["shapes"]}
+        by_id[by_frame(cvat, group=group)[frame]["id"]]["points"] = outline(0, RED_KOI)["points"]
+    cvat.add(JOB, shapes=[outline(0, RED_KOI) | {"frame": 5}])
+    with pytest.raises(ValueError, match="koi, outlined on 5, has no group"):
+        run(call=still, around=(5,))
+    cvat.jobs[JOB].annotations["shapes"].pop()
+    cvat.add(JOB, shapes=[outline(4, TURTLE, label_id=KOI["id"])])
+    with pytest.raises(ValueError, match="koi, outlined on 4, has no group"):
+        run(call=still, around=(4,))
+
+
 def test_a_correction_goes_on_where_it_was_stopped(cvat, run, propagate):
     cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI) for frame in (0, 3, 9)])
     run()

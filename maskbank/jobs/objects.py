@@ -191,12 +191,13 @@ def _outlines_something(shape: Mapping[str, Any]) -> bool:
 def _seed(shapes: Sequence[Mapping[str, Any]], attributes: Mapping[int, str]) -> SeedShapes:
     first = shapes[0]
     values = {**attributes, **_attributes(first)}
-    return SeedShapes(tuple(map(_shape, shapes)), first["z_order"], values, first.get("occluded", False))
+    return SeedShapes(tuple(map(shape_of, shapes)), first["z_order"], values, first.get("occluded", False))
 
 
 def _attributes(annotation: Mapping[str, Any]) -> dict[int, str]:
     return {attribute["spec_id"]: attribute["value"] for attribute in annotation["attributes"]}
 
 
-def _shape(shape: Mapping[str, Any]) -> Shape:
+def shape_of(shape: Mapping[str, Any]) -> Shape:
+    """What CVAT shows of a shape or keyframe, which may be turned."""
     return unrotated(Shape(shape["type"], tuple(shape["points"])), shape.get("rotation", 0.0))

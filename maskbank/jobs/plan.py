@@ -11,6 +11,7 @@ from typing import Any
 
 from maskbank import __version__
 from maskbank.jobs.cvat import Cvat, CvatJob
+from maskbank.jobs.drawn_over import with_groups_of_results
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import JobObject, find_objects, seeds_digest, without_group
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
@@ -78,6 +79,9 @@ class JobToTrack:
     objects: list[JobObject]
     label_ids: set[int]  # of the results
     former_label_ids: set[int]  # earlier runs left results of these, of which nothing is outlined any more
+    drawn_over: Mapping[
+        tuple[str, int], int
+    ]  # groups by label and frame: of outlines without one, of results under them
 
     def folder(self, kept: WorkFolder, options: AnnotateOptions) -> Path:
         """The folder of its run, in that of the job; another one for other outlines, other corrections, another tracker
@@ -117,6 +121,13 @@ def what_to_track(job: CvatJob, annotations: Annotations, host: str, options: An
     """Raises ValueError for labels that are not there, outlines that cannot be told apart, and results that CVAT would
     not take."""
     labels = job.labels_named(options.labels)
+    kept = job_folder(options.work, host, job.id)
+    annotations, groups = with_groups_of_results(annotations, kept)
+    drawn_over = {
+        (labels[shape["label_id"]].name, shape["frame"]): groups[shape["id"]]
+        for shape in annotations["shapes"]
+        if shape["id"] in groups and shape["label_id"] in labels
+    }
     try:
         objects = find_objects(annotations, labels, job.frames)
         for drawn in objects:
@@ -125,9 +136,10 @@ def what_to_track(job: CvatJob, annotations: Annotations, host: str, options: An
         raise ValueError(f"Job {job.id}: {error}") from error
     outlined = {drawn.label.id for drawn in objects}
     if options.labels:
-        return JobToTrack(job, annotations, objects, set(labels), set())
-    former = set(json.loads(job_folder(options.work, host, job.id).noted(LABELS) or "[]")) - outlined
-    return JobToTrack(job, annotations, objects, outlined | former if options.replace else outlined, former)
+        return JobToTrack(job, annotations, objects, set(labels), set(), drawn_over)
+    former = set(json.loads(kept.noted(LABELS) or "[]")) - outlined
+    asked_for = outlined | former if options.replace else outlined
+    return JobToTrack(job, annotations, objects, asked_for, former, drawn_over)
 
 
 def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
@@ -230,7 +242,8 @@ def refuse_unclear_results(outlined: JobToTrack, parts: Sequence[Stretch], begun
         if drawn in corrected:
             raise ValueError(
                 f"Job {job}: {drawn.name}, outlined on {ranges(list(drawn.seeds))}, has no group, but other objects of "
-                "its label have: put it into the group of its object, or into one of its own."
+                "its label have: give it a group of its own, or edit its object's automatic shape there instead, which "
+                "keeps the group."
             )
 
     def groups(those: Iterable[Any]) -> set[tuple[int, int]]:

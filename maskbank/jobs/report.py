@@ -48,6 +48,10 @@ def report(
         remarks = [f"{what} on {ranges(which)}" for what, which in each_kind if which]
         otherwise = "sure on all frames" if found else "outlined on all frames"
         lines.append(f"  {drawn.name}: {'; '.join(remarks) or otherwise}")
+    for (label, frame), group in sorted(outlined.drawn_over.items()):
+        lines.append(
+            f"  {label} on {frame} has no group; drawn over a result of group {group}, it counts as of that one."
+        )
     for drawn in (outlined.objects[slot] for slot in tracked):
         if len(drawn.seeds) > 1 and not (drawn.group or drawn.is_track):
             where = ranges(list(drawn.seeds))
@@ -60,7 +64,7 @@ def report(
     for drawn in without_group(outlined.objects):
         lines.append(
             f"  {drawn.name}, outlined on {ranges(list(drawn.seeds))}, has no group: if it is one of those that have, "
-            "put it into that group, and run this again with --replace."
+            "edit that one's automatic shape there instead, and run this again with --replace."
         )
     if options.form == "track" and made:
         lines.append("  The tracks are off on the frames that people outlined, whose shapes stay as they are.")
