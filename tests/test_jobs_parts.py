@@ -22,8 +22,17 @@ from maskbank.jobs.review import Pictures
 from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
 from maskbank.jobs.stretches import Stretch, stretches_around
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
-from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
+from maskbank.jobs.uploads import (
+    annotations_of,
+    compared,
+    earlier_results,
+    in_requests,
+    keep_attributes,
+    result_type,
+    without,
+)
 from maskbank.jobs.wording import ranges
+from maskbank.jobs.writing import Writer
 from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
@@ -647,6 +656,51 @@ def test_what_is_there_is_counted_off_once():
     assert left(tracks, [tracks[1] | {"id": 9}], "tracks") == [tracks[0]]
 
 
+def test_twins_are_the_same_once_more():
+    def annotations(*shapes: dict) -> dict:
+        return {"shapes": list(shapes), "tracks": []}
+
+    made = shape(0, source="auto")
+    twins = [made | {"id": number} for number in (7, 8, 9)]
+    other = shape(0, left=3, source="auto")
+    result = compared(annotations(made, shape(1)), annotations(*twins, other))
+    assert (result.missing, result.twins, result.others) == (
+        annotations(shape(1)),
+        annotations(*twins[1:]),
+        annotations(other),
+    )
+    filled_in = [{"spec_id": 11, "value": "Hana"}]
+    there = annotations(made | {"attributes": filled_in})
+    given = annotations(made | {"attributes": [{"spec_id": 11, "value": "?"}]})
+    assert compared(given, there).others == there  # what differs in an attribute is no twin
+
+
+def test_what_a_person_has_edited_is_no_twin_of_what_was_uploaded():
+    class Server:
+        deleted: list = []
+
+        def annotations(self, job_id: int) -> dict:
+            shapes = [shape(0, source="auto", id=1), shape(0, source="semi-auto", id=2), shape(0, source="auto", id=3)]
+            return {"shapes": shapes, "tracks": [], "tags": []}
+
+        def delete(self, job_id: int, annotations: dict) -> None:
+            self.deleted.extend(each["id"] for each in annotations["shapes"])
+
+    server = Server()
+    assert Writer(server, 1, 0.0, print).delete_twins({"shapes": [shape(0, source="auto")], "tracks": []}) == 1
+    assert server.deleted == [3]
+
+
+@pytest.mark.parametrize("made", [1, 2])
+def test_whose_attributes_are_kept(made: int):
+    """Of one shape in a place; of two it is not clear, and of several values neither."""
+    there = [shape(0, source="auto", attributes=[{"spec_id": 11, "value": value}]) for value in ("?", "Hana", "old")]
+    shapes = [shape(0, attributes=[{"spec_id": 11, "value": "?"}])] * made
+    kept = keep_attributes(shapes, there, {11: {"?", "old"}})
+    assert [each["attributes"][0]["value"] for each in kept] == ["Hana" if made == 1 else "?"] * made
+    assert keep_attributes(shapes, there, {11: {"?"}}) == shapes
+
+
 def test_uploads_come_in_portions(monkeypatch):
     monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 3)
     monkeypatch.setattr(uploads, "NUMBERS_PER_REQUEST", 100)
@@ -691,6 +745,24 @@ def test_retrying_is_over_at_some_time(monkeypatch):
     assert retrying(monkeypatch, gone, "done", seconds=0) == (gone, [], [])
     wrong = ValueError("Wrong")
     assert retrying(monkeypatch, wrong, "done") == (wrong, [], [])
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch):
+    """Not with the work before it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    monkeypatch.setattr(time, "sleep", lambda pause: now.__setitem__(0, now[0] + pause))
+    failures = iter([(400.0, True), (0.0, True), (0.0, False)])
+
+    def action() -> str:
+        seconds, fails = next(failures)
+        now[0] += seconds
+        if fails:
+            raise BusyError("Busy.")
+        return "done"
+
+    assert retried(action, 60, lambda reason: None) == "done"
 
 
 def test_pauses_grow_and_differ(monkeypatch):

@@ -113,14 +113,7 @@ def annotate_job(
     with kept.alone():
         if not any(drawn.to_find(job.frames) for drawn in objects):
             return _nothing_to_find(cvat, outlined, options)
-        try:
-            parts = (
-                stretches_around(options.around, job.frames, objects)
-                if options.around
-                else [Stretch.whole(job.frames, objects)]
-            )
-        except ValueError as error:
-            raise ValueError(f"Job {job.id}: {error}") from error
+        parts = _parts(job, objects, options)
         folder = RunFolder(outlined.folder(kept, options))
         form = options.form or "as drawn"
         begun = folder.noted("uploading") == form
@@ -160,19 +153,28 @@ def annotate_job(
         refuse_outdated(job, differences.others, options)
         if options.around:
             refuse_crowded(job.id, differences.others["shapes"], {each.label.id: each.label.name for each in objects})
-        text = "\n".join([report(now, parts, results, differences, hard_boxes(folder), options), next_steps])
+        said = [report(now, parts, results, differences, hard_boxes(folder), options), next_steps]
         if not options.dry_run:
             folder.note("uploaded", "")
             folder.note("uploading", form)
             note_given(kept, results)
-            changed = _upload(cvat, job, results, differences, folder, options)
-            if changed:
-                text += (
-                    f"\n  On {ranges(changed)} a person changed automatic annotations meanwhile; these stay as well."
+            if changed := _upload(cvat, job, results, differences, folder, options):
+                said.append(
+                    f"  On {ranges(changed)} a person changed automatic annotations meanwhile; these stay as well."
                 )
             kept.note("last upload", folder.path.name)
             folder.note("uploaded", finished)
-    return text
+    return "\n".join(said)
+
+
+def _parts(job: CvatJob, objects: Sequence[JobObject], options: AnnotateOptions) -> list[Stretch]:
+    """What of a job is tracked."""
+    if not options.around:
+        return [Stretch.whole(job.frames, objects)]
+    try:
+        return stretches_around(options.around, job.frames, objects)
+    except ValueError as error:
+        raise ValueError(f"Job {job.id}: {error}") from error
 
 
 def _upload(
@@ -203,7 +205,7 @@ def _upload(
 def _stopped(error: Exception, writer: Writer, differences: Compared) -> Exception:
     """The same error, saying what is in the job."""
     reason = str(error).rstrip(".")
-    if not writer.created and not writer.unanswered:
+    if not (writer.created or writer.deleted or writer.unanswered):
         return type(error)(f"{reason}; nothing in the job was changed.")
     new, old = count(differences.missing), count(differences.others)
     done = f"{writer.created} of {counted(new, 'new annotation')} uploaded"

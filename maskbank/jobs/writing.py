@@ -53,7 +53,7 @@ class Writer:
 
     def delete_twins(self, made: Annotations) -> int:
         """Deletes what the job has twice of these annotations; returns how many."""
-        twins = compared(made, self.there()).twins
+        twins = compared(made, _of_same_source(self.there(), made)).twins
         self.delete(twins)
         return count(twins)
 
@@ -79,7 +79,13 @@ class Writer:
         left = portion
         for pause in LOOKS_S:
             time.sleep(pause)
-            left = without(portion, self._cvat.annotations(self._job_id))
+            left = without(portion, _of_same_source(self._cvat.annotations(self._job_id), portion))
             if not count(left):
                 break
         return left
+
+
+def _of_same_source(there: Annotations, made: Annotations) -> Annotations:
+    """Those that came about as these did: what a person has edited is not what was uploaded."""
+    sources = {each["source"] for own in made.values() for each in own}
+    return {kind: [each for each in there[kind] if each["source"] in sources] for kind in ("shapes", "tracks")}
