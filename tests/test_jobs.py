@@ -1658,6 +1658,14 @@ def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):
     assert results(cvat) == undisturbed
 
 
+def test_pages_for_browsers_are_no_sentences(function_url):
+    with gateway(function_url) as (url, own):
+        for status, page in ((502, "<html>Bad Gateway</html>"), (404, "\n<!doctype html><p>Not found"), (500, "")):
+            own.append((status, page))
+            with pytest.raises((ConnectionError, ValueError), match=rf"The function at {url} answers {status}\.$"):
+                deployed(url)({})
+
+
 def test_a_function_that_restarts_and_forgets(cvat, run, monkeypatch):
     """With a store in its memory it knows no state any more: the object starts again from its last seed."""
     monkeypatch.setenv("MASKBANK_SIZE", "96")

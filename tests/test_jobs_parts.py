@@ -14,12 +14,13 @@ from support import one_sentence
 from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
+from maskbank.jobs.drawn_over import with_groups_of_results
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
 from maskbank.jobs.review import Pictures
-from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
+from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction, WorkFolder
 from maskbank.jobs.stretches import Stretch, stretches_around
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
 from maskbank.jobs.uploads import (
@@ -269,6 +270,40 @@ def test_who_is_outlined_in_a_stretch_is_tracked_there_too():
         (range(7), [0, 1, 2], [0]),
         (range(10), [0, 1, 2], [1]),
     ]
+
+
+# Outlines over results
+
+
+@pytest.mark.parametrize(
+    ("outline", "group"),
+    [
+        ({}, 4),
+        ({"points": [0.0, 0.0, 10.0, 6.0]}, 4),
+        ({"points": [0.0, 0.0, 10.0, 4.0]}, 0),  # less than half of the area in common
+        ({"points": [26.0, 0.0, 36.0, 10.0]}, 0),  # as much over one as over another
+        ({"type": "ellipse", "points": [5.0, 5.0, 10.0, 0.0]}, 4),  # where a box is compared, boxes are
+        ({"type": "polygon", "points": [0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0]}, 4),
+        ({"points": [0.0, 0.0, 10.0, 10.0], "rotation": 90.0}, 4),
+        ({"type": "polygon", "points": [-9.0, -9.0, -5.0, -9.0, -5.0, -5.0]}, 0),
+        ({"type": "polygon", "points": [0.0, 0.0, 1e6, 0.0, 1e6, 1e6]}, 0),
+        ({"type": "points", "points": [5.0, 5.0]}, 0),
+        ({"source": "auto"}, 0),
+        ({"group": 9}, 9),
+        ({"frame": 1}, 0),
+        ({"label_id": BIKE.id}, 0),
+    ],
+)
+def test_an_outline_has_the_group_of_the_result_under_it(tmp_path, outline: dict, group: int):
+    results = [shape(0, source="auto", group=number, left=left) for number, left in ((4, 0), (5, 21), (6, 31))]
+    drawn = shape(0) | {"id": 99} | outline
+    found, groups = with_groups_of_results({"shapes": [*results, drawn], "tracks": []}, WorkFolder(tmp_path))
+    assert [each["group"] for each in found["shapes"]] == [4, 5, 6, group]
+    assert groups == ({99: group} if group == 4 else {})
+    again, _ = with_groups_of_results(
+        {"shapes": [drawn], "tracks": []}, WorkFolder(tmp_path)
+    )  # without what was under it
+    assert [each["group"] for each in again["shapes"]] == [group]
 
 
 # Fusing

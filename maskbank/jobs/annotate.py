@@ -67,8 +67,8 @@ def annotate(
     several = len(job_ids) > 1
     checked: list[JobToTrack] = []
     for job_id in job_ids:
-        try:
-            read = read_job(cvat, job_id, options)
+        try:  # of several, those that cannot be read are waited for when their turn comes
+            read = read_job(cvat, job_id, 0.0 if several else options.retry_s)
         except (ValueError, ConnectionError):
             if not several:
                 raise

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from maskbank.errors import RequestError
 from maskbank.jobs.objects import AUTO, shape_of
 from maskbank.jobs.run_folder import WorkFolder
+from maskbank.jobs.sweeps import MAX_PIXELS
 from maskbank.jobs.uploads import Annotations
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.shape import SHAPE_TYPES, Shape
@@ -31,11 +33,16 @@ def with_groups_of_results(annotations: Annotations, kept: WorkFolder) -> tuple[
     known: dict[str, int] = json.loads(kept.noted(NOTE) or "{}")
     groups = dict(known)
     found: dict[int, int] = {}
-    for shape in annotations["shapes"]:
-        if shape["source"] == AUTO or shape["group"] or shape["type"] not in SHAPE_TYPES:
+    drawn = [shape for shape in annotations["shapes"] if shape["type"] in SHAPE_TYPES]
+    results: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for shape in drawn:
+        if shape["source"] == AUTO:
+            results[_place(shape)].append(shape)
+    for shape in drawn:
+        if shape["source"] == AUTO or shape["group"]:
             continue
         name = _name(shape)
-        if name not in groups and (group := _group_under(shape, annotations["shapes"])):
+        if name not in groups and (group := _group_under(shape, results[_place(shape)])):
             groups[name] = group
         if name in groups:
             found[shape["id"]] = groups[name]
@@ -45,22 +52,25 @@ def with_groups_of_results(annotations: Annotations, kept: WorkFolder) -> tuple[
     return {**annotations, "shapes": shapes}, found
 
 
+def _place(shape: Mapping[str, Any]) -> tuple[int, int]:
+    return shape["label_id"], shape["frame"]
+
+
 def _name(shape: Mapping[str, Any]) -> str:
     """Names an outline; CVAT's ids change."""
     said = [shape["label_id"], shape["frame"], shape["type"], shape["rotation"], shape["points"]]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
-def _group_under(outline: Mapping[str, Any], shapes: Sequence[Mapping[str, Any]]) -> int:
-    """The group of the one result over which an outline is drawn, 0 where there is none or it is not clear which."""
-    place = (outline["label_id"], outline["frame"])
-    results = [
-        shape
-        for shape in shapes
-        if shape["source"] == AUTO and (shape["label_id"], shape["frame"]) == place and shape["type"] in SHAPE_TYPES
-    ]
+def _group_under(outline: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> int:
+    """The group of the one result over which an outline is drawn, 0 where there is none or it is not clear which.
+
+    results: those of the same label on the same frame.
+    """
+    if not any(result["group"] for result in results):
+        return 0
     overlaps = [(_overlap(shape_of(outline), shape_of(result)), result["group"]) for result in results]
-    best, group = max(overlaps, default=(0.0, 0))
+    best, group = max(overlaps)
     others = [overlap for overlap, other in overlaps if other != group]
     return group if best >= SAME and max(others, default=0.0) < APART * best else 0
 
@@ -69,10 +79,12 @@ def _overlap(one: Shape, other: Shape) -> float:
     """Intersection over union; of the boxes where either is one. 0 for shapes that cannot be filled."""
     if "rectangle" in (one.type, other.type):
         one, other = (Shape("polygon", _corners(_box(shape))) for shape in (one, other))
-    right, bottom = np.maximum(_box(one), _box(other))[2:]
+    right, bottom = np.maximum(_box(one), _box(other))[2:].astype(int) + 1
+    if min(right, bottom) < 1 or right * bottom > MAX_PIXELS:
+        return 0.0
     try:
-        masks = [shape_to_mask(shape, int(bottom) + 1, int(right) + 1) for shape in (one, other)]
-    except (RequestError, MemoryError, ValueError):
+        masks = [shape_to_mask(shape, bottom, right) for shape in (one, other)]
+    except RequestError:
         return 0.0
     return float((masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum())
 

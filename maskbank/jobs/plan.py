@@ -110,11 +110,12 @@ class Results:
         return (self.frames, self.objects) == (now.job.frames, now.objects)
 
 
-def read_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> tuple[CvatJob, Annotations]:
-    """A job and its annotations, as they are at this moment; raises as `Cvat` does."""
+def read_job(cvat: Cvat, job_id: int, retry_s: float) -> tuple[CvatJob, Annotations]:
+    """A job and its annotations, as they are at this moment; for so many seconds a server that does not answer is waited
+    for. Raises as `Cvat` does."""
     waiting = Waiting("CVAT")
-    job = retried(partial(cvat.job, job_id), options.retry_s, waiting.tell)
-    return job, retried(partial(cvat.annotations, job_id), options.retry_s, waiting.tell)
+    job = retried(partial(cvat.job, job_id), retry_s, waiting.tell)
+    return job, retried(partial(cvat.annotations, job_id), retry_s, waiting.tell)
 
 
 def what_to_track(job: CvatJob, annotations: Annotations, host: str, options: AnnotateOptions) -> JobToTrack:
@@ -144,7 +145,7 @@ def what_to_track(job: CvatJob, annotations: Annotations, host: str, options: An
 
 def load_job(cvat: Cvat, job_id: int, options: AnnotateOptions) -> JobToTrack:
     """What there is to track of a job at this moment; see `read_job` and `what_to_track`."""
-    return what_to_track(*read_job(cvat, job_id, options), cvat.host, options)
+    return what_to_track(*read_job(cvat, job_id, options.retry_s), cvat.host, options)
 
 
 def results_of(
