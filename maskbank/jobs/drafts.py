@@ -10,6 +10,7 @@ from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.objects import Label, find_objects
+from maskbank.jobs.plan import read_job
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.sweeps import MAX_PIXELS
 from maskbank.jobs.uploads import Annotations
@@ -26,9 +27,8 @@ class AlreadyOutlined(ValueError):
 
 def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
     """The job; AlreadyOutlined where something is outlined in it, and as `Cvat` raises."""
-    waiting = Waiting("CVAT")
-    job = retried(partial(cvat.job, job_id), RETRY_S, waiting.tell)
-    _refuse_outlined(job, retried(partial(cvat.annotations, job_id), RETRY_S, waiting.tell))
+    job, annotations = read_job(cvat, job_id, RETRY_S)
+    _refuse_outlined(job, annotations)
     return job
 
 

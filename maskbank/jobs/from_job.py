@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +9,8 @@ import numpy as np
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines, upload_drafts
 from maskbank.jobs.objects import JobObject, Label, find_objects
-from maskbank.jobs.retrying import RETRY_S, Waiting, retried
+from maskbank.jobs.plan import read_job
+from maskbank.jobs.retrying import RETRY_S
 from maskbank.jobs.sweeps import ObjectOf, outlined_object
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.shape import SHAPE_TYPES
@@ -53,10 +53,8 @@ def objects_of_job(
 
     Raises ValueError with one sentence where nothing is outlined; and as `Cvat` and `Searcher` do.
     """
-    waiting = Waiting("CVAT")
-    job = retried(partial(cvat.job, job_id), RETRY_S, waiting.tell)
+    job, annotations = read_job(cvat, job_id, RETRY_S)
     wanted = job.labels_named(labels)
-    annotations = retried(partial(cvat.annotations, job_id), RETRY_S, waiting.tell)
     try:
         objects = find_objects(annotations, wanted, job.frames)
     except ValueError as error:

@@ -79,9 +79,7 @@ class JobToTrack:
     objects: list[JobObject]
     label_ids: set[int]  # of the results
     former_label_ids: set[int]  # earlier runs left results of these, of which nothing is outlined any more
-    drawn_over: Mapping[
-        tuple[str, int], int
-    ]  # groups by label and frame: of outlines without one, of results under them
+    drawn_over: Mapping[tuple[str, int], int]  # by label and frame: groups of results, of the outlines over them
 
     def folder(self, kept: WorkFolder, options: AnnotateOptions) -> Path:
         """The folder of its run, in that of the job; another one for other outlines, other corrections, another tracker
@@ -111,8 +109,8 @@ class Results:
 
 
 def read_job(cvat: Cvat, job_id: int, retry_s: float) -> tuple[CvatJob, Annotations]:
-    """A job and its annotations, as they are at this moment; for so many seconds a server that does not answer is waited
-    for. Raises as `Cvat` does."""
+    """A job and its annotations, as they are at this moment; a server that does not answer is waited for, for so many
+    seconds. Raises as `Cvat` does."""
     waiting = Waiting("CVAT")
     job = retried(partial(cvat.job, job_id), retry_s, waiting.tell)
     return job, retried(partial(cvat.annotations, job_id), retry_s, waiting.tell)
