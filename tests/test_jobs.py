@@ -981,7 +981,7 @@ def test_groups_that_are_given_later_are_those_of_the_results(cvat, run, propaga
         run(call)
     assert run(call, replace=True).startswith("Job 12: 2 objects tracked")
     assert sizes == [] and {shape["group"] for shape in results(cvat)} == {1, 2}
-    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    cvat.add(JOB, shapes=[outline(5, TURTLE, label_id=KOI["id"])])  # over none of the results
     assert "koi, outlined on 5, has no group" in run(replace=True)
 
 
