@@ -1485,6 +1485,21 @@ def test_outlines_that_change_midway(cvat, run):
     assert quality(results(cvat), RED_KOI) > quality(results(cvat), GOLDEN_KOI)
 
 
+def test_a_track_that_becomes_a_shape_midway(cvat, run):
+    """Of the track nothing was to be found behind its keyframe, so nothing was tracked there."""
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+
+    def change() -> None:
+        cvat.jobs[JOB].annotations["tracks"].clear()
+        cvat.add(JOB, shapes=[box(5, TURTLE)])
+
+    cvat.once("GET", "/data$", change, after=4)
+    with pytest.raises(ValueError, match="outlines in job 12 were changed while they were tracked"):
+        run(call=still)
+    run(call=still)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
+
+
 def test_attributes_that_change_midway_are_the_new_ones(cvat, run):
     cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
     drawn = cvat.jobs[JOB].annotations["shapes"][0]
