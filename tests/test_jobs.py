@@ -2166,7 +2166,7 @@ def test_groups_of_drafts_are_above_those_that_the_job_has(cvat, command, next_j
 
 
 def test_a_search_that_is_stopped_keeps_nothing(cvat, command, next_jobs):
-    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: os.kill(os.getpid(), signal.SIGINT), after=1)
+    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: os.kill(os.getpid(), signal.SIGTERM), after=1)
     arguments = ("--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
     code, _, said = command("--job", NEXT_JOB, *arguments)
     assert code == 130 and said.endswith("maskbank: stopped; what was found so far is not kept.\n")
