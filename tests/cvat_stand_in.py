@@ -47,7 +47,8 @@ class Refused(Exception):
 
 @dataclass
 class StoredJob:
-    """images: by frame; labels: as GET /api/labels lists them."""
+    """images: by frame; labels: as GET /api/labels lists them; included: the frames of a ground-truth job, as
+    annotations number them; data_start, step: which frames of the data the task has."""
 
     images: Mapping[int, bytes]
     labels: Sequence[Mapping]
@@ -56,6 +57,8 @@ class StoredJob:
     dimension: str = "2d"
     deleted: set[int] = field(default_factory=set)
     included: list[int] | None = None
+    data_start: int = 0
+    step: int = 1
     annotations: dict[str, list[dict]] = field(default_factory=lambda: {"shapes": [], "tracks": [], "tags": []})
 
     def attributes(self, label_id: int, mutable: bool | None = None) -> dict[int, str]:
@@ -132,6 +135,8 @@ class CvatStandIn:
                 raise Refused(400, {"non_field_errors": ["Unable to log in with provided credentials."]})
             return {"key": "a-key"}, {"Set-Cookie": "sessionid=a-session; Path=/, csrftoken=a-csrf-token; Path=/"}
         self._authorize(method, headers)
+        if path == "/api/users/self":
+            return {"id": 1, "username": USER}, {}
         if path == "/api/jobs":
             jobs = [self._job(job_id) for job_id in self.jobs if self.jobs[job_id].task == int(query["task_id"])]
             return self._page(jobs, query), {}
@@ -178,10 +183,19 @@ class CvatStandIn:
         if part is None:
             return self._job(job_id)
         if part == "/data/meta":
-            return {"deleted_frames": sorted(job.deleted), "included_frames": job.included, "size": len(job.images)}
+            return {
+                "deleted_frames": sorted(job.deleted),
+                "included_frames": job.included and [job.data_start + frame * job.step for frame in job.included],
+                "size": len(job.images),
+                "start_frame": job.data_start + min(job.images) * job.step,
+                "frame_filter": f"step={job.step}" if job.step > 1 else "",
+            }
         if part == "/data":
             assert (query["type"], query["quality"]) == ("frame", "original")
-            return job.images[int(query["number"])]
+            number = int(query["number"])
+            if number not in (job.included or job.images):
+                raise Refused(400, {"message": f"Incorrect requested frame number: {number}"})
+            return job.images[number]
         if method == "GET":
             return self._read(job)
         given = json.loads(body)

@@ -40,13 +40,13 @@ from maskbank import cli
 from maskbank.evaluation.measures import jaccard as measured
 from maskbank.files.masks import read_id_mask
 from maskbank.function.local import local_function
-from maskbank.jobs import retrying, sweeps, uploads
+from maskbank.jobs import retrying, sweeps, uploads, writing
 from maskbank.jobs.annotate import annotate
 from maskbank.jobs.cvat import Login, connect
 from maskbank.jobs.function import Propagate, StateExpired, deployed, identity_of, in_this_process
-from maskbank.jobs.plan import AnnotateOptions
+from maskbank.jobs.plan import AnnotateOptions, results_of
 from maskbank.jobs.retrying import BusyError
-from maskbank.jobs.run_folder import RunFolder
+from maskbank.jobs.run_folder import RunFolder, job_folder
 from maskbank.networks.lite import Lite
 from maskbank.networks.models import BUNDLED_INTERACTORS, BUNDLED_WEIGHTS
 from maskbank.networks.outliner import Outliner, load_outliner
@@ -107,6 +107,7 @@ def propagate(no_settings: pytest.MonkeyPatch) -> Propagate:
 def small_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeps, "FRAMES_PER_REQUEST", 3)
     monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(writing, "LOOKS_S", (0.01, 0.02, 0.04))
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +348,78 @@ def test_jobs_of_chosen_frames(cvat, run):
     cvat.jobs[JOB].included = [1, 2, 8]
     run()
     assert frames_of(results(cvat)) == [1, 8]
+
+
+@pytest.mark.parametrize(("step", "data_start"), [(3, 0), (2, 0), (1, 5), (3, 7)])
+def test_chosen_frames_of_a_task_that_leaves_frames_of_its_data_out(cvat, run, step: int, data_start: int):
+    """CVAT numbers these as the data, and annotations and pictures as the task's frames."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    job = cvat.jobs[JOB]
+    job.type, job.included, job.step, job.data_start = "ground_truth", [2, 4, 8], step, data_start
+    run()
+    assert frames_of(results(cvat)) == [2, 8]
+
+
+def answering(cvat: CvatStandIn, part: str | None, change: Callable[[dict], object]) -> None:
+    """Lets the server answer something else where a job, or a part of it, is read."""
+    real = cvat._of_job
+
+    def of_job(method: str, job: StoredJob, job_id: int, asked: str | None, query: dict, body: bytes) -> object:
+        answer = real(method, job, job_id, asked, query, body)
+        return change(answer) if asked == part and method == "GET" else answer
+
+    cvat._of_job = of_job
+
+
+def lacking(*names: str) -> Callable[[dict], dict]:
+    return lambda answer: {name: value for name, value in answer.items() if name not in names}
+
+
+def of_first_shape(change: Callable[[dict], dict]) -> Callable[[dict], dict]:
+    return lambda answer: answer | {"shapes": [change(shape) for shape in answer["shapes"]]}
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (None, lacking("start_frame")),
+        (None, lacking("task_id")),
+        ("/data/meta", lambda answer: [1]),
+        ("/annotations/", lacking("tracks")),
+        ("/annotations/", lambda answer: []),
+        ("/annotations/", of_first_shape(lacking("points"))),
+        ("/annotations/", of_first_shape(lacking("label_id"))),
+        ("/annotations/", of_first_shape(lambda shape: shape | {"attributes": [1]})),
+    ],
+)
+def test_answers_that_lack_what_is_needed_earn_a_sentence(cvat, run, part: str | None, change: Callable):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    answering(cvat, part, change)
+    with pytest.raises(ValueError, match="about job 12 is no CVAT that this command knows") as refused:
+        run()
+    assert one_sentence(str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        (None, lacking("dimension")),
+        ("/data/meta", lacking("deleted_frames", "included_frames", "start_frame", "frame_filter")),
+        ("/data/meta", lambda answer: answer | {"deleted_frames": None}),
+        ("/annotations/", of_first_shape(lacking("source", "group", "z_order", "attributes", "rotation"))),
+        ("/annotations/", of_first_shape(lambda shape: shape | {"source": None, "group": None, "attributes": None})),
+    ],
+)
+def test_answers_of_servers_that_leave_out_what_has_a_default(cvat, run, part: str | None, change: Callable):
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    answering(cvat, part, change)
+    assert "9 uploaded" in run()
+
+
+def test_a_task_that_is_still_being_made(cvat, run):
+    answering(cvat, None, lambda answer: answer | {"start_frame": None, "stop_frame": None})
+    with pytest.raises(ValueError, match="^Job 12 has no frames yet; its task is still being made"):
+        run()
 
 
 def test_only_some_labels(cvat, run):
@@ -691,6 +764,156 @@ def test_what_was_uploaded_twice_is_there_once(cvat, run, undisturbed):
     assert results(cvat) == undisturbed
 
 
+class LateServer:
+    """A server whose gateway gives up (504) on the first uploads, which are carried out later, when it is told to."""
+
+    def __init__(self, cvat: CvatStandIn, uploads: int):
+        self._real, self._left, self._late = cvat._create, uploads, []
+        cvat._create = self._create
+
+    def _create(self, job: StoredJob, given: dict) -> None:
+        if not self._left:
+            return self._real(job, given)
+        self._left -= 1
+        self._late.append((job, given))
+        return refuse(504, "Gateway Timeout")()
+
+    def carry_out(self) -> None:
+        while self._late:
+            self._real(*self._late.pop(0))
+
+
+def test_an_upload_that_is_carried_out_late_is_waited_for(cvat, run, undisturbed):
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 1)
+    cvat.once("PATCH", "annotations", lambda: cvat.once("GET", "/annotations/", late.carry_out, after=2))
+    assert "17 shapes made, 17 uploaded" in run(retry_s=5)
+    assert results(cvat) == undisturbed and cvat.uploads() == 1
+
+
+def test_uploads_that_are_carried_out_after_they_were_made_again(cvat, run, undisturbed):
+    """Two of them, one at once and one when the run is over: the next start finds it."""
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 2)
+    run(retry_s=5)
+    assert results(cvat) == undisturbed and cvat.uploads() == 3
+    late.carry_out()
+    assert len(results(cvat)) == 3 * len(undisturbed)
+    assert "nothing to do" in run()
+    assert results(cvat) == undisturbed
+    cvat.requests.clear()
+    run()
+    assert not [each for each in cvat.requests if each.startswith("PATCH")]
+
+
+def test_what_is_carried_out_late_is_in_nobodys_way(cvat, run, undisturbed):
+    """After a run that was given up, its shapes come twice: once late, and once more from the run that was repeated."""
+    cvat.add(JOB, shapes=seeds())
+    late = LateServer(cvat, 2)
+    for _ in range(2):
+        with pytest.raises(ConnectionError, match="504.*before that, 0 of 17 new annotations uploaded; what was done"):
+            run()
+    late.carry_out()
+    run()
+    assert results(cvat) == undisturbed
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+@pytest.mark.parametrize("path", ["/api/jobs/12$", "/data/meta$", "/annotations/$"])
+def test_a_server_that_is_away_for_a_moment(cvat, run, undisturbed, method: str, path: str):
+    cvat.add(JOB, shapes=seeds())
+    for after in range(2):
+        cvat.once(method, path, refuse(503, "x"), after)
+    run(retry_s=5)
+    assert results(cvat) == undisturbed
+
+
+def test_the_commands_own_work_takes_no_patience(cvat, run, monkeypatch):
+    """It stands for minutes in which masks become polygons."""
+
+    def slowly(*arguments: object) -> object:
+        time.sleep(0.4)
+        return results_of(*arguments)
+
+    monkeypatch.setattr("maskbank.jobs.annotate.results_of", slowly)
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    cvat.once("PATCH", "annotations", refuse(503, "x"))
+    run(retry_s=0.3)
+    assert len(results(cvat)) == 9
+
+
+def test_old_results_stay_until_the_new_ones_are_there(cvat, run):
+    """CVAT refuses tracks in tasks with honeypots."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    run()
+    before = results(cvat)
+    cvat.once("PATCH", "annotations", refuse(400, ["Tracks are not supported"]))
+    with pytest.raises(ValueError, match=r"400: Tracks are not supported; nothing in the job was changed\.$"):
+        run(form="track", replace=True)
+    assert results(cvat) == before
+
+
+@pytest.mark.parametrize("options", [{"replace": True}, {"around": (5,)}])
+@pytest.mark.parametrize("portion", range(6))
+def test_replacing_that_is_refused_midway_is_finished_by_the_next_run(cvat, run, monkeypatch, options, portion: int):
+    monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 3)
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    cvat.once("PATCH", "annotations", refuse(413, "Request Entity Too Large"), after=portion)
+    with suppress(ValueError):
+        run(call=still, **options)
+    assert {each["frame"] for each in results(cvat)} >= {1, 2, 3, 4, 6, 7, 8, 9}
+    run(call=still, **options)
+    assert sorted(frames_of(results(cvat))) == [1, 2, 3, 4, 6, 7, 8, 9]
+    assert {each["frame"] for each in results(cvat) if each["points"] == outline(5, RED_KOI)["points"]} >= {6, 7, 8, 9}
+
+
+def still(body: dict) -> dict:
+    """A function of which every object stays where it was outlined last."""
+    states = list(body["states"])
+    frames = []
+    for frame in body["frames"]:
+        states = [shape or state for shape, state in zip(frame.get("shapes") or states, states, strict=True)]
+        frames.append({"shapes": states, "confidences": [state and 0.9 for state in states]})
+    return {"frames": frames, "states": states}
+
+
+def test_what_a_person_edits_at_the_last_moment_is_not_deleted(cvat, run):
+    """Between two readings of a job CVAT gives what was edited another id and source."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    cvat.add(JOB, shapes=[outline(9, GOLDEN_KOI)])
+
+    def edit() -> None:
+        shapes = cvat.jobs[JOB].annotations["shapes"]
+        old = next(each for each in shapes if each["frame"] == 7)
+        shapes.remove(old)
+        cvat.add(JOB, shapes=[old | {"source": "semi-auto", "points": outline(7, RED_KOI)["points"]}])
+
+    cvat.once("PATCH", "annotations", edit, answered_first=True)
+    said = run(call=still, replace=True)
+    assert [each["frame"] for each in cvat.of_source(JOB, "semi-auto")["shapes"]] == [7]
+    assert "\n  On 7 a person changed automatic annotations meanwhile; these stay as well." in said
+
+
+def test_what_a_person_changes_while_results_are_made_counts(cvat, run, monkeypatch):
+    """Masks become polygons for minutes: an attribute of an outline, and a frame that is deleted meanwhile."""
+    cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
+    drawn = cvat.jobs[JOB].annotations["shapes"][0]
+    changes = [lambda: cvat.jobs[JOB].deleted.add(6), lambda: drawn.update(z_order=3)]
+
+    def while_made(*arguments: object) -> object:
+        made = results_of(*arguments)
+        if changes:
+            changes.pop()()
+        return made
+
+    monkeypatch.setattr("maskbank.jobs.annotate.results_of", while_made)
+    run(call=still)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 5, 7, 8, 9] and {each["z_order"] for each in results(cvat)} == {3}
+
+
 @pytest.mark.parametrize("note", ["uploading", "uploaded"])
 def test_stopped_between_upload_and_bookkeeping(cvat, run, monkeypatch, undisturbed, note: str):
     cvat.add(JOB, shapes=seeds())
@@ -758,7 +981,7 @@ def test_groups_that_are_given_later_are_those_of_the_results(cvat, run, propaga
         run(call)
     assert run(call, replace=True).startswith("Job 12: 2 objects tracked")
     assert sizes == [] and {shape["group"] for shape in results(cvat)} == {1, 2}
-    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    cvat.add(JOB, shapes=[outline(5, TURTLE, label_id=KOI["id"])])  # over none of the results
     assert "koi, outlined on 5, has no group" in run(replace=True)
 
 
@@ -840,6 +1063,142 @@ def test_replacing_brings_back_what_was_deleted(cvat, run):
     assert "nothing to do" in run()
     assert "9 shapes made, 7 uploaded, 2 there already." in run(replace=True)
     assert results(cvat) == before
+
+
+def turtle_track(*keyframes: dict) -> dict:
+    return {"label_id": TURTLE_LABEL["id"], "frame": keyframes[0]["frame"], "shapes": list(keyframes)}
+
+
+def test_where_a_person_says_later_that_it_is_not_there_results_go(cvat, run):
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+    run(call=still)
+    cvat.jobs[JOB].annotations["tracks"].clear()
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(3) | {"outside": True}, track_keyframe(5))])
+    with pytest.raises(ValueError, match="already has 2 automatic annotations.*--replace"):
+        run(call=still)
+    run(call=still, replace=True)
+    assert frames_of(results(cvat)) == [0, 1, 2]
+
+
+def test_outlines_that_become_a_track_are_other_outlines(cvat, run):
+    cvat.add(JOB, shapes=[box(5, TURTLE)])
+    run(call=still)
+    cvat.jobs[JOB].annotations["shapes"] = cvat.of_source(JOB, "auto")["shapes"]
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+    run(call=still, replace=True)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 4]
+
+
+def test_results_of_what_is_not_outlined_any_more_are_deleted(cvat, run):
+    """And those of another program, of a label that was never tracked, stay."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outline(0, TURTLE)])
+    others = [outline(3, GOLDEN_KOI, source="auto", label_id=10)]
+    cvat.jobs[JOB].labels = [*LABELS, {"id": 10, "name": "person", "type": "any", "attributes": []}]
+    cvat.add(JOB, shapes=others)
+    run(call=still)
+    shapes = cvat.jobs[JOB].annotations["shapes"]
+    shapes[:] = [each for each in shapes if each["source"] == "auto" or each["label_id"] == KOI["id"]]
+    said = run(call=still, dry_run=True)
+    assert "9 automatic annotations of earlier runs left, of labels of which nothing is outlined now" in said
+    assert "9 automatic annotations of earlier runs deleted." in run(call=still, replace=True)
+    assert {each["label_id"] for each in results(cvat)} == {KOI["id"], 10}
+    shapes[:] = [each for each in cvat.jobs[JOB].annotations["shapes"] if each["source"] == "auto"]
+    cvat.jobs[JOB].annotations["shapes"] = shapes
+    with pytest.raises(ValueError, match="nothing to track, but 9 automatic annotations of earlier runs are left"):
+        run(call=still)
+    said = run(call=still, replace=True)
+    assert said.startswith("Job 12: nothing is outlined in it.\n  9 automatic annotations of earlier runs deleted.")
+    assert [each["label_id"] for each in results(cvat)] == [10]
+
+
+def test_results_of_what_people_have_outlined_everywhere_are_deleted(cvat, run):
+    cvat.add(JOB, shapes=[box(0, TURTLE)])
+    run(call=still)
+    cvat.jobs[JOB].annotations["shapes"] = cvat.of_source(JOB, "auto")["shapes"]
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(0), track_keyframe(9))])
+    assert run(call=still).endswith(
+        "nothing to do.\n  9 automatic annotations of earlier runs left; --replace deletes them.\n"
+    )
+    assert "9 automatic annotations of earlier runs would be deleted" in run(call=still, replace=True, dry_run=True)
+    assert len(results(cvat)) == 9
+    assert "9 automatic annotations of earlier runs deleted" in run(call=still, replace=True)
+    assert results(cvat) == []
+
+
+def test_outlines_that_go_back_to_what_they_were_have_the_results_of_another_run(cvat, run):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI)])
+    run(call=still)
+    before = results(cvat)
+    cvat.add(JOB, shapes=[outline(5, RED_KOI)])
+    run(call=still, replace=True)
+    shapes = cvat.jobs[JOB].annotations["shapes"]
+    shapes[:] = [each for each in shapes if each["source"] == "auto" or each["frame"] != 5]
+    with pytest.raises(ValueError, match="already has .* automatic annotations.*--replace"):
+        run(call=still)
+    run(call=still, replace=True)
+    assert results(cvat) == before
+    assert "nothing to do" in run(call=still)
+
+
+def test_an_outline_that_cannot_be_used_is_told_of_before_anything_is_tracked(cvat, run, propagate):
+    outside = outline(9, TURTLE, type="polygon", points=[700.0, 0.0, 800.0, 0.0, 700.0, 50.0])
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI), outside])
+    call, sizes = counting(propagate)
+    with pytest.raises(ValueError, match="^turtle on frame 9: The polygon covers no pixel"):
+        run(call)
+    assert sizes == []
+
+
+@pytest.mark.parametrize("options", [{"replace": True}, {"around": (5,)}])
+def test_attributes_that_a_person_filled_in_stay(cvat, run, options: dict):
+    """CVAT lets the source of a shape be "auto" when only its attributes are edited."""
+    cvat.add(JOB, shapes=[outline(frame, GOLDEN_KOI, attributes=values("Goldie", "bent")) for frame in (0, 9)])
+    run(call=still)
+    for each in cvat.jobs[JOB].annotations["shapes"]:
+        if each["source"] == "auto":
+            each["attributes"] = values("Hana" if each["frame"] > 2 else "Goldie", f"bent on {each['frame']}")
+    cvat.add(JOB, shapes=[outline(5, RED_KOI, attributes=values("Taro", "straight"))])
+    run(call=still, **options)
+    found = {each["frame"]: [value["value"] for value in each["attributes"]] for each in results(cvat)}
+    assert found == {
+        1: ["Goldie", "bent on 1"],
+        2: ["Goldie", "bent on 2"],
+        **{frame: ["Hana", f"bent on {frame}"] for frame in (3, 4, 6, 7, 8)},
+    }
+    before = results(cvat)
+    for each in cvat.jobs[JOB].annotations["shapes"]:
+        if each["source"] == "manual":
+            each["attributes"] = values("Goldie the First", "bent")
+    run(call=still, replace=True)  # the outlines' own attributes are changed, and those of people stay once more
+    found = {each["frame"]: [value["value"] for value in each["attributes"]] for each in results(cvat)}
+    assert found[1] == ["Goldie the First", "bent on 1"]
+    assert [each for each in results(cvat) if each["frame"] > 2] == [each for each in before if each["frame"] > 2]
+
+
+def values(name: str, pose: str) -> list[dict]:
+    return [{"spec_id": NAME, "value": name}, {"spec_id": POSE, "value": pose}]
+
+
+@pytest.mark.parametrize("form", [None, "track"])
+def test_what_is_occluded_in_an_outline_is_so_in_what_is_made_of_it(cvat, run, form: str | None):
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, occluded=True), outline(9, GOLDEN_KOI)])
+    run(call=still, form=form)
+    parts = results(cvat) if form is None else results(cvat, "tracks")[0]["shapes"]
+    occluded = {each["frame"]: each["occluded"] for each in parts}
+    assert (occluded[1], occluded[8]) == (True, False)
+    cvat.jobs[JOB].annotations["shapes"][0]["occluded"] = False
+    run(call=still, form=form, replace=True)
+    parts = results(cvat) if form is None else results(cvat, "tracks")[0]["shapes"]
+    assert not any(each["occluded"] for each in parts)
+
+
+def test_the_report_says_what_it_took_for_one_object_and_what_people_have_outlined(cvat, run):
+    cvat.jobs[JOB] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+    cvat.add(JOB, shapes=[*(outline(frame, GOLDEN_KOI) for frame in range(3)), outline(0, TURTLE)])
+    said = run(call=still)
+    assert "\n  koi: outlined on all frames\n  turtle: sure on all frames\n" in said
+    assert "\n  koi: what is outlined on 0-2 has no group and was taken for one object" in said
+    assert "turtle: what" not in said
 
 
 # Corrections
@@ -957,6 +1316,44 @@ def test_an_outline_over_a_result_between_outlines_takes_its_place(cvat, run):
     cvat.add(JOB, shapes=[outline(4, GOLDEN_KOI)])
     run(around=(4,))
     assert sorted(frames_of(results(cvat))) == [1, 2, 6, 7, 8]
+
+
+def two_fish(cvat: CvatStandIn, run: Callable) -> None:
+    """Tracked from their outlines on frame 0; each stays where it was."""
+    cvat.add(JOB, shapes=[outline(0, GOLDEN_KOI, group=1), outline(0, RED_KOI, group=2)])
+    run(call=still)
+
+
+@pytest.mark.parametrize("options", [{"around": (5,)}, {"replace": True}])
+@pytest.mark.parametrize("drawn", [outline, box])
+def test_an_outline_without_a_group_over_a_result_is_of_its_object(cvat, run, options: dict, drawn: Callable):
+    two_fish(cvat, run)
+    others = by_frame(cvat, group=1)
+    shown = drawn(0, RED_KOI) | {"frame": 5}
+    shown["points"] = [number + 1 for number in shown["points"]] if drawn is box else outline(1, RED_KOI)["points"]
+    cvat.add(JOB, shapes=[shown])
+    before = drawn_by_people(cvat)
+    said = run(call=still, **options)
+    assert "\n  koi on 5 has no group; drawn over a result of group 2, it counts as of that one.\n" in said
+    assert sorted(by_frame(cvat, group=2)) == [1, 2, 3, 4, 6, 7, 8, 9] and by_frame(cvat, group=1) == others
+    assert drawn_by_people(cvat) == before
+    cvat.add(JOB, shapes=[outline(8, RED_KOI, group=2)])  # the result under the outline is gone now; it is remembered
+    run(call=still, around=(8,))
+    assert sorted(by_frame(cvat, group=2)) == [1, 2, 3, 4, 6, 7, 9]
+
+
+def test_an_outline_over_two_results_or_beside_them_is_of_neither(cvat, run):
+    two_fish(cvat, run)
+    for frame, group in ((5, 1), (5, 2)):
+        by_id = {each["id"]: each for each in cvat.jobs[JOB].annotations["shapes"]}
+        by_id[by_frame(cvat, group=group)[frame]["id"]]["points"] = outline(0, RED_KOI)["points"]
+    cvat.add(JOB, shapes=[outline(0, RED_KOI) | {"frame": 5}])
+    with pytest.raises(ValueError, match="koi, outlined on 5, has no group"):
+        run(call=still, around=(5,))
+    cvat.jobs[JOB].annotations["shapes"].pop()
+    cvat.add(JOB, shapes=[outline(4, TURTLE, label_id=KOI["id"])])
+    with pytest.raises(ValueError, match="koi, outlined on 4, has no group"):
+        run(call=still, around=(4,))
 
 
 def test_a_correction_goes_on_where_it_was_stopped(cvat, run, propagate):
@@ -1086,6 +1483,21 @@ def test_outlines_that_change_midway(cvat, run):
     run()
     assert len(results(cvat)) == 9
     assert quality(results(cvat), RED_KOI) > quality(results(cvat), GOLDEN_KOI)
+
+
+def test_a_track_that_becomes_a_shape_midway(cvat, run):
+    """Of the track nothing was to be found behind its keyframe, so nothing was tracked there."""
+    cvat.add(JOB, tracks=[turtle_track(track_keyframe(5))])
+
+    def change() -> None:
+        cvat.jobs[JOB].annotations["tracks"].clear()
+        cvat.add(JOB, shapes=[box(5, TURTLE)])
+
+    cvat.once("GET", "/data$", change, after=4)
+    with pytest.raises(ValueError, match="outlines in job 12 were changed while they were tracked"):
+        run(call=still)
+    run(call=still)
+    assert frames_of(results(cvat)) == [0, 1, 2, 3, 4, 6, 7, 8, 9]
 
 
 def test_attributes_that_change_midway_are_the_new_ones(cvat, run):
@@ -1261,6 +1673,14 @@ def test_a_function_that_stays_away(cvat, run, function_url, undisturbed):
     assert results(cvat) == undisturbed
 
 
+def test_pages_for_browsers_are_no_sentences(function_url):
+    with gateway(function_url) as (url, own):
+        for status, page in ((502, "<html>Bad Gateway</html>"), (404, "\n<!doctype html><p>Not found"), (500, "")):
+            own.append((status, page))
+            with pytest.raises((ConnectionError, ValueError), match=rf"The function at {url} answers {status}\.$"):
+                deployed(url)({})
+
+
 def test_a_function_that_restarts_and_forgets(cvat, run, monkeypatch):
     """With a store in its memory it knows no state any more: the object starts again from its last seed."""
     monkeypatch.setenv("MASKBANK_SIZE", "96")
@@ -1407,6 +1827,49 @@ def test_of_a_task_one_job_that_cannot_be_tracked_does_not_keep_the_others_from_
     assert frames_of(cvat.of_source(13, "auto")["shapes"]) == [1, 2, 3]
 
 
+@pytest.fixture
+def three_jobs(cvat) -> None:
+    """Of one task; each has an outline."""
+    for job in (JOB, 13, 14):
+        cvat.jobs[job] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+        cvat.add(job, shapes=[outline(0, GOLDEN_KOI)])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "complaint"),
+    [
+        ("/api/jobs/13$", 503, "Job 13: CVAT at .*503"),
+        ("/api/jobs/13/annotations/$", 403, "Job 13: CVAT at .* refuses job 13 with 403"),
+        ("/api/jobs/13/data$", 502, "Job 13: CVAT at .*502"),
+    ],
+)
+def test_of_a_task_one_job_that_is_out_of_reach_does_not_keep_the_others(
+    cvat, run, three_jobs, capsys, path: str, status: int, complaint: str
+):
+    def out_of_reach() -> None:
+        cvat.once("GET", path, out_of_reach)
+        refuse(status, "x")()
+
+    cvat.once("GET", path, out_of_reach)
+    with pytest.raises(ValueError, match="^Not tracked: 1 job of 3, for the reasons above"):
+        run(jobs=(JOB, 13, 14), call=still)
+    assert re.search(complaint, capsys.readouterr().err)
+    assert [frames_of(cvat.of_source(job, "auto")["shapes"]) for job in (JOB, 13, 14)] == [[1, 2], [], [1, 2]]
+
+
+def test_of_a_task_a_job_at_which_another_process_is_at_work_does_not_keep_the_others(
+    cvat, run, three_jobs, tmp_path, capsys
+):
+    """Also where that process tracks other labels."""
+    with (
+        job_folder(tmp_path / "work", cvat.url, 13).alone(),
+        pytest.raises(ValueError, match="^Not tracked: 1 job of 3"),
+    ):
+        run(jobs=(JOB, 13, 14), call=still)
+    assert "Job 13: Another process is at work on this job." in capsys.readouterr().err
+    assert [frames_of(cvat.of_source(job, "auto")["shapes"]) for job in (JOB, 13, 14)] == [[1, 2], [], [1, 2]]
+
+
 def test_outlines_of_which_it_cannot_be_told_what_they_belong_to(cvat, run, propagate):
     cvat.jobs[13] = StoredJob({i: jpeg(i) for i in range(4)}, LABELS)
     cvat.add(JOB, shapes=[outline(0, TURTLE)])
@@ -1516,6 +1979,10 @@ def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, fu
     known = ["--auth", f"{USER}:{PASSWORD}", "--job", JOB]
     code, _, complaint = command(*known, server="http://127.0.0.1:9")
     assert code == 1 and "CVAT at http://127.0.0.1:9 cannot be reached" in complaint and complaint.count("\n") == 1
+    monkeypatch.setitem(os.environ, "CVAT_ACCESS_TOKEN", TOKEN)
+    code, _, complaint = command("--job", JOB, server="http://127.0.0.1:9")  # with a token nothing is asked to log in
+    assert code == 1 and "cannot be reached" in complaint and complaint.count("\n") == 1
+    monkeypatch.delitem(os.environ, "CVAT_ACCESS_TOKEN")
     code, _, complaint = command(*known, server=function_url)
     assert code == 1 and complaint.count("\n") == 1 and function_url in complaint
     code, _, complaint = command(*known, "--function-url", cvat.url)
@@ -1523,9 +1990,16 @@ def test_servers_that_are_not_there_or_not_what_they_should_be(cvat, command, fu
     cvat.once("GET", f"/api/jobs/{JOB}$", refuse(403, {"detail": "You do not have permission to perform this action."}))
     code, _, complaint = command(*known)
     assert code == 1 and "refuses job 12 with 403: You do not have permission" in complaint
+    page = "<html><head><title>500 Internal Server Error</title></head><body>nginx/1.25</body></html>"
+    cvat.once("GET", f"/api/jobs/{JOB}$", refuse(500, page))
+    code, _, complaint = command(*known)
+    assert code == 1 and "refuses job 12 with 500: Internal Server Error." in complaint and "<" not in complaint
     cvat.jobs[JOB].dimension = "3d"
     code, _, complaint = command(*known)
     assert code == 1 and "3d data" in complaint
+    cvat.jobs[JOB].type = "ground_truth"
+    code, _, complaint = command("--auth", f"{USER}:{PASSWORD}", "--task", 1)
+    assert (code, complaint) == (1, "maskbank: Task 1 has no annotation jobs.\n")
 
 
 # ---------------------------------------------------------------- proposals
@@ -1653,6 +2127,49 @@ def test_an_object_that_is_not_there_is_not_outlined(cvat, command, next_jobs):
     cvat.jobs[NEXT_JOB] = StoredJob({0: png(noise)}, LABELS)
     code, said, _ = command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}")
     assert code == 0 and "0 of 3 objects found" in said and said.count("not found") == 3 and not cvat.uploads()
+
+
+@pytest.mark.parametrize("answered_first", [False, True])
+def test_drafts_are_uploaded_once_though_a_server_does_not_answer(cvat, command, next_jobs, answered_first: bool):
+    cvat.once("PATCH", "annotations", refuse(504, "x"), answered_first=answered_first)
+    code, said, _ = command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)
+    assert code == 0 and "3 of 3 objects found, uploaded" in said
+    assert len(cvat.jobs[NEXT_JOB].annotations["shapes"]) == 3
+
+
+def test_one_job_that_cannot_be_started_does_not_keep_the_others_from_it(cvat, command, next_jobs, tmp_path):
+    broken = cvat.jobs[NEXT_JOB]
+    broken.images = broken.images | {START: b"broken"}
+    cvat.jobs[15] = StoredJob({i: jpeg(i) for i in range(3)}, LABELS)
+    arguments = ("--task", 1, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    with job_folder(tmp_path / "cache" / "maskbank", cvat.url, 15).alone():
+        code, said, complaint = command(*arguments)
+    assert code == 1 and f"Job {THIRD_JOB}: " in said and cvat.jobs[THIRD_JOB].annotations["shapes"]
+    assert f"Job {NEXT_JOB}: Frame {START} of job {NEXT_JOB}" in complaint
+    assert "Job 15: Another process is at work on this job." in complaint
+    assert complaint.endswith("maskbank: Not started: 2 jobs of 4, for the reasons above.\n")
+
+
+def test_what_is_outlined_while_drafts_are_searched_for_is_let_alone(cvat, command, next_jobs):
+    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: cvat.add(NEXT_JOB, shapes=[outline(31, TURTLE)]), after=2)
+    arguments = ("--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    code, _, complaint = command("--job", NEXT_JOB, *arguments)
+    assert code == 1 and f"Job {NEXT_JOB}: objects are outlined in it already" in complaint and not cvat.uploads()
+
+
+def test_groups_of_drafts_are_above_those_that_the_job_has(cvat, command, next_jobs):
+    point = {"type": "points", "label_id": POINT["id"], "frame": START, "points": [5.0, 5.0]}
+    cvat.add(NEXT_JOB, shapes=[point | {"group": 1}], tags=[{"label_id": POINT["id"], "frame": START, "group": 2}])
+    cvat.add(NEXT_JOB, shapes=[outline(START, GOLDEN_KOI, group=3, source="auto")])
+    assert command("--job", NEXT_JOB, "--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 240)[0] == 0
+    assert {shape["group"] for shape in cvat.of_source(NEXT_JOB, "semi-auto")["shapes"]} == {4, 5, 0}
+
+
+def test_a_search_that_is_stopped_keeps_nothing(cvat, command, next_jobs):
+    cvat.once("GET", f"jobs/{NEXT_JOB}/data$", lambda: os.kill(os.getpid(), signal.SIGTERM), after=1)
+    arguments = ("--from-job", JOB, "--auth", f"{USER}:{PASSWORD}", "--size", 96)
+    code, _, said = command("--job", NEXT_JOB, *arguments)
+    assert code == 130 and said.endswith("maskbank: stopped; what was found so far is not kept.\n")
 
 
 @pytest.mark.parametrize(

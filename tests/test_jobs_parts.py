@@ -4,6 +4,7 @@ import email.utils
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,15 +14,26 @@ from support import one_sentence
 from maskbank.files.masks import read_id_mask
 from maskbank.function.client import seconds_to_wait
 from maskbank.jobs import uploads
+from maskbank.jobs.drawn_over import with_groups_of_results
 from maskbank.jobs.from_job import Sighting, evenly, place
 from maskbank.jobs.objects import JobObject, Label, SeedShapes, find_objects, seeds_digest
 from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.retrying import BusyError, retried
-from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction
+from maskbank.jobs.review import Pictures
+from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction, WorkFolder
 from maskbank.jobs.stretches import Stretch, stretches_around
 from maskbank.jobs.sweeps import backward_order, forward_order, fuse, last_seeds, outlined_object
-from maskbank.jobs.uploads import annotations_of, earlier_results, in_requests, result_type, without
+from maskbank.jobs.uploads import (
+    annotations_of,
+    compared,
+    earlier_results,
+    in_requests,
+    keep_attributes,
+    result_type,
+    without,
+)
 from maskbank.jobs.wording import ranges
+from maskbank.jobs.writing import Writer
 from maskbank.networks.outliner import FoundObject, certain
 from maskbank.shapes.conversion import shape_to_mask
 from maskbank.shapes.packed_mask import PackedMask
@@ -258,6 +270,40 @@ def test_who_is_outlined_in_a_stretch_is_tracked_there_too():
         (range(7), [0, 1, 2], [0]),
         (range(10), [0, 1, 2], [1]),
     ]
+
+
+# Outlines over results
+
+
+@pytest.mark.parametrize(
+    ("outline", "group"),
+    [
+        ({}, 4),
+        ({"points": [0.0, 0.0, 10.0, 6.0]}, 4),
+        ({"points": [0.0, 0.0, 10.0, 4.0]}, 0),  # less than half of the area in common
+        ({"points": [26.0, 0.0, 36.0, 10.0]}, 0),  # as much over one as over another
+        ({"type": "ellipse", "points": [5.0, 5.0, 10.0, 0.0]}, 4),  # where a box is compared, boxes are
+        ({"type": "polygon", "points": [0.0, 0.0, 10.0, 0.0, 10.0, 10.0, 0.0, 10.0]}, 4),
+        ({"points": [0.0, 0.0, 10.0, 10.0], "rotation": 90.0}, 4),
+        ({"type": "polygon", "points": [-9.0, -9.0, -5.0, -9.0, -5.0, -5.0]}, 0),
+        ({"type": "polygon", "points": [0.0, 0.0, 1e6, 0.0, 1e6, 1e6]}, 0),
+        ({"type": "points", "points": [5.0, 5.0]}, 0),
+        ({"source": "auto"}, 0),
+        ({"group": 9}, 9),
+        ({"frame": 1}, 0),
+        ({"label_id": BIKE.id}, 0),
+    ],
+)
+def test_an_outline_has_the_group_of_the_result_under_it(tmp_path, outline: dict, group: int):
+    results = [shape(0, source="auto", group=number, left=left) for number, left in ((4, 0), (5, 21), (6, 31))]
+    drawn = shape(0) | {"id": 99} | outline
+    found, groups = with_groups_of_results({"shapes": [*results, drawn], "tracks": []}, WorkFolder(tmp_path))
+    assert [each["group"] for each in found["shapes"]] == [4, 5, 6, group]
+    assert groups == ({99: group} if group == 4 else {})
+    again, _ = with_groups_of_results(
+        {"shapes": [drawn], "tracks": []}, WorkFolder(tmp_path)
+    )  # without what was under it
+    assert [each["group"] for each in again["shapes"]] == [group]
 
 
 # Fusing
@@ -512,6 +558,17 @@ def test_a_run_keeps_others_away(tmp_path):
         pass
 
 
+def test_pictures_are_looked_up_without_reading_the_folder_for_each(tmp_path, monkeypatch):
+    image = cv2.imencode(".png", np.zeros((4, 6, 3), np.uint8))[1].tobytes()
+    Pictures(tmp_path).keep(1_000_000, image)
+    pictures = Pictures(tmp_path)
+    monkeypatch.setattr(Path, "glob", None)
+    pictures.keep(2, image)
+    pictures.keep(2, b"not looked at")
+    assert pictures.missing([1, 2, 3, 1_000_000]) == [1, 3]
+    assert [pictures.of(frame) and pictures.of(frame).name for frame in (1, 2)] == [None, "000002-6x4.jpg"]
+
+
 def test_notes(tmp_path):
     folder = RunFolder(tmp_path / "run")
     assert folder.noted("uploaded") is None
@@ -634,6 +691,51 @@ def test_what_is_there_is_counted_off_once():
     assert left(tracks, [tracks[1] | {"id": 9}], "tracks") == [tracks[0]]
 
 
+def test_twins_are_the_same_once_more():
+    def annotations(*shapes: dict) -> dict:
+        return {"shapes": list(shapes), "tracks": []}
+
+    made = shape(0, source="auto")
+    twins = [made | {"id": number} for number in (7, 8, 9)]
+    other = shape(0, left=3, source="auto")
+    result = compared(annotations(made, shape(1)), annotations(*twins, other))
+    assert (result.missing, result.twins, result.others) == (
+        annotations(shape(1)),
+        annotations(*twins[1:]),
+        annotations(other),
+    )
+    filled_in = [{"spec_id": 11, "value": "Hana"}]
+    there = annotations(made | {"attributes": filled_in})
+    given = annotations(made | {"attributes": [{"spec_id": 11, "value": "?"}]})
+    assert compared(given, there).others == there  # what differs in an attribute is no twin
+
+
+def test_what_a_person_has_edited_is_no_twin_of_what_was_uploaded():
+    class Server:
+        deleted: list = []
+
+        def annotations(self, job_id: int) -> dict:
+            shapes = [shape(0, source="auto", id=1), shape(0, source="semi-auto", id=2), shape(0, source="auto", id=3)]
+            return {"shapes": shapes, "tracks": [], "tags": []}
+
+        def delete(self, job_id: int, annotations: dict) -> None:
+            self.deleted.extend(each["id"] for each in annotations["shapes"])
+
+    server = Server()
+    assert Writer(server, 1, 0.0, print).delete_twins({"shapes": [shape(0, source="auto")], "tracks": []}) == 1
+    assert server.deleted == [3]
+
+
+@pytest.mark.parametrize("made", [1, 2])
+def test_whose_attributes_are_kept(made: int):
+    """Of one shape in a place; of two it is not clear, and of several values neither."""
+    there = [shape(0, source="auto", attributes=[{"spec_id": 11, "value": value}]) for value in ("?", "Hana", "old")]
+    shapes = [shape(0, attributes=[{"spec_id": 11, "value": "?"}])] * made
+    kept = keep_attributes(shapes, there, {11: {"?", "old"}})
+    assert [each["attributes"][0]["value"] for each in kept] == ["Hana" if made == 1 else "?"] * made
+    assert keep_attributes(shapes, there, {11: {"?"}}) == shapes
+
+
 def test_uploads_come_in_portions(monkeypatch):
     monkeypatch.setattr(uploads, "SHAPES_PER_REQUEST", 3)
     monkeypatch.setattr(uploads, "NUMBERS_PER_REQUEST", 100)
@@ -678,6 +780,24 @@ def test_retrying_is_over_at_some_time(monkeypatch):
     assert retrying(monkeypatch, gone, "done", seconds=0) == (gone, [], [])
     wrong = ValueError("Wrong")
     assert retrying(monkeypatch, wrong, "done") == (wrong, [], [])
+
+
+def test_patience_begins_with_the_first_failure(monkeypatch):
+    """Not with the work before it."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    monkeypatch.setattr(time, "sleep", lambda pause: now.__setitem__(0, now[0] + pause))
+    failures = iter([(400.0, True), (0.0, True), (0.0, False)])
+
+    def action() -> str:
+        seconds, fails = next(failures)
+        now[0] += seconds
+        if fails:
+            raise BusyError("Busy.")
+        return "done"
+
+    assert retried(action, 60, lambda reason: None) == "done"
 
 
 def test_pauses_grow_and_differ(monkeypatch):

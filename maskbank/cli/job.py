@@ -67,11 +67,17 @@ def add_commands(commands: Commands) -> None:
         help="instead, where nothing is outlined yet: find what is outlined in this job, and outline it for a person "
         "to correct",
     )
-    job.add_argument("--dry-run", action="store_true", help="track, and say what would be uploaded")
+    job.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="track (or search), and say what would be uploaded and deleted; what was tracked is kept for the next run",
+    )
     job.add_argument(
         "--replace",
         action="store_true",
-        help="first delete the automatic annotations of these labels, such as an earlier run left",
+        help="make all results anew: once the new ones are uploaded, all other automatic annotations of the labels "
+        "that are tracked are deleted, those of other programs as well, and what earlier runs left of labels of which "
+        "nothing is outlined any more; attributes that people filled in stay",
     )
     job.add_argument(
         "--around",
@@ -80,9 +86,16 @@ def add_commands(commands: Commands) -> None:
         default=(),
         metavar="FRAME",
         help="after corrections on these frames: track only what is outlined there, each object from its outline "
-        "before to its outline after, and replace its automatic shapes there; nothing else is touched",
+        "before to its outline after, and replace its automatic shapes there; nothing else is touched (for one job, "
+        "and not for results that are tracks; objects of a label need a group each)",
     )
-    job.add_argument("--work", type=Path, metavar="FOLDER", help="what was tracked is kept here (default: a cache)")
+    job.add_argument(
+        "--work",
+        type=Path,
+        metavar="FOLDER",
+        help="what was tracked is kept here, and the pages of runs (default: maskbank in the user's folder for "
+        "caches, on Linux ~/.cache/maskbank)",
+    )
     job.add_argument(
         "--function-url",
         metavar="URL",
@@ -157,8 +170,13 @@ def _job(options: argparse.Namespace) -> None:
         raise ValueError("--around is for one job, and no part of a track is replaced: not with --task or --as track.")
     how = AnnotateOptions(options.form, labels, options.dry_run, options.replace, work, tracker, tune, options.around)
     with connect(login) as cvat:
-        jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
-        annotate(cvat, jobs, propagate, load_outliner(settings.interactor, torch.device("cpu")).object_of, how)
+        annotate(
+            cvat,
+            _job_ids(options, cvat),
+            propagate,
+            load_outliner(settings.interactor, torch.device("cpu")).object_of,
+            how,
+        )
 
 
 def _identity(settings: "Settings") -> str:
@@ -173,28 +191,45 @@ def _identity(settings: "Settings") -> str:
 
 def _start_jobs(options: argparse.Namespace, settings: "Settings", cvat: "Cvat", labels: Sequence[str]) -> None:
     """`maskbank job --propose` and `--from-job`; of a task, jobs in which something is outlined are passed over."""
+    import platformdirs
+
     from maskbank.jobs.drafts import AlreadyOutlined
     from maskbank.jobs.from_job import objects_of_job, start_from
     from maskbank.jobs.propose import propose_in_job
+    from maskbank.jobs.run_folder import job_folder
+    from maskbank.jobs.several import for_each_job
     from maskbank.networks.outliner import load_outliner
     from maskbank.tracking.loading import load_tracker
 
     tracker, _ = load_tracker(settings)
     outliner = load_outliner(settings.interactor, tracker.device)
     wanted = [] if options.propose else objects_of_job(cvat, options.from_job, tracker, outliner.object_of, labels)
-    jobs = [options.job] if options.task is None else cvat.jobs_of_task(options.task)
-    if not jobs:
-        raise ValueError(f"Task {options.task} has no annotation jobs.")
-    for job in jobs:
-        try:
-            if options.propose:
-                print(propose_in_job(cvat, job, tracker, outliner, labels, options.dry_run))
-            else:
-                print(start_from(wanted, cvat, job, options.dry_run))
-        except AlreadyOutlined as error:
-            if options.task is None:
-                raise
-            print(error)
+
+    def start(job: int) -> str:
+        with job_folder(platformdirs.user_cache_path("maskbank"), cvat.host, job).alone():
+            try:
+                said = (
+                    propose_in_job(cvat, job, tracker, outliner, labels, options.dry_run)
+                    if options.propose
+                    else start_from(wanted, cvat, job, options.dry_run)
+                )
+            except AlreadyOutlined as error:
+                if options.task is None:
+                    raise
+                return str(error)
+        options.when_stopped = "what was uploaded so far stays in CVAT"
+        return said
+
+    options.when_stopped = "what was found so far is not kept"
+    for_each_job(_job_ids(options, cvat), start, "started")
+
+
+def _job_ids(options: argparse.Namespace, cvat: "Cvat") -> list[int]:
+    from maskbank.jobs.retrying import RETRY_S, Waiting, retried
+
+    if options.task is None:
+        return [options.job]
+    return retried(partial(cvat.jobs_of_task, options.task), RETRY_S, Waiting("CVAT").tell)
 
 
 def _tuning(minutes: float, settings: "Settings", environment: dict[str, str]) -> "Tune":

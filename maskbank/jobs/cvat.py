@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from maskbank.function.client import seconds_to_wait
 from maskbank.jobs.objects import Label
 from maskbank.jobs.retrying import RETRYABLE, BusyError
 from maskbank.jobs.uploads import Annotations
+from maskbank.shapes.shape import SHAPE_TYPES
 
+DEFAULTS = {"group": 0, "source": "manual"}  # of what older servers leave out
+SHAPE_DEFAULTS = {"z_order": 0, "occluded": False, "outside": False, "rotation": 0.0}
 TIMEOUT_S = 300  # of one request; CVAT itself takes long for jobs with many annotations
 
 
@@ -68,31 +71,41 @@ class Cvat:
         self.host: str = client.api_map.host
 
     def jobs_of_task(self, task_id: int) -> list[int]:
-        """The ids of a task's annotation jobs: neither ground truth nor replicas."""
+        """The ids of a task's annotation jobs: neither ground truth nor replicas. ValueError where it has none."""
         api = self._client.api_client
         with _plainly(self.host, f"task {task_id}"):
             self._json(api.tasks_api.retrieve, task_id)
             jobs = self._list(api.jobs_api.list_endpoint, task_id=task_id)
-        return sorted(job["id"] for job in jobs if job.get("type", "annotation") == "annotation")
+            found = sorted(job["id"] for job in jobs if job.get("type", "annotation") == "annotation")
+        if not found:
+            raise ValueError(f"Task {task_id} has no annotation jobs.")
+        return found
 
     def job(self, job_id: int) -> CvatJob:
-        """A job with its frames and labels; ValueError for one of 3D data."""
+        """A job with its frames and labels; ValueError for one of 3D data, or whose task is still being made."""
         api = self._client.api_client
         with _plainly(self.host, f"job {job_id}"):
             job = self._json(api.jobs_api.retrieve, job_id)
             meta = self._json(api.jobs_api.retrieve_data_meta, job_id)
-            labels = self._list(api.labels_api.list_endpoint, job_id=job_id)
-        if job.get("dimension", "2d") != "2d":
-            raise ValueError(f"Job {job_id} is of {job['dimension']} data; only images and videos can be tracked.")
-        there = meta.get("included_frames") or range(job["start_frame"], job["stop_frame"] + 1)
-        frames = sorted(set(there) - set(meta["deleted_frames"]))
-        return CvatJob(job_id, job["task_id"], tuple(frames), tuple(map(_label, labels)))
+            labels = tuple(map(_label, self._list(api.labels_api.list_endpoint, job_id=job_id)))
+            task, dimension = int(job["task_id"]), job.get("dimension") or "2d"
+            frames = () if job["start_frame"] is None else _frames(job, meta)
+        if dimension != "2d":
+            raise ValueError(f"Job {job_id} is of {dimension} data; only images and videos can be tracked.")
+        if job["start_frame"] is None:
+            raise ValueError(f"Job {job_id} has no frames yet; its task is still being made.")
+        return CvatJob(job_id, task, frames, labels)
 
     def annotations(self, job_id: int) -> dict[str, list[Any]]:
-        """All annotations of a job, in lists by kind: shapes, tracks, tags."""
+        """All annotations of a job, in lists by kind: shapes, tracks, tags. They have all fields that are read of them:
+        what an older server leaves out has its default, and without the others it is no CVAT that is known."""
         with _plainly(self.host, f"job {job_id}"):
-            found: dict[str, list[Any]] = self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
-        return found
+            found = self._json(self._client.api_client.jobs_api.retrieve_annotations, job_id)
+            return {
+                "shapes": [_shape(shape, ("id", "label_id"), DEFAULTS) for shape in found["shapes"]],
+                "tracks": [_track(track) for track in found["tracks"]],
+                "tags": [_annotation(tag, (), DEFAULTS) for tag in found.get("tags") or ()],
+            }
 
     def image(self, job_id: int, frame: int) -> bytes:
         """The encoded image of a frame, in its original quality."""
@@ -142,12 +155,46 @@ def connect(login: Login) -> Iterator[Cvat]:
     with _plainly(login.server_host or "the default address", "the login"):
         client = make_client_from_cli(parameters)
     with client:
+        with _plainly(client.api_map.host, "this user"):  # a wrong address shows here, and is not waited for
+            client.api_client.users_api.retrieve_self(_parse_response=False, _request_timeout=TIMEOUT_S)
         yield Cvat(client)
+
+
+def _frames(job: Mapping[str, Any], meta: Mapping[str, Any]) -> tuple[int, ...]:
+    """Those of a job that are not deleted, as annotations number them.
+
+    Only the chosen frames of ground-truth jobs are numbered as the data are, of which a task may take every nth.
+    """
+    step = int(found[1]) if (found := re.search(r"step\s*=\s*(\d+)", meta.get("frame_filter") or "")) else 1
+    first = meta.get("start_frame") or 0  # of the job, among the data
+    chosen = [job["start_frame"] + (frame - first) // step for frame in meta.get("included_frames") or ()]
+    there = set(chosen or range(job["start_frame"], job["stop_frame"] + 1))
+    return tuple(sorted(there - set(meta.get("deleted_frames") or ())))
+
+
+def _shape(shape: Mapping[str, Any], needed: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = ("points",) if shape["type"] in SHAPE_TYPES else ()
+    return _annotation(shape, ("frame", "type", *drawn, *needed), {**SHAPE_DEFAULTS, **defaults})
+
+
+def _track(track: Mapping[str, Any]) -> dict[str, Any]:
+    keyframes = [_shape(keyframe, (), {}) for keyframe in track["shapes"]]
+    return {**_annotation(track, ("id", "label_id"), DEFAULTS), "shapes": keyframes}
+
+
+def _annotation(annotation: Mapping[str, Any], needed: Sequence[str], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """It with all its fields; LookupError where it lacks one of those that are needed."""
+    given = {name: value for name, value in annotation.items() if value is not None}
+    if missing := [name for name in needed if name not in given]:
+        raise LookupError(missing)
+    attributes = [{"spec_id": each["spec_id"], "value": each["value"]} for each in given.get("attributes", ())]
+    return {**defaults, **given, "attributes": attributes}
 
 
 def _label(label: dict[str, Any]) -> Label:
     mutable = frozenset(attribute["id"] for attribute in label["attributes"] if attribute["mutable"])
-    return Label(label["id"], label["name"], label.get("type") or "any", mutable)
+    defaults = {attribute["id"]: attribute.get("default_value") or "" for attribute in label["attributes"]}
+    return Label(label["id"], label["name"], label.get("type") or "any", mutable, defaults)
 
 
 @contextmanager
@@ -164,7 +211,7 @@ def _plainly(host: str, what: str) -> Iterator[None]:
         raise ValueError(f"{str(error).rstrip('.')}.") from error
     except EOFError as error:
         raise ValueError("CVAT wants a password: give --auth USER:PASSWORD, or set CVAT_ACCESS_TOKEN.") from error
-    except (OpenApiException, ValueError, LookupError, AttributeError, AssertionError) as error:
+    except (OpenApiException, ValueError, LookupError, AttributeError, TypeError, AssertionError) as error:
         # What the SDK stumbles over where the answer is not CVAT's.
         raise ValueError(f"What answers at {host} about {what} is no CVAT that this command knows.") from error
 
@@ -175,15 +222,16 @@ def _refusal(host: str, what: str, error: ApiException) -> Exception:
         return BusyError(f"CVAT at {host} answers {error.status} ({error.reason}).", after)
     if error.status == 404:
         return ValueError(f"CVAT at {host} has no {what}, or does not show it to this user.")
-    return ValueError(f"CVAT at {host} refuses {what} with {error.status}: {_detail(error.body or error.reason)}")
+    return ValueError(f"CVAT at {host} refuses {what} with {error.status}: {_detail(error.body, error.reason)}")
 
 
-def _detail(body: str) -> str:
-    """CVAT's own words: {"detail": "..."}, lists of sentences by field, or plain text."""
-    try:
-        words = json.loads(body)
-    except ValueError:
-        words = body
+def _detail(body: str | bytes | None, reason: str) -> str:
+    """CVAT's own words: {"detail": "..."}, lists of sentences by field, or plain text; the status's where a page for
+    browsers comes instead, or nothing."""
+    words: Any = body.decode(errors="replace") if isinstance(body, bytes) else body or ""
+    with suppress(ValueError):
+        words = json.loads(words)
     while isinstance(words, dict | list) and words:
         words = next(iter(words.values())) if isinstance(words, dict) else words[0]
-    return f"{' '.join(str(words).split())[:200].rstrip('.')}."
+    text = " ".join(str(words).split())
+    return f"{reason if not text or text.startswith('<') else text[:200].rstrip('.')}."

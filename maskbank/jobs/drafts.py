@@ -10,8 +10,11 @@ from maskbank.errors import RequestError
 from maskbank.files.images import decode_image
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.objects import Label, find_objects
+from maskbank.jobs.plan import read_job
 from maskbank.jobs.retrying import RETRY_S, Waiting, retried
 from maskbank.jobs.sweeps import MAX_PIXELS
+from maskbank.jobs.uploads import Annotations
+from maskbank.jobs.writing import Writer
 from maskbank.shapes.conversion import mask_to_shape
 
 DRAFT = "semi-auto"  # their source in CVAT; what is automatic would be no seed for the run that comes after
@@ -24,16 +27,36 @@ class AlreadyOutlined(ValueError):
 
 def job_without_outlines(cvat: Cvat, job_id: int) -> CvatJob:
     """The job; AlreadyOutlined where something is outlined in it, and as `Cvat` raises."""
-    job = cvat.job(job_id)
+    job, annotations = read_job(cvat, job_id, RETRY_S)
+    _refuse_outlined(job, annotations)
+    return job
+
+
+def upload_drafts(cvat: Cvat, job: CvatJob, shapes: Sequence[dict[str, Any]]) -> None:
+    """Adds drafts to a job; their groups become those above all that the job has.
+
+    Raises AlreadyOutlined where something was outlined in the job meanwhile, and as `Cvat` does.
+    """
+    writer = Writer(cvat, job.id, RETRY_S, Waiting("CVAT").tell)
+    there = writer.there()
+    _refuse_outlined(job, there)
+    highest = max((each["group"] for those in there.values() for each in those), default=0)
+    grouped = [shape | {"group": shape["group"] and highest + shape["group"]} for shape in shapes]
+    drafts: Annotations = {"shapes": grouped, "tracks": []}
+    writer.create(drafts)
+    if writer.unanswered:
+        writer.delete_twins(drafts)
+
+
+def _refuse_outlined(job: CvatJob, annotations: Annotations) -> None:
     try:
-        outlined = bool(find_objects(cvat.annotations(job_id), job.labels_named(()), job.frames))
+        outlined = bool(find_objects(annotations, job.labels_named(()), job.frames))
     except ValueError:  # it cannot be told which outlines are one object, but there are some
         outlined = True
     if outlined:
         raise AlreadyOutlined(
-            f"Job {job_id}: objects are outlined in it already; --propose and --from-job are for jobs without any."
+            f"Job {job.id}: objects are outlined in it already; --propose and --from-job are for jobs without any."
         )
-    return job
 
 
 def images_of(cvat: Cvat, job: CvatJob, positions: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from maskbank.jobs.cvat import Cvat, CvatJob
-from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines
+from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines, upload_drafts
 from maskbank.jobs.objects import JobObject, Label, find_objects
+from maskbank.jobs.plan import read_job
+from maskbank.jobs.retrying import RETRY_S
 from maskbank.jobs.sweeps import ObjectOf, outlined_object
 from maskbank.shapes.packed_mask import PackedMask
 from maskbank.shapes.shape import SHAPE_TYPES
@@ -51,9 +53,8 @@ def objects_of_job(
 
     Raises ValueError with one sentence where nothing is outlined; and as `Cvat` and `Searcher` do.
     """
-    job = cvat.job(job_id)
+    job, annotations = read_job(cvat, job_id, RETRY_S)
     wanted = job.labels_named(labels)
-    annotations = cvat.annotations(job_id)
     try:
         objects = find_objects(annotations, wanted, job.frames)
     except ValueError as error:
@@ -96,7 +97,7 @@ def start_from(wanted: Sequence[Wanted], cvat: Cvat, job_id: int, dry_run: bool)
         lines.append(f"  {each.drawn.name}: on frame {frame}, score {found.score:.2f}")
     lines += [f"  {each.drawn.name}: the job has no such label" for each in wanted if each not in known]
     if shapes and not dry_run:
-        cvat.create(job_id, {"shapes": shapes, "tracks": []})
+        upload_drafts(cvat, job, shapes)
     done = "would be uploaded" if dry_run else "uploaded"
     head = f"Job {job_id}: {len(shapes)} of {len(wanted)} objects found, {done}."
     return "\n".join([head, *lines, *([NEXT_STEP] if shapes else [])])

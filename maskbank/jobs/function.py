@@ -79,7 +79,8 @@ def in_this_process(environment: Mapping[str, str] | None = None) -> Propagate:
 def _refusal(status: int, who: str, sentence: str, retry_after_s: float | None = None) -> Exception:
     if status == 410:
         return StateExpired(sentence)
-    text = f"{who} answers {status}: {sentence.strip()[:300]}"
+    said = sentence.strip()[:300]
+    text = f"{who} answers {status}: {said}" if said and not said.startswith("<") else f"{who} answers {status}."
     if status in RETRYABLE:
         return BusyError(text, retry_after_s)
     return BadRequest(text) if status == 400 else ValueError(text)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from maskbank.shapes.rotation import unrotated
@@ -21,6 +21,7 @@ class Label:
     name: str
     type: str  # the only type of shapes that CVAT lets it have, or "any"
     mutable: frozenset[int]  # ids of the attributes that may change along a track
+    defaults: Mapping[int, str] = field(default_factory=dict, hash=False)  # of the attributes, by id
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class SeedShapes:
     shapes: tuple[Shape, ...]  # one; or several of a group, which are the object together
     z_order: int
     attributes: Mapping[int, str]  # values by id
+    occluded: bool = False
+
+    @property
+    def look(self) -> tuple[int, bool]:
+        """How CVAT shows it."""
+        return self.z_order, self.occluded
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,9 @@ def find_objects(annotations: Mapping[str, Any], labels: Mapping[int, Label], fr
 
 
 def seeds_digest(objects: Iterable[JobObject]) -> str:
-    """Names the outlines: the same until somebody adds, changes or removes a seed."""
-    return hashlib.sha256(json.dumps([[each.label.id, _outlines(each)] for each in objects]).encode()).hexdigest()
+    """Names the outlines: the same until somebody adds, changes or removes a seed, or makes a track of shapes."""
+    said = [[each.label.id, each.is_track, _outlines(each)] for each in objects]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def without_group(objects: Sequence[JobObject]) -> list[JobObject]:
@@ -181,12 +189,15 @@ def _outlines_something(shape: Mapping[str, Any]) -> bool:
 
 
 def _seed(shapes: Sequence[Mapping[str, Any]], attributes: Mapping[int, str]) -> SeedShapes:
-    return SeedShapes(tuple(map(_shape, shapes)), shapes[0]["z_order"], {**attributes, **_attributes(shapes[0])})
+    first = shapes[0]
+    values = {**attributes, **_attributes(first)}
+    return SeedShapes(tuple(map(shape_of, shapes)), first["z_order"], values, first.get("occluded", False))
 
 
 def _attributes(annotation: Mapping[str, Any]) -> dict[int, str]:
     return {attribute["spec_id"]: attribute["value"] for attribute in annotation["attributes"]}
 
 
-def _shape(shape: Mapping[str, Any]) -> Shape:
+def shape_of(shape: Mapping[str, Any]) -> Shape:
+    """What CVAT shows of a shape or keyframe, which may be turned."""
     return unrotated(Shape(shape["type"], tuple(shape["points"])), shape.get("rotation", 0.0))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from maskbank.jobs.cvat import Cvat, CvatJob
-from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines
+from maskbank.jobs.drafts import NEXT_STEP, draft, images_of, job_without_outlines, upload_drafts
 from maskbank.jobs.objects import Label
 from maskbank.networks.outliner import Outliner
 from maskbank.proposals.propose import NoMotionError, frames_to_look_at, frames_to_read, propose
@@ -37,7 +37,7 @@ def propose_in_job(
         # In groups, or an outline on another frame would belong to any of them.
         groups = numbers if found.count > 1 else [0]
         shapes = [draft(found.ids == i, kind, label, frame, group) for i, group in zip(numbers, groups, strict=True)]
-        cvat.create(job_id, {"shapes": shapes, "tracks": []})
+        upload_drafts(cvat, job, shapes)
     done = "would be uploaded" if dry_run else "uploaded"
     return (
         f"Job {job_id}: {found.count} proposed as {label.name} on frame {frame}, {done}. {found.how_sure}\n{NEXT_STEP}"

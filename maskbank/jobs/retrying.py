@@ -1,10 +1,11 @@
 """Asking again where a server is busy, or back in a moment."""
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_random_exponential
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -46,26 +47,28 @@ class Waiting:
 
 
 def retried(action: Callable[[], T], seconds: float, waiting: Callable[[str], None]) -> T:
-    """The result of an action, tried again on ConnectionError for so many seconds; then the error goes on.
+    """The result of an action, tried again on ConnectionError for so many seconds after it first failed; then the error
+    goes on.
 
     The pauses become longer and are drawn by chance: those who failed together must not come back together.
     `waiting` is told the reason before each pause.
     """
     by_chance = wait_random_exponential(multiplier=2 * FIRST_PAUSE_S, max=LONGEST_PAUSE_S, min=FIRST_PAUSE_S)
+    failures: list[float] = []  # when it failed
 
     def pause(state: RetryCallState) -> float:
         error = state.outcome and state.outcome.exception()
         asked_for = error.retry_after_s if isinstance(error, BusyError) else None
         return max(by_chance(state), asked_for or 0.0)
 
+    def too_late(state: RetryCallState) -> bool:
+        failures.append(time.monotonic())
+        return failures[-1] - failures[0] + state.upcoming_sleep >= seconds
+
     def tell(state: RetryCallState) -> None:
         waiting(str(state.outcome and state.outcome.exception()))
 
     retrying = Retrying(
-        retry=retry_if_exception_type(ConnectionError),
-        stop=stop_before_delay(seconds),
-        wait=pause,
-        before_sleep=tell,
-        reraise=True,
+        retry=retry_if_exception_type(ConnectionError), stop=too_late, wait=pause, before_sleep=tell, reraise=True
     )
     return retrying(action)

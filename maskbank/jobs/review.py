@@ -20,24 +20,40 @@ from maskbank.shapes.rle import decode_rle
 PICTURES = "pictures"
 
 
-def keep_picture(folder: Path, frame: int, image: bytes) -> None:
-    """Keeps a small picture of a job's frame in the folder of its run, unless there is one."""
-    if _picture(folder, frame) is not None:
-        return
-    try:
-        pixels = decode_image(image, MAX_PIXELS)
-    except RequestError as error:
-        raise ValueError(f"Frame {frame}: {error}") from error
-    height, width = pixels.shape[:2]
-    (folder / PICTURES).mkdir(exist_ok=True)
-    # The masks are of the frame's own size, so its name says that.
-    with atomic_write(folder / PICTURES / f"{frame:06d}-{width}x{height}.jpg") as draft:
-        draft.write_bytes(small_jpeg(pixels))
+class Pictures:
+    """Small pictures of a job's frames, in the folder of its run.
 
+    Args:
+        folder: of the run; read once, for every frame of a long job is looked up several times.
+    """
 
-def frames_without_picture(folder: Path, frames: Iterable[int]) -> list[int]:
-    """Those that no sweep fetched, or that were fetched before pictures were kept."""
-    return [frame for frame in frames if _picture(folder, frame) is None]
+    def __init__(self, folder: Path):
+        self._folder = folder / PICTURES
+        self._paths = {int(path.name.partition("-")[0]): path for path in self._folder.glob("[0-9]*-*.jpg")}
+
+    def keep(self, frame: int, image: bytes) -> None:
+        """Keeps a picture of a frame, unless there is one. Raises ValueError for an image that cannot be used."""
+        if frame in self._paths:
+            return
+        try:
+            pixels = decode_image(image, MAX_PIXELS)
+        except RequestError as error:
+            raise ValueError(f"Frame {frame}: {error}") from error
+        height, width = pixels.shape[:2]
+        self._folder.mkdir(exist_ok=True)
+        # The masks are of the frame's own size, so its name says that.
+        path = self._folder / f"{frame:06d}-{width}x{height}.jpg"
+        with atomic_write(path) as draft:
+            draft.write_bytes(small_jpeg(pixels))
+        self._paths[frame] = path
+
+    def missing(self, frames: Iterable[int]) -> list[int]:
+        """Those that no sweep fetched, or that were fetched before pictures were kept."""
+        return [frame for frame in frames if frame not in self._paths]
+
+    def of(self, frame: int) -> Path | None:
+        """The picture of a frame, None where there is none."""
+        return self._paths.get(frame)
 
 
 def record_job(
@@ -66,9 +82,10 @@ def record_job(
         objects={number: drawn.name for number, drawn in enumerate(objects, start=1)},
         job_url=f"{host.rstrip('/')}/tasks/{job.task}/jobs/{job.id}",
     )
+    pictures = Pictures(folder)
     with RunRecord(folder, facts) as record:
         for frame in frames:
-            picture = _picture(folder, frame)
+            picture = pictures.of(frame)
             if picture is None:
                 continue
             width, height = map(int, picture.stem.partition("-")[2].split("x"))
@@ -99,7 +116,3 @@ def _finding(
 def _encoded(points: np.ndarray | None, size: tuple[int, int]) -> str | None:
     """From CVAT's run lengths to COCO's."""
     return None if points is None else encode_mask(decode_rle(points, *size))
-
-
-def _picture(folder: Path, frame: int) -> Path | None:
-    return next((folder / PICTURES).glob(f"{frame:06d}-*.jpg"), None)

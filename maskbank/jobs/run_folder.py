@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,8 +117,12 @@ def _answers(frame: Mapping[str, Any]) -> _Answers:
     ]
 
 
-class RunFolder:
-    """The folder of one run: of a job, of what was outlined in it, and of how it is tracked.
+class AtWorkError(OSError):
+    """Another process is at work on the same job."""
+
+
+class WorkFolder:
+    """A folder of what was done, with notes: of a job, or of one run of it.
 
     Args:
         path: the folder; made, for its owner only, where there is none.
@@ -126,10 +131,6 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    def log(self, direction: str, order: Sequence[int]) -> SweepLog:
-        """The log of the forward or the backward sweep, whose frames come in this order."""
-        return SweepLog(self.path / f"{direction}.jsonl", order)
 
     def note(self, what: str, text: str) -> None:
         """Keeps a text under a name."""
@@ -145,11 +146,25 @@ class RunFolder:
     def alone(self) -> Iterator[None]:
         """Keeps other processes of this machine away: two of them would upload everything twice.
 
-        Raises OSError with one sentence when another one is at work.
+        Raises AtWorkError with one sentence when another one is at work.
         """
         with (self.path / "lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise OSError("Another process is at work on this job with the same outlines.") from None
+                raise AtWorkError("Another process is at work on this job.") from None
             yield
+
+
+class RunFolder(WorkFolder):
+    """The folder of one run: of a job, of what was outlined in it, and of how it is tracked."""
+
+    def log(self, direction: str, order: Sequence[int]) -> SweepLog:
+        """The log of the forward or the backward sweep, whose frames come in this order."""
+        return SweepLog(self.path / f"{direction}.jsonl", order)
+
+
+def job_folder(work: Path, host: str, job_id: int) -> WorkFolder:
+    """The folder of a job, with those of its runs in it, below the one where all work is kept."""
+    server = re.sub(r"[^\w.-]+", "_", host.partition("://")[2])
+    return WorkFolder(work / server / f"job-{job_id}")

@@ -113,6 +113,20 @@ def sweep(
         yield len(log.answers)
 
 
+def check_outlines(
+    frames: Sequence[int],
+    objects: Sequence[JobObject],
+    image_of: ImageOf,
+    object_of: ObjectOf,
+    on_hard_box: Callable[[JobObject, int], None],
+) -> None:
+    """Raises ValueError with one sentence for outlines on these frames that cannot be used: before hours of tracking,
+    not when their turn comes."""
+    for frame in frames:
+        if any(frame in each.seeds for each in objects):
+            _outlines_on(frame, objects, image_of, object_of, on_hard_box)
+
+
 def _with_all_seeds(
     states: list[Any],
     starting: Sequence[int],

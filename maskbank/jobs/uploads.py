@@ -1,7 +1,8 @@
 """Results as CVAT's annotations: masks, polygons, boxes and ellipses, or tracks; and what of them a job lacks."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,14 @@ def _track(drawn: JobObject, kind: str, shown: Mapping[int, list[float]], frames
 
 
 def _drawing(kind: str, frame: int, points: list[float], seed: SeedShapes) -> dict[str, Any]:
-    return {"type": kind, "frame": frame, "points": points, "z_order": seed.z_order, "occluded": False, "rotation": 0.0}
+    return {
+        "type": kind,
+        "frame": frame,
+        "points": points,
+        "z_order": seed.z_order,
+        "occluded": seed.occluded,
+        "rotation": 0.0,
+    }
 
 
 def _attributes(seed: SeedShapes, ids: Collection[int]) -> list[dict[str, Any]]:
@@ -125,16 +133,70 @@ def earlier_results(annotations: Mapping[str, Any], label_ids: Collection[int]) 
 
 def at_places(shapes: Iterable[dict[str, Any]], places: Collection[tuple[int, int, int]]) -> list[dict[str, Any]]:
     """Those whose label, group and frame are among these; `places` has their numbers."""
-    return [each for each in shapes if (each["label_id"], each["group"] or 0, each["frame"]) in places]
+    return [each for each in shapes if _place(each) in places]
+
+
+def keep_attributes(
+    made: Iterable[dict[str, Any]], there: Iterable[Mapping[str, Any]], given: Mapping[int, Collection[str]]
+) -> list[dict[str, Any]]:
+    """Shapes with the attributes that people filled in on those that are there, with the same label, group and frame.
+
+    Where several are made with these it is unclear whose attributes they are, and nothing is kept.
+
+    Args:
+        made: the shapes.
+        there: automatic ones.
+        given: values of attributes that no person filled in there, by the attribute's id.
+    """
+    made = list(made)
+    times = Counter(map(_place, made))
+    filled_in: dict[tuple[int, int, int], dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for shape in there:
+        for id, value in ((each["spec_id"], each["value"]) for each in shape["attributes"]):
+            if value not in given.get(id, ()):
+                filled_in[_place(shape)][id].add(value)
+
+    def kept(shape: dict[str, Any]) -> dict[str, Any]:
+        if times[_place(shape)] > 1 or _place(shape) not in filled_in:
+            return shape
+        attributes = {each["spec_id"]: each["value"] for each in shape["attributes"]}
+        attributes |= {id: min(values) for id, values in filled_in[_place(shape)].items() if len(values) == 1}
+        return shape | {"attributes": [{"spec_id": id, "value": value} for id, value in sorted(attributes.items())]}
+
+    return [kept(shape) for shape in made]
+
+
+def _place(shape: Mapping[str, Any]) -> tuple[int, int, int]:
+    return shape["label_id"], shape["group"] or 0, shape["frame"]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Annotations that were made, beside those that are there."""
+
+    missing: Annotations  # of those that were made
+    twins: Annotations  # of those that are there: one is kept, these are the same once more
+    others: Annotations  # of those that are there: nothing like them was made
+
+
+def compared(made: Annotations, there: Annotations) -> Compared:
+    """Annotations that were made, beside those that are there; ids, and what CVAT adds by itself, do not count."""
+    surplus = without(there, made)
+    others: Annotations = {"shapes": [], "tracks": []}
+    twins: Annotations = {"shapes": [], "tracks": []}
+    for kind, identity in IDENTITIES:
+        known = _by_identity(made[kind], identity)
+        for each in surplus[kind]:
+            alike = any(_say_the_same(each, other) for other in known[identity(each)])
+            (twins if alike else others)[kind].append(each)
+    return Compared(without(made, there), twins, others)
 
 
 def without(these: Annotations, those: Annotations) -> Annotations:
     """These annotations without one equal one for each of those; ids, and what CVAT adds by itself, do not count."""
     left: Annotations = {"shapes": [], "tracks": []}
-    for kind, identity in (("shapes", _shape_identity), ("tracks", _track_identity)):
-        there: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-        for each in those[kind]:
-            there[identity(each)].append(each)
+    for kind, identity in IDENTITIES:
+        there = _by_identity(those[kind], identity)
         for each in these[kind]:
             alike = there[identity(each)]
             equal = next((i for i, other in enumerate(alike) if _say_the_same(each, other)), None)
@@ -145,15 +207,31 @@ def without(these: Annotations, those: Annotations) -> Annotations:
     return left
 
 
+def _by_identity(
+    annotations: Iterable[dict[str, Any]], identity: Callable[[Mapping[str, Any]], tuple[Any, ...]]
+) -> Mapping[tuple[Any, ...], list[dict[str, Any]]]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for each in annotations:
+        found[identity(each)].append(each)
+    return found
+
+
 def _shape_identity(shape: Mapping[str, Any]) -> tuple[Any, ...]:
-    points = tuple(np.round(shape["points"], DECIMALS).tolist())
-    return shape["label_id"], shape["group"] or 0, shape["frame"], shape["type"], shape["z_order"], points
+    whole = shape["type"] == "mask"  # of which there are many numbers
+    points = tuple(shape["points"] if whole else np.round(shape["points"], DECIMALS).tolist())
+    look = shape["z_order"], shape.get("occluded", False)
+    return *_place(shape), shape["type"], look, points
 
 
 def _track_identity(track: Mapping[str, Any]) -> tuple[Any, ...]:
     names = ("frame", "outside", "type", "z_order")
-    keyframes = [(*(each[name] for name in names), *each["points"]) for each in track["shapes"]]
+    keyframes = [
+        (*(each[name] for name in names), each.get("occluded", False), *each["points"]) for each in track["shapes"]
+    ]
     return track["label_id"], track["group"] or 0, *keyframes
+
+
+IDENTITIES = (("shapes", _shape_identity), ("tracks", _track_identity))
 
 
 def _say_the_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
