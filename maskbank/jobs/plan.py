@@ -190,15 +190,15 @@ def beside(now: JobToTrack, results: Results, options: AnnotateOptions) -> Compa
 def with_what_people_filled_in(
     results: Results, now: JobToTrack, kept: WorkFolder, options: AnnotateOptions
 ) -> Results:
-    """The results with attributes that a person gave automatic shapes in the same places.
+    """The results with attributes that a person gave automatic shapes in the same places: values that no outline has
+    or had, and that are not CVAT's default.
 
-    These are values that neither an outline has, now or at an earlier run (as noted in the job's folder), nor CVAT by
-    default.
+    kept: the folder of the job, with what outlines had at earlier runs.
     """
-    given = _given(results.objects)
-    for known in (json.loads(kept.noted(VALUES) or "{}"), *(drawn.label.defaults for drawn in results.objects)):
-        for id, values in known.items():
-            given[int(id)] |= {values} if isinstance(values, str) else set(values)
+    given = _given(kept, results)
+    for drawn in results.objects:
+        for id, value in drawn.label.defaults.items():
+            given[id].add(value)
     there = _there(now, results, options)["shapes"]
     shapes = keep_attributes(results.made["shapes"], there, given)
     return replace(results, made={"shapes": shapes, "tracks": results.made["tracks"]})
@@ -206,18 +206,17 @@ def with_what_people_filled_in(
 
 def note_given(kept: WorkFolder, results: Results) -> None:
     """Notes in a job's folder of which labels it gets results, and which values of attributes they have by outlines."""
-    labels = set(json.loads(kept.noted(LABELS) or "[]")) | {drawn.label.id for drawn in results.objects}
-    kept.note(LABELS, json.dumps(sorted(labels)))
-    values = _given(results.objects)
+    labels = {each["label_id"] for own in results.made.values() for each in own}
+    kept.note(LABELS, json.dumps(sorted(labels | set(json.loads(kept.noted(LABELS) or "[]")))))
+    kept.note(VALUES, json.dumps({id: sorted(values) for id, values in _given(kept, results).items()}))
+
+
+def _given(kept: WorkFolder, results: Results) -> dict[int, set[str]]:
+    """The values of attributes that outlines have, now or at an earlier run, by the attribute's id."""
+    values: dict[int, set[str]] = defaultdict(set)
     for id, known in json.loads(kept.noted(VALUES) or "{}").items():
         values[int(id)] |= set(known)
-    kept.note(VALUES, json.dumps({id: sorted(each) for id, each in values.items()}))
-
-
-def _given(objects: Iterable[JobObject]) -> dict[int, set[str]]:
-    """The values of attributes that outlines have, by the attribute's id."""
-    values: dict[int, set[str]] = defaultdict(set)
-    for seed in (seed for drawn in objects for seed in drawn.seeds.values()):
+    for seed in (seed for drawn in results.objects for seed in drawn.seeds.values()):
         for id, value in seed.attributes.items():
             values[id].add(value)
     return values

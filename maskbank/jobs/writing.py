@@ -51,11 +51,9 @@ class Writer:
         """What the job has at this moment."""
         return retried(partial(self._cvat.annotations, self._job_id), self._retry_s, self._waiting)
 
-    def delete_twins(self, made: Annotations) -> int:
-        """Deletes what the job has twice of these annotations; returns how many."""
-        twins = compared(made, _of_same_source(self.there(), made)).twins
-        self.delete(twins)
-        return count(twins)
+    def delete_twins(self, made: Annotations) -> None:
+        """Deletes what the job has twice of these annotations."""
+        self.delete(compared(made, _of_same_source(self.there(), made)).twins)
 
     def _create(self, portion: Annotations) -> None:
         asked = False
