@@ -44,7 +44,7 @@ from maskbank.tracking.zoom import (
 PRESENCE_THRESHOLD = 0.5  # presence below it: the object is gone
 ABSENCE_THRESHOLD = 0.2  # presence below it: so surely gone that the frame may be memorized as one without the object
 # Sides of search areas in cells are multiples of this where a CPU computes in bfloat16: it builds programs of its own
-# for each size that it comes across, which takes a sixth of the time of a frame, and keeps them.
+# for each size that it comes across, which takes up to a fifth of the time of a frame, and keeps them.
 BFLOAT16_SIDE_STEP = 2
 MEMORIZE_CONFIDENCE = 0.6  # presence times quality from which a frame is worth memorizing
 
