@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import cv2
 import nuclio_sdk
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from support import (
     mask_shape,
     png,
     request,
+    rgb,
     true_mask,
 )
 
@@ -403,6 +405,17 @@ def test_images_of_a_bank_may_differ_in_size(function: Function, frames: list[by
     assert decoded(shapes[0], size).shape == size
     [shape, _], _ = function.track(frames[1], states)
     assert decoded(shape).shape == (HEIGHT, WIDTH)
+
+
+def test_the_last_box_is_of_the_image_that_is_shown(function: Function, frames: list[bytes]) -> None:
+    """CVAT's own tab shows it where the object is gone."""
+    large = png(cv2.resize(rgb(0), (4 * WIDTH, 4 * HEIGHT)))
+    left, top, right, bottom = box_of(true_mask(0, TURTLE))
+    box = {"type": "rectangle", "points": [4.0 * side for side in (left, top, right, bottom)]}
+    _, states = function.ask(large, [box], [])
+    [last], states = function.track(png(np.zeros((HEIGHT, WIDTH, 3), np.uint8)), states)
+    assert not states[0]["visible"]
+    assert np.abs(np.array(last["points"]) - (left, top, right, bottom)).max() < 20
 
 
 # Over HTTP.

@@ -874,6 +874,9 @@ def test_a_store_that_goes_away_and_comes_back(
         server.start()
         status, sentence = other.send(request(frames[3], [None], meanwhile))
         assert status == 503 and "only another worker kept it; try again" in sentence
+        _, again = one.track(frames[2], before)  # the same request: now others have what it led to as well
+        assert again[0] == {name: value for name, value in meanwhile[0].items() if name != "shared"}
+        assert other.send(request(frames[3], [None], again))[0] == 200
         assert other.send(request(frames[2], [None], before))[0] == 200
         # What was made meanwhile has a name of its own, and goes on where it was made, then anywhere.
         assert meanwhile[0]["bank"] != before[0]["bank"] and meanwhile[0]["shared"] is False

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 from maskbank.bank.memory import Memory
 from maskbank.service.planning import BankPlan, Place, derived_id
@@ -12,6 +13,8 @@ from maskbank.shapes.rle import encode_rle, mask_box
 from maskbank.shapes.window import Window
 from maskbank.store.store import ObjectRecord, Revision
 from maskbank.tracking.tracker import Prediction
+
+Box = tuple[int, int, int, int]
 
 
 def next_revision(
@@ -57,9 +60,25 @@ def _record(plan: BankPlan, number: int, prediction: Prediction) -> ObjectRecord
     expected_j = None if seed is None or seed.expected_j is None else round(seed.expected_j, 3)
     if number < len(plan.revision.objects):
         known = plan.revision.objects[number]
-        return ObjectRecord(known.type, box or known.box, rle, confidence, expected_j)
+        box = box or _scaled(known.box, plan.revision.memory.size or mask.shape, mask.shape)
+        return ObjectRecord(known.type, box, rle, confidence, expected_j)
     assert box, "a seed covers at least one pixel"
     return ObjectRecord(plan.types[number], box, rle, confidence, expected_j)
+
+
+def _scaled(box: Box, before: tuple[int, ...], now: tuple[int, ...]) -> Box:
+    """A box, its right and bottom inclusive, of an image of another height and width."""
+    if before == now:
+        return box
+    left, top, right, bottom = box
+    down, across = now[0] / before[0], now[1] / before[1]
+    last_x, last_y = now[1] - 1, now[0] - 1
+    return (
+        min(int(left * across), last_x),
+        min(int(top * down), last_y),
+        min(ceil((right + 1) * across) - 1, last_x),
+        min(ceil((bottom + 1) * down) - 1, last_y),
+    )
 
 
 def image_digest(image: bytes) -> str:

@@ -231,8 +231,16 @@ class Service:
             follower = next((revision for revision in revisions if revision is not None), None)
             if follower is None:
                 return None
-            found.append(follower)
+            found.append(follower if follower.shared else self._shared(follower))
         return found
+
+    def _shared(self, revision: Revision) -> Revision:
+        """One that only this worker has, as the store was unreachable when it was made; in the store, if that is back."""
+        try:
+            kept = self.store.save(replace(revision, shared=True))
+        except UnavailableError:
+            return revision
+        return kept if kept is not None and kept.digest == revision.digest else revision
 
     def _track(
         self, frame: Frame, plans: Sequence[BankPlan], digest: str, shown: str, tune_until: Deadline

@@ -81,7 +81,7 @@ class SharedStore:
     def save(self, revision: Revision) -> Revision | None:
         """See `Store`."""
         taken = self.cache.holder(revision.bank_id, revision.number)
-        if taken is not None:
+        if taken is not None and (taken.shared or taken.digest != revision.digest):
             return taken
         if not self._retried(lambda: self._add(revision)):
             return self._fetch(revision.bank_id, revision.number)
