@@ -235,7 +235,7 @@ class Service:
         return found
 
     def _shared(self, revision: Revision) -> Revision:
-        """One that only this worker has, as the store was unreachable when it was made; in the store, if that is back."""
+        """One that only this worker has, as the store was away when it was made; in the store, if that is back."""
         try:
             kept = self.store.save(replace(revision, shared=True))
         except UnavailableError:

@@ -50,10 +50,14 @@ class MemoryStore:
         return next((each for each in self._banks.get(bank_id, {}).values() if each.number == number), None)
 
     def keep(self, revision: Revision) -> Revision:
-        """Keeps a revision, beside others of its place; returns the one of its digest that was there first."""
+        """Keeps a revision, beside others of its place; returns the one of its digest that was there first, unless that
+        was one that only this worker had."""
         self._expire()
         revisions = self._banks.setdefault(revision.bank_id, {})
-        kept = revisions.setdefault((revision.number, revision.digest), revision)
+        own = (revision.number, revision.digest)
+        if own in revisions and revision.shared and not revisions[own].shared:
+            self._release(revisions.pop(own))
+        kept = revisions.setdefault(own, revision)
         if kept is revision:
             self._hold(revision)
             newest, _ = max(revisions)
