@@ -213,7 +213,7 @@ check_choices() {
     done
     if [[ $PLATFORM == local && -z $stage ]]; then
         for name in CVAT_FUNCTIONS_REDIS_PASSWORD $(settings_named); do
-            # It puts them between such quotes in a line for the shell, when the old function is gone already.
+            # nuctl puts them between such quotes in a line for the shell, when the old function is gone already.
             [[ ${!name-} != *\'* ]] || misused "$name has a ' in it, which nuctl cannot pass on; in an address, %27 means the same."
         done
     fi
@@ -586,7 +586,7 @@ else
     fi
     if [[ $VARIANT == auto ]]; then if has_gpu; then VARIANT=gpu; else VARIANT=cpu; fi; fi
 fi
-if [[ $VARIANT == cpu && ${MASKBANK_DEVICE:-} == cuda* ]] && ! "$rollback"; then
+if [[ $VARIANT == cpu && ${MASKBANK_DEVICE:-} == cuda* ]] && ! "$rollback" && ! "$dry_run"; then # which looks for no GPU
     misused "MASKBANK_DEVICE=$MASKBANK_DEVICE is for the gpu variant; an empty one takes it back: MASKBANK_DEVICE= ./deploy.sh cpu"
 fi
 if [[ $image ]]; then check_given_image; fi

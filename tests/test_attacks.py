@@ -62,6 +62,21 @@ def test_segments_and_chunks_and_strips_without_end(small: Function) -> None:
     assert "strips" in refused(small, b"II*\0" + struct.pack("<I", 8) + entry + bytes(4))
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [("H", 1, "H"), ("I", 1, "I"), ("f", 1, "f"), ("H", 2, "I"), ("B", 1, "B")],
+)
+def test_scans_in_a_tiff_however_it_says_that_it_holds_jpegs(
+    small: Function, order: str, kind: str, count: int, value: str
+) -> None:
+    types = {"B": 1, "H": 3, "I": 4, "f": 11}
+    number = struct.pack(order + value, 7).ljust(4, b"\0")
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HIH", 42, 8, 1)
+    data = head + struct.pack(order + "HHI", 259, types[kind], count) + number + bytes(4)
+    assert "scans" in refused(small, data + b"\xff\xd8\xff" + b"\xff\xda" * (MAX_SCANS + 1))
+
+
 def test_an_image_that_is_a_line(small: Function) -> None:
     assert "long" in refused(small, png(np.zeros((1, 70_000, 3), np.uint8)))
 

@@ -30,13 +30,22 @@ def environment_with(options: argparse.Namespace) -> dict[str, str]:
 
 def as_minutes(text: str) -> float:
     """An argument as minutes above 0, which need not be whole."""
+    return _above_0(text, "a number of minutes")
+
+
+def as_learning_rate(text: str) -> float:
+    """An argument as a learning rate above 0."""
+    return _above_0(text, "a learning rate")
+
+
+def _above_0(text: str, what: str) -> float:
     try:
-        minutes = float(text)
+        number = float(text)
     except ValueError:
-        minutes = 0.0
-    if not 0 < minutes < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes above 0")
-    return minutes
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what} above 0")
+    return number
 
 
 def as_count(text: str) -> int:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from maskbank.cli.options import Commands, as_count, as_minutes
+from maskbank.cli.options import Commands, as_count, as_learning_rate, as_minutes
 
 SCHEDULES = ("small", "short", "light", "long", "stills", "large")
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
@@ -37,7 +37,7 @@ def _add_train(commands: Commands) -> None:
     )
     length = train.add_mutually_exclusive_group(required=True)
     length.add_argument("--minutes", type=as_minutes, help="length of the whole run")
-    length.add_argument("--steps", type=_steps, help="length in steps instead, which makes the run repeatable")
+    length.add_argument("--steps", type=as_count, help="length in steps instead, which makes the run repeatable")
     train.add_argument(
         "--stop-after", type=as_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
@@ -47,7 +47,9 @@ def _add_train(commands: Commands) -> None:
         help="on a CPU, small: from scratch; short, light, long: from --init; on a GPU, stills: from scratch; large: "
         "from --init (default: small, or with --init short)",
     )
-    train.add_argument("--learning-rate", type=_rate, help="at its highest (default: 6e-4, or with --init 3e-4)")
+    train.add_argument(
+        "--learning-rate", type=as_learning_rate, help="at its highest (default: 6e-4, or with --init 3e-4)"
+    )
     train.add_argument("--init", help="weights to start from: lite or lite-open (the bundled ones) or a file")
     train.add_argument(
         "--blend",
@@ -85,12 +87,12 @@ def _add_folds(commands: Commands) -> None:
     folds.add_argument("--source", required=True, help="whose sequences are held out")
     folds.add_argument("--out", type=Path, required=True, help="folder of the trainings and their scores")
     folds.add_argument("--folds", type=_folds, default=3, metavar="N", help="how many (default: %(default)s)")
-    folds.add_argument("--steps", type=_steps, default=300, help="of each training (default: %(default)s)")
+    folds.add_argument("--steps", type=as_count, default=300, help="of each training (default: %(default)s)")
     folds.add_argument(
         "--seeds", type=as_count, default=1, metavar="N", help="trainings of each fold (default: %(default)s)"
     )
     folds.add_argument("--schedule", choices=SCHEDULES, help="as for train")
-    folds.add_argument("--learning-rate", type=_rate, help="as for train")
+    folds.add_argument("--learning-rate", type=as_learning_rate, help="as for train")
     folds.add_argument(
         "--init", help="as for train, but scores say little where these weights were trained on the source, as lite was"
     )
@@ -111,11 +113,13 @@ def _add_train_interactor(commands: Commands) -> None:
     interactor.add_argument("--out", type=Path, required=True, help="folder of the run: state, log and weights")
     how_long = interactor.add_mutually_exclusive_group(required=True)
     how_long.add_argument("--minutes", type=as_minutes, help="length of the whole run")
-    how_long.add_argument("--steps", type=_steps, help="length in steps instead")
+    how_long.add_argument("--steps", type=as_count, help="length in steps instead")
     interactor.add_argument(
         "--stop-after", type=as_minutes, metavar="MINUTES", help="leave after so long; repeat the command to resume"
     )
-    interactor.add_argument("--learning-rate", type=_rate, help="at its highest (default: 1e-3, or with --init 3e-4)")
+    interactor.add_argument(
+        "--learning-rate", type=as_learning_rate, help="at its highest (default: 1e-3, or with --init 3e-4)"
+    )
     interactor.add_argument(
         "--batch", type=as_count, default=16, metavar="N", help="crops in each step; 64 on a GPU (default: %(default)s)"
     )
@@ -123,22 +127,6 @@ def _add_train_interactor(commands: Commands) -> None:
     interactor.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
     interactor.set_defaults(run=_train_interactor, extra="train")
-
-
-def _steps(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of steps above 0")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a learning rate above 0")
-    return rate
 
 
 def _folds(text: str) -> int:

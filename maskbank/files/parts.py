@@ -9,6 +9,7 @@ from maskbank.errors import TooLargeError
 MAX_SCANS = 24  # of a JPEG; progressive ones have about 10. Each goes through all pixels, some with no data at all
 MAX_SEGMENTS = 10_000  # of a JPEG, scans and markers of all kinds; a large colour profile has a hundred
 MAX_STRIPS = 3 * 65_535  # of a TIFF: one for each row and plane
+MOST_TAGS = 65_535  # of a TIFF that are looked at
 MAX_READS = 100_000  # by Pillow from a file; one of 64 MB has some thousand, whatever its format
 
 _JPEG = b"\xff\xd8\xff"
@@ -16,6 +17,7 @@ _JPEG_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither stuffing n
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 _STRIP_TAGS = (273, 279, 324, 325)  # offsets and lengths of a TIFF's strips and tiles
 _COMPRESSION_TAG, _JPEG_COMPRESSIONS = 259, (6, 7)
+_SHORT, _LONG = 3, 4  # types of a tag's value
 
 
 def check_parts(data: bytes) -> None:
@@ -71,13 +73,17 @@ def _check_tiff(data: bytes) -> None:
         [entries] = struct.unpack_from(order + count_format, data, start)
         start += struct.calcsize(order + count_format)
         size = struct.calcsize(order + entry_format)
-        directory = data[start : start + min(entries, 65_535) * size]
+        directory = data[start : start + min(entries, MOST_TAGS) * size]
         tags = list(struct.iter_unpack(order + entry_format, directory[: len(directory) // size * size]))
     except struct.error:
         return
     if any(tag in _STRIP_TAGS and count > MAX_STRIPS for tag, _, count, _ in tags):
         raise TooLargeError(f"The image has more than {MAX_STRIPS} strips, which take too long to decode.")
-    compressions = [struct.unpack_from(order + "H", value)[0] for tag, _, _, value in tags if tag == _COMPRESSION_TAG]
-    holds_jpegs = any(compression in _JPEG_COMPRESSIONS for compression in compressions)
-    if holds_jpegs and data.count(b"\xff\xda") > MAX_SCANS and data.count(b"\xff\xd8\xff"):
+    # However the number is written: one that is not plainly another compression counts as JPEG.
+    may_hold_jpegs = entries > MOST_TAGS or any(
+        kind not in (_SHORT, _LONG) or count != 1 or any(code in value for code in _JPEG_COMPRESSIONS)
+        for tag, kind, count, value in tags
+        if tag == _COMPRESSION_TAG
+    )
+    if may_hold_jpegs and data.count(b"\xff\xda") > MAX_SCANS and data.count(b"\xff\xd8\xff"):
         raise TooLargeError(f"The image holds JPEGs of more than {MAX_SCANS} scans, which take too long to decode.")
