@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from maskbank.networks.lite_segmenter import fast_bfloat16
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.service import service
 from maskbank.tracking import aggregation, tracker
 

@@ -10,7 +10,7 @@ from maskbank.bank.feature_bank import FeatureBank
 from maskbank.bank.memory import BankRequest
 from maskbank.networks.afb_urr import AfbUrr, Bottleneck, Features, QueryEncoder
 from maskbank.networks.aggregation import aggregate
-from maskbank.networks.lite_segmenter import fast_bfloat16
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation
 from maskbank.networks.winograd import WinogradConv2d

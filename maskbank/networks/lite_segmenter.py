@@ -24,6 +24,7 @@ from maskbank.networks.lite import (
     to_prev_mask,
 )
 from maskbank.networks.novelty import familiar, found_places, key_novelty, object_novelty
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.seed_recall import expected_jaccard
 from maskbank.networks.segmenter import Segmentation
@@ -202,11 +203,3 @@ def fold_batch_norm(module: Network) -> Network:
                 module[i] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
                 module[i + 1] = torch.nn.Identity()
     return module
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is native there; without such instructions a CPU is faster in float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capability = torch.cpu.get_capabilities()
-    return bool(capability.get("avx512_bf16") or capability.get("amx_bf16"))

@@ -12,7 +12,8 @@ import torch
 
 from maskbank.errors import RequestError
 from maskbank.networks.interactor import Interactor
-from maskbank.networks.lite_segmenter import fast_bfloat16, fold_batch_norm
+from maskbank.networks.lite_segmenter import fold_batch_norm
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.prompts import OUTSIDE, Box, CropWindow, Points, Prompts, window_around
 from maskbank.networks.weights import fit_weights, load_state_dict
 from maskbank.shapes.conversion import shape_to_mask

@@ -17,8 +17,8 @@ from maskbank.bank.policies import AdaptivePolicy
 from maskbank.deadline import Deadline
 from maskbank.files.images import pixel_digest, resize_image, resize_mask, working_size
 from maskbank.networks.aggregation import HIDDEN_LOGIT
-from maskbank.networks.lite_segmenter import fast_bfloat16
 from maskbank.networks.models import Model
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.search_area import SearchArea
 from maskbank.networks.segmenter import Segmentation, Segmenter
 from maskbank.shapes.window import Window

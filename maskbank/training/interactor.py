@@ -16,7 +16,7 @@ from tqdm import tqdm
 from maskbank.networks.checkpoints import sha256
 from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
-from maskbank.networks.lite_segmenter import fast_bfloat16
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
 from maskbank.training import run_state
 from maskbank.training.distributed import clip_workers

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from maskbank.networks.lite import Lite
-from maskbank.networks.lite_segmenter import fast_bfloat16
 from maskbank.networks.novelty import found_places, object_novelty
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.training.clips import ClipMaker, ClipRecipe
 from maskbank.training.sources import Source
 from maskbank.tuning.unrolling import unroll

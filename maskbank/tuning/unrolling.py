@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from maskbank.networks.aggregation import aggregate
 from maskbank.networks.lite import Lite, LiteDecoded, LiteFeatures, full_size, to_prev_mask
-from maskbank.networks.lite_segmenter import fast_bfloat16
+from maskbank.networks.precision import fast_bfloat16
 from maskbank.tuning.clip_memory import ClipMemory
 from maskbank.tuning.losses import frame_loss
 
