@@ -728,7 +728,7 @@ def test_bad_data_and_weights_give_one_sentence(data, tmp_path, capsys):
     for steps in ("0", "-5", "many"):
         with pytest.raises(SystemExit):
             cli.main(["train", "--data", str(data), "--out", str(tmp_path / "out"), "--steps", steps])
-        assert "is not a number of steps above 0" in capsys.readouterr().err
+        assert f"argument --steps: '{steps}' is not a whole number above 0" in capsys.readouterr().err
 
     def run(folder: Path, *more: object) -> int:
         return cli.main(["train", "--data", str(folder), "--out", str(tmp_path / "out"), "--minutes", "1", *more])
