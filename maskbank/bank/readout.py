@@ -4,10 +4,11 @@ The one read-out of all networks. They differ in how a key resembles a query (`S
 an entry (`CountUsage`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from maskbank.bank.feature_bank import FeatureBank
@@ -15,11 +16,8 @@ from maskbank.bank.feature_bank import FeatureBank
 # Queries that read a bank at once on a CPU: their similarities, up to some 10 MB, are worked on while in its cache.
 # All queries of a frame at once take two to three times as long, and several times the memory.
 QUERIES_AT_ONCE = 256
-# Entries to which all these queries together give a smaller weight are left out. Most are, as queries that lie side by
-# side read the same few; it changes values by some 0.04 %, far less than the steps in which a bank keeps them.
-NEGLIGIBLE = 1e-4
-# Entries and queries are multiplied in whole multiples of these: in bfloat16, a CPU builds a program of its own for
-# each shape of a product, which takes ten times as long as the product, and keeps it.
+# Some of the entries, and some of the queries, are multiplied in whole multiples of these: in bfloat16, a CPU builds a
+# program of its own for each shape of a product, which takes ten times as long as the product, and keeps it.
 ENTRIES_STEP, QUERIES_STEP = 64, 32
 NO_WEIGHT = 1e-30  # of all outlined frames together, for a query
 READ_ELEMENTS = 1 << 24  # similarities (entries × queries) held at once anywhere: 64 MiB in float32
@@ -73,16 +71,17 @@ def read(
     if valid is None or not valid.any(1).all():
         raise ValueError("The bank has no entry to read.")
     keys = _joined([part.keys for part in parts])[None]
-    values = [part.values for part in parts]
+    values = _joined([part.values for part in parts]).to(precision)
     patterns, pattern_of = valid.unique(dim=0, return_inverse=True)
-    groups = []  # of objects that may read the same: which ones, what is hidden from them if anything, their values
+    groups = []  # of objects that may read the same: which ones, what they read unless it is everything, their values
     for number, readable in enumerate(patterns):
         readers = (pattern_of == number).nonzero()[:, 0]
-        own = values if len(readers) == len(valid) else [part[readers] for part in values]
-        groups.append((readers, None if readable.all() else ~readable, own))
+        own = values if len(readers) == len(valid) else values[readers]
+        some = None if readable.all() else readable.nonzero()[:, 0]
+        groups.append((readers, some, own if some is None else _padded(own[..., some], -len(some) % ENTRIES_STEP)))
 
     queries = query.shape[2]
-    readout = query.new_zeros(*values[0].shape[:2], queries, dtype=precision)
+    readout = query.new_zeros(*values.shape[:2], queries, dtype=precision)
     best = query.new_empty(len(valid), queries)
     usage = query.new_zeros(keys.shape[2])
     coverage = bank.seeds.coverage if bank.seeds is not None else None
@@ -91,41 +90,41 @@ def read(
     at_once = max(min(limit, READ_ELEMENTS // keys.shape[2]), 1)
     for start in range(0, queries, at_once):
         here = slice(start, start + at_once)
-        scores = similarity(keys, query[..., here])
-        for readers, hidden, own in groups:
-            masked = scores if hidden is None else scores.masked_fill(hidden, -torch.inf)
-            weights = masked[0].softmax(1)
-            usage += count_usage(weights) * (len(readers) / len(valid))
+        scores = similarity(keys, query[..., here])[0]
+        for readers, some, own in groups:
+            read_scores = scores if some is None else scores.index_select(1, some)
+            weights = read_scores.softmax(1)
+            used = count_usage(weights) * (len(readers) / len(valid))
+            usage += used if some is None else usage.new_zeros(usage.shape).index_copy(0, some, used)
             if coverage is not None and seed_labels is not None:
-                of_seeds = weights[:, : coverage.shape[1]]  # the first part of a bank
-                seed_labels[readers, here] = coverage[readers] @ of_seeds.T / (of_seeds.sum(1) + NO_WEIGHT)
-            best[readers, here] = masked.amax(2)
+                covered = coverage[readers]  # of the entries of outlined frames, the first part of a bank
+                covered = covered if some is None else covered[:, some[some < coverage.shape[1]]]
+                of_seeds = weights[:, : covered.shape[1]]
+                seed_labels[readers, here] = covered @ of_seeds.T / (of_seeds.sum(1) + NO_WEIGHT)
+            best[readers, here] = read_scores.amax(1)
             readout[readers, :, here] = _weighted(
-                own, weights, precision, None if wanted is None else wanted[readers, here]
+                own, weights.to(precision), None if wanted is None else wanted[readers, here]
             )
     return Readout(readout, best, usage, seed_labels)
 
 
-def _weighted(parts: Sequence[Tensor], weights: Tensor, precision: torch.dtype, wanted: Tensor | None) -> Tensor:
-    """The sums of values, which come in parts (K, Cv, some of N), with weights (M, N): (K, Cv, M); see `read`."""
-    counting = _filled_up(weights.sum(0) >= NEGLIGIBLE, ENTRIES_STEP)
-    weights = weights[:, counting].to(precision)
-    places = [those.nonzero()[:, 0] for those in counting.split([part.shape[-1] for part in parts])]
-    if wanted is None:
-        values = _joined([part[..., those] for part, those in zip(parts, places, strict=True)]).to(precision)
+def _weighted(values: Tensor, weights: Tensor, wanted: Tensor | None) -> Tensor:
+    """The sums of values (K, Cv, N) with weights (M, N or less, as values may be padded): (K, Cv, M); see `read`."""
+    weights = _padded(weights, values.shape[2] - weights.shape[1])
+    if wanted is None or wanted.all():
         sums: Tensor = (values.flatten(0, 1) @ weights.T).unflatten(0, values.shape[:2])
         return sums
-    sums = weights.new_zeros(*parts[0].shape[:2], len(weights))
+    sums = weights.new_zeros(*values.shape[:2], len(weights))
     for k, queries in enumerate(wanted):
-        if not queries.any():
-            continue
-        own = _joined([part[k][:, those] for part, those in zip(parts, places, strict=True)]).to(precision)
-        if queries.all():
-            torch.mm(own, weights.T, out=sums[k])
-        else:
+        if queries.any():
             read = _filled_up(queries, QUERIES_STEP)
-            sums[k][:, queries] = (own @ weights[read].T)[:, queries[read]]
+            sums[k][:, queries] = (values[k] @ weights[read].T)[:, queries[read]]
     return sums
+
+
+def _padded(tensor: Tensor, more: int) -> Tensor:
+    """With so many zeros more in the last dimension."""
+    return F.pad(tensor, (0, more)) if more else tensor
 
 
 def _filled_up(chosen: Tensor, step: int) -> Tensor:

@@ -327,8 +327,10 @@ def conv_bn_relu(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
 def similarity(keys: Tensor, query: Tensor) -> Tensor:
     """Negative squared distance up to a term per query: (B, C, N), (B, C, M) → (B, M, N) (STCN, eq. 4)."""
     scale = 1 / math.sqrt(keys.shape[1])
-    squares = keys.pow(2).sum(1)[:, None]
-    return torch.baddbmm(squares, query.transpose(1, 2), keys, beta=-scale, alpha=2 * scale)  # one pass over (M, N)
+    # As one product, where squares have a row of their own: (M, N) is so large that each pass over it counts.
+    keys = torch.cat([keys, keys.pow(2).sum(1, keepdim=True)], 1)
+    query = torch.cat([2 * scale * query, query.new_full((len(query), 1, query.shape[2]), -scale)], 1)
+    return query.transpose(1, 2) @ keys
 
 
 def with_others(masks: Tensor) -> Tensor:
