@@ -39,6 +39,7 @@ from maskbank.networks.weights import (
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe, change_light
 from maskbank.training.exports import load_data
+from maskbank.training.interactor import train_interactor
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.run import RunOptions
 from maskbank.training.run_state import WeightAverage
@@ -529,11 +530,13 @@ def test_weights_of_a_very_long_run_can_be_loaded(data, tmp_path, tiny):
     assert all(weights[name].dtype == torch.int64 and weights[name] > 70_000 for name in counters)
 
 
-def test_the_command_line_has_the_defaults_of_the_function():
-    options = cli.entry._parser().parse_args(["train", "--data", "x", "--steps", "1"])
-    defaults = {name: p.default for name, p in inspect.signature(train).parameters.items() if p.default is not p.empty}
+@pytest.mark.parametrize(("command", "function"), [("train", train), ("train-interactor", train_interactor)])
+def test_the_command_line_has_the_defaults_of_the_function(command, function):
+    options = cli.entry._parser().parse_args([command, "--data", "x", "--out", "y", "--steps", "1"])
+    own = inspect.signature(function).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
+    assert defaults
     defaults |= {field.name: field.default for field in fields(RunOptions) if field.name != "steps"}
-    assert len(defaults) == 10
     for name, default in defaults.items():
         value = getattr(options, name)
         assert (tuple(value) if name == "exclude" else value) == default, name
