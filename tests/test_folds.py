@@ -19,6 +19,7 @@ from maskbank.training.clips import ClipRecipe
 from maskbank.training.exports import load_data
 from maskbank.training.fold_scores import FoldScore, FoldScores, compare, comparison_report, read_scores
 from maskbank.training.folds import train_on_folds
+from maskbank.training.run import RunOptions
 from maskbank.training.schedules import Stage
 from maskbank.training.trainer import train
 from maskbank.training.validation import validate
@@ -58,7 +59,8 @@ def trainings(monkeypatch) -> list[dict[str, object]]:
 
     def noted(*arguments: object, **options: object) -> Path:
         given = inspect.signature(train).bind(*arguments, **options).arguments
-        done.append({"run": given["out"].name, "seed": given["seed"], "exclude": given["exclude"]})
+        asked = given["options"]
+        done.append({"run": given["out"].name, "seed": asked.seed, "exclude": asked.exclude})
         return train(*arguments, **options)
 
     monkeypatch.setattr(folds, "train", noted)
@@ -92,8 +94,8 @@ def test_training_does_without_a_sequence_that_is_left_out(data, tmp_path, tiny)
     shutil.copytree(data, tmp_path / "data")
     (tmp_path / "data" / "video" / "pond" / "bee" / "00010.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match="00010.jpg cannot be read: The image is damaged"):
-        train([tmp_path / "data"], tmp_path / "all", steps=1)
-    assert train([tmp_path / "data"], tmp_path / "rest", steps=1, exclude=("pond/bee",)).exists()
+        train([tmp_path / "data"], tmp_path / "all", RunOptions(steps=1))
+    assert train([tmp_path / "data"], tmp_path / "rest", RunOptions(steps=1, exclude=("pond/bee",))).exists()
 
 
 # ---------------------------------------------------------------- the run

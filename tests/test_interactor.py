@@ -19,6 +19,7 @@ from maskbank.networks.weights import load_state_dict
 from maskbank.training import interactor
 from maskbank.training.interactor import HELD_OUT_EVERY, PromptBatches, calibrate, split_sources, train_interactor
 from maskbank.training.prompts import PromptMaker, tight_box
+from maskbank.training.run import RunOptions
 from maskbank.training.sources import Source, load_sources
 from maskbank.tuning.samples import Sample
 
@@ -153,5 +154,5 @@ def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.
     assert "began with another --learning-rate" in capsys.readouterr().err
     assert cli.main([*command, "--batch", "2"]) == 1
     assert "began with another --batch" in capsys.readouterr().err
-    tuned = train_interactor([data], tmp_path / "tuned", steps=1, init=out / "interactor.safetensors")
+    tuned = train_interactor([data], tmp_path / "tuned", RunOptions(steps=1, init=out / "interactor.safetensors"))
     assert tuned.exists()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import cv2
@@ -39,7 +39,9 @@ from maskbank.networks.weights import (
 from maskbank.training import novelty, schedules, trainer
 from maskbank.training.clips import LARGEST_SEED, SMALLEST_SEED, ClipMaker, ClipRecipe, change_light
 from maskbank.training.exports import load_data
+from maskbank.training.interactor import train_interactor
 from maskbank.training.pretrained import load_pretrained, published_encoder
+from maskbank.training.run import RunOptions
 from maskbank.training.run_state import WeightAverage
 from maskbank.training.schedules import Stage, stage_at
 from maskbank.training.sources import Source, load_sources, read_sample
@@ -417,7 +419,7 @@ def test_what_the_first_layers_see_stays(data, tmp_path, tiny):
     """Training leaves the frozen layers as published and moves the others."""
     network, fresh = Lite(), Lite()
     load_pretrained(fresh.encoder, published_encoder())
-    network.load_state_dict(load_file(train([data], tmp_path, minutes=2 / 60, schedule=tiny)))
+    network.load_state_dict(load_file(train([data], tmp_path, RunOptions(minutes=2 / 60), schedule=tiny)))
     for name in ("stem", "to2", "to4", "to8", "to16"):
         after = getattr(network.encoder, name).state_dict()
         before = in_half_precision(getattr(fresh.encoder, name).state_dict())
@@ -436,7 +438,7 @@ def tiny(monkeypatch) -> str:
         Stage(1.0, ClipRecipe(crop_size=SIZE, frames=3, objects=2), 2),
     )
     monkeypatch.setitem(schedules.SCHEDULES, "tiny", stages)
-    monkeypatch.setattr(trainer, "LOG_EVERY", 1)
+    monkeypatch.setattr("maskbank.training.run.LOG_EVERY", 1)
     monkeypatch.setattr(novelty, "CLIPS", 6)
     return "tiny"
 
@@ -448,7 +450,7 @@ def log_of(out: Path) -> list[dict[str, float]]:
 
 def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny, capsys):
     out = tmp_path / "run"
-    weights = train([data], out, minutes=2, schedule=tiny, stop_after=3 / 60)
+    weights = train([data], out, RunOptions(minutes=2, stop_after=3 / 60), schedule=tiny)
     assert weights == out / "lite.safetensors"
     assert {path.name for path in out.iterdir()} == {"lite.safetensors", "state.pt", "log.csv", "log.png"}
     before, saved = log_of(out), torch.load(out / "state.pt", weights_only=True)
@@ -457,7 +459,7 @@ def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny, capsys):
     assert 3 <= saved["spent_s"] < 60
     _, first = load_segmenter("lite", weights, torch.device("cpu"))
 
-    assert train([data], out, minutes=2, schedule=tiny, stop_after=2 / 60) == weights
+    assert train([data], out, RunOptions(minutes=2, stop_after=2 / 60), schedule=tiny) == weights
     after, resumed = log_of(out), torch.load(out / "state.pt", weights_only=True)
     assert after[: len(before)] == before
     assert [row["step"] for row in after] == list(range(1, resumed["step"] + 1))
@@ -468,38 +470,39 @@ def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny, capsys):
     assert second != first
 
     capsys.readouterr()
-    train([data], out, minutes=resumed["spent_s"] / 60 - 1e-6, schedule=tiny)  # its time is up: nothing more is learnt
+    over = RunOptions(minutes=resumed["spent_s"] / 60 - 1e-6)  # its time is up: nothing more is learnt
+    train([data], out, over, schedule=tiny)
     assert torch.load(out / "state.pt", weights_only=True)["step"] == resumed["step"]
     assert f"The run in {out} had ended: nothing was trained. New data needs a new --out." in capsys.readouterr().err
 
 
 def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
     """Else weights would be a blend with others than it started from, or its rate leap."""
-    train([data], tmp_path, minutes=1, schedule=tiny, stop_after=1e-12)
+    train([data], tmp_path, RunOptions(minutes=1, stop_after=1e-12), schedule=tiny)
     before = (tmp_path / "lite.safetensors").read_bytes()
+    began = {"options": RunOptions(minutes=1, learning_rate=trainer.LEARNING_RATE), "schedule": tiny}
     for name, other in {"init": LITE, "schedule": "short", "learning_rate": 1e-4, "seed": 1}.items():
         told = (
             f"The run in {tmp_path} began with another --{name.replace('_', '-')}: repeat that, or take another --out."
         )
+        own = {name: other} if name == "schedule" else {"options": replace(began["options"], **{name: other})}
         with pytest.raises(ValueError, match=re.escape(told)):
-            train(
-                [data], tmp_path, minutes=1, **{"schedule": tiny, "learning_rate": trainer.LEARNING_RATE, name: other}
-            )
+            train([data], tmp_path, **began | own)
     assert (tmp_path / "lite.safetensors").read_bytes() == before
     state = torch.load(tmp_path / "state.pt", weights_only=True)
     torch.save({name: value for name, value in state.items() if name != "options"}, tmp_path / "state.pt")
     with pytest.raises(ValueError, match=re.escape(f"The run in {tmp_path} is one of an earlier version")):
-        train([data], tmp_path, minutes=1, schedule=tiny)
+        train([data], tmp_path, RunOptions(minutes=1), schedule=tiny)
 
 
 def test_a_run_is_not_resumed_with_other_data(data, tmp_path, tiny):
     """What it was to be scored on would have been trained on before."""
-    train([data], tmp_path / "run", steps=2, schedule=tiny, stop_after=1e-12)
+    train([data], tmp_path / "run", RunOptions(steps=2, stop_after=1e-12), schedule=tiny)
     with pytest.raises(ValueError, match="began with another --exclude: repeat that, or take another --out"):
-        train([data], tmp_path / "run", steps=2, schedule=tiny, exclude=("pond/swim",))
+        train([data], tmp_path / "run", RunOptions(steps=2, exclude=("pond/swim",)), schedule=tiny)
     shutil.copytree(data, tmp_path / "other")
     with pytest.raises(ValueError, match="began with another --data: repeat that, or take another --out"):
-        train([tmp_path / "other"], tmp_path / "run", steps=2, schedule=tiny)
+        train([tmp_path / "other"], tmp_path / "run", RunOptions(steps=2), schedule=tiny)
 
 
 def test_reading_the_data_is_no_training(data, tmp_path, tiny, monkeypatch):
@@ -508,13 +511,13 @@ def test_reading_the_data_is_no_training(data, tmp_path, tiny, monkeypatch):
         return load_data(*arguments)
 
     monkeypatch.setattr("maskbank.training.trainer.load_data", slowly)
-    train([data], tmp_path / "run", minutes=0.9 / 60, schedule=tiny)
+    train([data], tmp_path / "run", RunOptions(minutes=0.9 / 60), schedule=tiny)
     assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] > 0
 
 
 def test_weights_of_a_very_long_run_can_be_loaded(data, tmp_path, tiny):
     """It counts more batches than half precision can."""
-    train([data], tmp_path / "run", steps=2, schedule=tiny, stop_after=1e-12)
+    train([data], tmp_path / "run", RunOptions(steps=2, stop_after=1e-12), schedule=tiny)
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
     counters = [name for name in state["network"] if name.endswith("num_batches_tracked")]
     assert counters
@@ -522,23 +525,27 @@ def test_weights_of_a_very_long_run_can_be_loaded(data, tmp_path, tiny):
         for name in counters:
             state[part][name] += 70_000
     torch.save(state, tmp_path / "run" / "state.pt")
-    weights = load_state_dict(train([data], tmp_path / "run", steps=2, schedule=tiny))
+    weights = load_state_dict(train([data], tmp_path / "run", RunOptions(steps=2), schedule=tiny))
     fit_weights(Lite(), weights, "of a long run")
     assert all(weights[name].dtype == torch.int64 and weights[name] > 70_000 for name in counters)
 
 
-def test_the_command_line_has_the_defaults_of_the_function():
-    options = cli.entry._parser().parse_args(["train", "--data", "x", "--steps", "1"])
-    for name, parameter in inspect.signature(train).parameters.items():
-        if parameter.default is not parameter.empty and name != "steps":
-            value = getattr(options, name)
-            assert (tuple(value) if name == "exclude" else value) == parameter.default, name
+@pytest.mark.parametrize(("command", "function"), [("train", train), ("train-interactor", train_interactor)])
+def test_the_command_line_has_the_defaults_of_the_function(command, function):
+    options = cli.entry._parser().parse_args([command, "--data", "x", "--out", "y", "--steps", "1"])
+    own = inspect.signature(function).parameters.values()
+    defaults = {parameter.name: parameter.default for parameter in own if parameter.default is not parameter.empty}
+    assert defaults
+    defaults |= {field.name: field.default for field in fields(RunOptions) if field.name != "steps"}
+    for name, default in defaults.items():
+        value = getattr(options, name)
+        assert (tuple(value) if name == "exclude" else value) == default, name
 
 
 def test_run_starts_from_given_weights(data, tmp_path, tiny):
-    first = train([data], tmp_path / "a", minutes=1 / 60, schedule=tiny)
+    first = train([data], tmp_path / "a", RunOptions(minutes=1 / 60), schedule=tiny)
     _, given = load_segmenter("lite", first, torch.device("cpu"))
-    again = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=first, stop_after=1e-12)
+    again = train([data], tmp_path / "b", RunOptions(minutes=1, init=first, stop_after=1e-12), schedule=tiny)
     assert load_segmenter("lite", again, torch.device("cpu"))[1] == given
 
 
@@ -546,10 +553,12 @@ def test_trained_weights_go_with_the_interactor_of_those_they_started_from(data,
     open_weights = BUNDLED_WEIGHTS["lite-open"]
     started = {"open": open_weights, "research": LITE, "scratch": None}
     found = {
-        name: train([data], tmp_path / name, minutes=1, schedule=tiny, init=init, stop_after=1e-12)
+        name: train([data], tmp_path / name, RunOptions(minutes=1, init=init, stop_after=1e-12), schedule=tiny)
         for name, init in started.items()
     }
-    found["twice"] = train([data], tmp_path / "b", minutes=1, schedule=tiny, init=found["open"], stop_after=1e-12)
+    found["twice"] = train(
+        [data], tmp_path / "b", RunOptions(minutes=1, init=found["open"], stop_after=1e-12), schedule=tiny
+    )
     found["converted"] = tmp_path / "converted.safetensors"
     convert(found["twice"], found["converted"])
     assert {name: interactor_beside(path).stem for name, path in found.items()} == {
@@ -563,19 +572,21 @@ def test_trained_weights_go_with_the_interactor_of_those_they_started_from(data,
 
 def test_trained_weights_are_trained_gently_unless_told_otherwise(data, tmp_path, tiny, monkeypatch):
     monkeypatch.setitem(schedules.SCHEDULES, "short", schedules.SCHEDULES[tiny])
-    runs = {"gentle": {}, "told": {"learning_rate": trainer.LEARNING_RATE, "schedule": "short"}}
+    gentle = RunOptions(steps=3, init=LITE)
+    told = replace(gentle, learning_rate=trainer.LEARNING_RATE)
+    runs = {"gentle": {"options": gentle}, "told": {"options": told, "schedule": "short"}}
     moved = {}
-    for name, options in runs.items():
-        weights = load_file(train([data], tmp_path / name, steps=3, init=LITE, **options))
+    for name, run in runs.items():
+        weights = load_file(train([data], tmp_path / name, **run))
         moved[name] = float((weights["key.weight"] - load_state_dict(LITE)["key.weight"]).abs().mean())
     assert 0 < moved["gentle"] < 0.6 * moved["told"]
 
 
 def test_trained_and_initial_weights_are_blended_half_and_half_unless_told_otherwise(data, tmp_path, tiny):
     """Also by a run that was resumed."""
-    run = {"steps": 4, "init": LITE, "schedule": tiny}
-    train([data], tmp_path / "half", stop_after=1e-6, **run)
-    half = load_file(train([data], tmp_path / "half", **run))
+    run = RunOptions(steps=4, init=LITE)
+    train([data], tmp_path / "half", replace(run, stop_after=1e-6), schedule=tiny)
+    half = load_file(train([data], tmp_path / "half", run, schedule=tiny))
     trained = torch.load(tmp_path / "half" / "state.pt", weights_only=True)["average"]
     for name, before in load_state_dict(LITE).items():
         if before.is_floating_point() and name != "novelty_threshold":
@@ -583,10 +594,10 @@ def test_trained_and_initial_weights_are_blended_half_and_half_unless_told_other
             torch.testing.assert_close(half[name].float(), blended, rtol=1e-3, atol=1e-6)  # half precision
         if "running_" in name:  # the statistics of a job's few images say too little
             assert torch.equal(half[name], before)
-    whole = load_file(train([data], tmp_path / "half", blend=1.0, **run))
+    whole = load_file(train([data], tmp_path / "half", run, schedule=tiny, blend=1.0))
     torch.testing.assert_close(whole["key.weight"], trained["key.weight"].half())
     with pytest.raises(ValueError, match="must be above 0 and at most 1, not 7"):
-        train([data], tmp_path / "half", blend=7, **run)
+        train([data], tmp_path / "half", run, schedule=tiny, blend=7)
 
 
 def test_weights_of_two_runs_are_averaged(tmp_path):
@@ -604,7 +615,7 @@ def test_weights_of_two_runs_are_averaged(tmp_path):
 
 def test_trained_weights_know_what_is_novel_to_them(data, tmp_path, tiny):
     """Their keys have moved, and the threshold with them: frames of the data are known, their negatives are not."""
-    weights = train([data], tmp_path, steps=2, init=LITE, schedule=tiny)
+    weights = train([data], tmp_path, RunOptions(steps=2, init=LITE), schedule=tiny)
     network = Lite().eval()
     network.load_state_dict(load_file(weights))
     before, threshold = (float(state["novelty_threshold"]) for state in (load_state_dict(LITE), network.state_dict()))
@@ -625,18 +636,18 @@ def test_trained_weights_know_what_is_novel_to_them(data, tmp_path, tiny):
 
 def test_runs_of_so_many_steps_are_repeatable(data, tmp_path, tiny):
     runs = [
-        train([data], tmp_path / name, steps=4, schedule=tiny, seed=seed)
+        train([data], tmp_path / name, RunOptions(steps=4, seed=seed), schedule=tiny)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     one, same, other = (load_segmenter("lite", weights, torch.device("cpu"))[1] for weights in runs)
     assert one == same != other
     assert [row["step"] for row in log_of(tmp_path / "a")] == [1, 2, 3, 4]
     with pytest.raises(ValueError, match="a length in minutes or in steps, and only one of the two"):
-        train([data], tmp_path / "d", steps=4, minutes=1, schedule=tiny)
+        RunOptions(steps=4, minutes=1)
 
 
 def test_validation_is_logged_and_drawn(data, tmp_path, tiny):
-    train([data], tmp_path, steps=3, schedule=tiny, val=data / "video", val_every=1e-6)
+    train([data], tmp_path, RunOptions(steps=3), schedule=tiny, val=data / "video", val_every=1e-6)
     scores = [(row["step"], row["val_j_and_f"]) for row in log_of(tmp_path) if "val_j_and_f" in row]
     assert [step for step, _ in scores] == [1, 2, 3, 3]
     assert all(0 < score < 100 for _, score in scores) and scores[2] == scores[3]
@@ -645,15 +656,10 @@ def test_validation_is_logged_and_drawn(data, tmp_path, tiny):
 
 def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsys):
     """With a learning rate that ruins the weights, and resumed in between: it says so at the end."""
-    run = {
-        "out": tmp_path / "run",
-        "schedule": tiny,
-        "init": LITE,
-        "val": data / "video",
-        "val_every": 99,
-    }
-    train([data], steps=40, learning_rate=0.02, stop_after=1e-6, **run)
-    train([data], steps=40, learning_rate=0.02, **run)
+    options = RunOptions(steps=40, learning_rate=0.02, init=LITE)
+    run = {"out": tmp_path / "run", "schedule": tiny, "val": data / "video", "val_every": 99}
+    train([data], options=replace(options, stop_after=1e-6), **run)
+    train([data], options=options, **run)
     told = capsys.readouterr().out.splitlines()[-1]
     numbers = re.fullmatch(rf"J&F on {data}/video: (.+), with the weights it started from (.+?)\. (.+)", told)
     assert float(numbers[2]) > float(numbers[1]) + 1 and float(numbers[2]) == pytest.approx(
@@ -664,7 +670,7 @@ def test_a_run_is_compared_with_what_it_started_from(data, tmp_path, tiny, capsy
 
 def test_a_rate_that_is_too_high_gives_one_sentence(data, tmp_path, tiny):
     with pytest.raises(ValueError, match="diverged at step [0-9]+: take a lower --learning-rate"):
-        train([data], tmp_path, steps=60, learning_rate=1e4, schedule=tiny, init=LITE)
+        train([data], tmp_path, RunOptions(steps=60, learning_rate=1e4, init=LITE), schedule=tiny)
     assert not (tmp_path / "lite.safetensors").exists()
 
 
@@ -676,12 +682,13 @@ def test_two_processes_train_one_network(data, tmp_path):
     (tmp_path / "run.py").write_text(f"""
 import sys
 from pathlib import Path
-from maskbank.training import schedules, trainer
+from maskbank.training import run, schedules
 from maskbank.training.clips import ClipRecipe
+from maskbank.training.trainer import train
 
-trainer.LOG_EVERY = 1
+run.LOG_EVERY = 1
 schedules.SCHEDULES["tiny"] = (schedules.Stage(1.0, ClipRecipe(crop_size={SIZE}, frames=2, objects=2), 2),)
-trainer.train([Path({str(data)!r})], Path(sys.argv[1]), steps=int(sys.argv[2]), schedule="tiny")
+train([Path({str(data)!r})], Path(sys.argv[1]), run.RunOptions(steps=int(sys.argv[2])), schedule="tiny")
 """)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -698,17 +705,17 @@ trainer.train([Path({str(data)!r})], Path(sys.argv[1]), steps=int(sys.argv[2]), 
 
 
 def test_a_run_that_was_killed_forgets_what_it_logged_after_its_state(data, tmp_path, tiny):
-    train([data], tmp_path, steps=3, schedule=tiny)
+    train([data], tmp_path, RunOptions(steps=3), schedule=tiny)
     with (tmp_path / "log.csv").open("a") as file:
         file.write("4,9,0.1,0.9,\n5,9,0.1,0.9,\n")
-    train([data], tmp_path, steps=5, schedule=tiny)
+    train([data], tmp_path, RunOptions(steps=5), schedule=tiny)
     rows = log_of(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5] and rows[3]["seconds"] != 9
 
 
 def test_a_wrong_folder_for_validation_is_found_out_at_once(data, tmp_path, tiny):
     with pytest.raises(ValueError, match="holds no folder of .jpg or .webp frames with .png masks"):
-        train([data], tmp_path / "out", steps=1, schedule=tiny, val=tmp_path / "nowhere")
+        train([data], tmp_path / "out", RunOptions(steps=1), schedule=tiny, val=tmp_path / "nowhere")
     assert not (tmp_path / "out" / "state.pt").exists()
 
 

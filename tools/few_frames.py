@@ -22,6 +22,7 @@ from maskbank.evaluation.sequences import AnnotatedSequence, read_sequences
 from maskbank.networks.models import BUNDLED_WEIGHTS
 from maskbank.settings import Settings, read_settings
 from maskbank.tracking.loading import load_tracker
+from maskbank.training.run import RunOptions
 from maskbank.training.trainer import train
 
 
@@ -37,8 +38,8 @@ def tuned(sequence: AnnotatedSequence, frames: Outlined, folder: Path, init: Pat
     for i in frames:
         for file in (sequence.images[i], sequence.images[i].with_suffix(".png")):
             shutil.copyfile(file, data / file.name)
-    length = {"steps": options.steps} if options.steps else {"minutes": options.minutes}
-    return train([folder / "data"], folder / "run", init=init, blend=options.blend, **length)
+    run = RunOptions(minutes=None if options.steps else options.minutes, steps=options.steps, init=init)
+    return train([folder / "data"], folder / "run", run, blend=options.blend)
 
 
 def run_folder(options: argparse.Namespace, sequence: AnnotatedSequence) -> Path:

@@ -236,11 +236,13 @@ def _tuning(minutes: float, settings: "Settings", environment: dict[str, str]) -
     """`maskbank job --tune`: training on a job's own frames, then the function with these weights in this process."""
     from maskbank.jobs.function import in_this_process
     from maskbank.networks.models import BUNDLED_WEIGHTS
+    from maskbank.training.run import RunOptions
     from maskbank.training.trainer import train
 
     def tune(data: Path, run: Path) -> "Propagate":
         init = settings.weights or BUNDLED_WEIGHTS["lite"]
-        weights = train([data], run, minutes=minutes, init=init, blend=1.0)  # they serve this job only: let them forget
+        options = RunOptions(minutes=minutes, init=init)
+        weights = train([data], run, options, blend=1.0)  # they serve this job only: let them forget
         chosen = {"MASKBANK_WEIGHTS": str(weights), "MASKBANK_INTERACTOR_WEIGHTS": str(settings.interactor)}
         return in_this_process(environment | chosen)
 

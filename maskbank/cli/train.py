@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from maskbank.cli.options import Commands, as_count, as_learning_rate, as_minutes
+
+if TYPE_CHECKING:  # what commands need is imported when they run
+    from maskbank.training.run import RunOptions
 
 SCHEDULES = ("small", "short", "light", "long", "stills", "large")
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
@@ -138,30 +141,45 @@ def _folds(text: str) -> int:
 def _train(options: argparse.Namespace) -> None:
     from maskbank.training.trainer import train
 
-    chosen = _chosen(options)
-    chosen["out"] = options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip")
-    chosen["init"] = _initial_weights(options.init)
-    print(train(**chosen))
+    print(
+        train(
+            options.data,
+            options.out or Path("runs") / options.data[0].resolve().name.removesuffix(".zip"),
+            _run_options(options, _initial_weights(options.init)),
+            schedule=options.schedule,
+            blend=options.blend,
+            val=options.val,
+            val_every=options.val_every,
+        )
+    )
 
 
 def _train_on_folds(options: argparse.Namespace) -> None:
     from maskbank.training.folds import train_on_folds
 
-    chosen = _chosen(options)
-    chosen["init"] = _initial_weights(options.init)
+    chosen = {name: value for name, value in vars(options).items() if name not in ("run", "extra", "when_stopped")}
+    chosen |= {"init": _initial_weights(options.init), "exclude": tuple(options.exclude)}
     print(train_on_folds(**chosen))
 
 
 def _train_interactor(options: argparse.Namespace) -> None:
     from maskbank.training.interactor import train_interactor
 
-    print(train_interactor(**_chosen(options)))
+    print(train_interactor(options.data, options.out, _run_options(options, options.init), batch=options.batch))
 
 
-def _chosen(options: argparse.Namespace) -> dict[str, Any]:
-    """The options of a training, by the names of its function's arguments."""
-    own = {name: value for name, value in vars(options).items() if name not in ("run", "extra", "when_stopped")}
-    return own | {"exclude": tuple(options.exclude)}
+def _run_options(options: argparse.Namespace, init: Path | None) -> "RunOptions":
+    from maskbank.training.run import RunOptions
+
+    return RunOptions(
+        minutes=options.minutes,
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        seed=options.seed,
+        init=init,
+        exclude=tuple(options.exclude),
+        stop_after=options.stop_after,
+    )
 
 
 def _initial_weights(name: str | None) -> Path | None:

@@ -21,6 +21,7 @@ from maskbank.training.fold_scores import (
     comparison_report,
     read_scores,
 )
+from maskbank.training.run import RunOptions
 from maskbank.training.trainer import DEFAULT_BLEND, train
 from maskbank.training.validation import j_and_f
 
@@ -48,7 +49,8 @@ def train_on_folds(
         data: as for `train`; the source is in one of them, `data`/video/`source`/<sequence>.
         folds: every so-many-th sequence by name is held out together; the others, and all other data, are trained on.
         seeds: trainings of each fold; more of them can be asked for later.
-        steps, schedule, learning_rate, init, blend, exclude: as for `train`.
+        steps, learning_rate, init, exclude: as in `RunOptions`.
+        schedule, blend: as for `train`.
         compare: the `out` of an earlier call, whose scores these are then compared with.
 
     Raises:
@@ -94,17 +96,8 @@ def train_on_folds(
             left_out = (*exclude, *(f"{source}/{name}" for name in own))
             weights = run / "lite.safetensors"
             if not _has_ended(run):
-                train(
-                    data,
-                    run,
-                    steps=steps,
-                    schedule=schedule,
-                    learning_rate=learning_rate,
-                    seed=seed,
-                    init=init,
-                    blend=blend,
-                    exclude=left_out,
-                )
+                asked = RunOptions(steps=steps, learning_rate=learning_rate, seed=seed, init=init, exclude=left_out)
+                train(data, run, asked, schedule=schedule, blend=blend)
                 (run / "state.pt").unlink()
             tracker, _ = load_tracker(Settings(weights=weights, device=str(join_processes()[1])))
             for name in missing:

@@ -1,32 +1,25 @@
 """Training of the interactor: annotated images in, weights out; may be stopped and resumed at any minute."""
 
 import itertools
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from maskbank.networks.checkpoints import sha256
 from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
 from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
-from maskbank.training import run_state
-from maskbank.training.distributed import clip_workers
 from maskbank.training.exports import load_data, named_data
-from maskbank.training.log import TrainingLog
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.prompts import PromptMaker
-from maskbank.training.schedules import Clock, cosine_decay
+from maskbank.training.run import Run, RunOptions
+from maskbank.training.schedules import LearningRate
 from maskbank.training.sources import Source
-from maskbank.training.trainer import BAR, LOG_EVERY, SAVE_EVERY_S
 from maskbank.tuning.losses import dice
 
 BATCH = 16  # crops
@@ -63,117 +56,54 @@ class PromptBatches(torch.utils.data.IterableDataset[Batch]):
             )
 
 
-def train_interactor(
-    data: Sequence[Path],
-    out: Path,
-    *,
-    minutes: float | None = None,
-    steps: int | None = None,
-    learning_rate: float | None = None,
-    batch: int = BATCH,
-    seed: int = 0,
-    init: Path | None = None,
-    exclude: tuple[str, ...] = (),
-    stop_after: float | None = None,
-) -> Path:
+def train_interactor(data: Sequence[Path], out: Path, options: RunOptions, *, batch: int = BATCH) -> Path:
     """Trains `Interactor` on `data` (see `load_data`) and writes `out`/interactor.safetensors, log.csv and log.png.
 
     A run in `out` is resumed. Every `HELD_OUT_EVERY`th image is left out, and measured in the end.
 
     Args:
-        minutes, steps: the length of the run.
-        learning_rate: None takes one that suits a start from scratch or, with `init`, from trained weights.
         batch: crops in each step.
-        seed: of all random numbers.
-        init: weights to start from; None: an encoder that knows ImageNet.
-        exclude: sources, or sequences of them, to leave out; as in `load_data`.
-        stop_after: leave after so many minutes of this call, to be resumed.
 
-    Returns the path of the weights. Raises ValueError with one sentence.
+    Returns the path of the weights.
+
+    Raises:
+        ValueError: the data or `init` is unusable, or the learning rate too high; one sentence.
     """
-    clock = Clock(minutes, steps)
-    if learning_rate is None:
-        learning_rate = INIT_LEARNING_RATE if init else LEARNING_RATE
-    options = {
-        "--init": sha256(init) if init else None,
-        "--learning-rate": learning_rate,
-        "--batch": batch,
-        "--seed": seed,
-        **named_data(data, exclude),
-    }
     out.mkdir(parents=True, exist_ok=True)
-    stills, videos = load_data(data, exclude)
+    stills, videos = load_data(data, options.exclude)
     sources, held_out = split_sources([*stills, *videos])
-    PromptMaker(sources, np.random.default_rng(seed)).crop()  # unusable data is found out here, not in a worker
-    torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = Interactor().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if init:
-        fit_weights(network, load_state_dict(init), str(init))
-    else:
-        load_pretrained(nn.ModuleList([network.encoder, network.to32]), published_encoder())
-    pretrained = [*network.encoder.parameters(), *network.to32.parameters()]
-    known = set(map(id, pretrained))
-    groups = [
-        {"params": pretrained, "rate": PRETRAINED_RATE},
-        {"params": [weight for weight in network.parameters() if id(weight) not in known], "rate": 1.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=1e-3)
-    average = run_state.WeightAverage(network)
-    weights_path = out / "interactor.safetensors"
-    state = run_state.RunState(out, options, network, optimizer, average, clock)
-    if (out / run_state.FILE).exists():
-        state.resume()
+    PromptMaker(sources, np.random.default_rng(options.seed)).crop()  # unusable data is found out here, not in a worker
+    torch.manual_seed(options.seed)
+    network = _new_network(options.init)
+    run = Run(
+        out,
+        options,
+        {"--batch": batch, **named_data(data, options.exclude)},
+        network,
+        _groups(network),
+        LearningRate(options.highest_rate(LEARNING_RATE, INIT_LEARNING_RATE), WARM_UP_STEPS),
+        CURVES,
+    )
+    path = out / "interactor.safetensors"
+
+    def loss(crops: Batch, _: float) -> tuple[Tensor, Tensor]:
+        images, prompts, masks = crops
+        return _loss(_seen(network, images, prompts), masks)
 
     def save() -> None:
-        state.save()
-        save_weights(in_half_precision(average.state), weights_path)
+        run.save_state()
+        save_weights(in_half_precision(run.average.state), path)
 
-    cv2.setNumThreads(0)  # a pool of threads does not survive the fork of the workers
-    loader = torch.utils.data.DataLoader(
-        PromptBatches(sources, (seed, clock.step), batch),
-        batch_size=None,
-        num_workers=1 if steps else clip_workers(),  # with steps a run is repeatable
-        prefetch_factor=4,
-        multiprocessing_context="fork",  # the images are shared, not copied
-    )
-    batches = iter(loader)
-    log = TrainingLog(out, clock.step, CURVES)
     network.train()
-    clock.begin()
-    leave_at = time.monotonic() + (stop_after or float("inf")) * 60
-    saved = time.monotonic()
-    with tqdm(total=1.0, initial=min(clock.progress(), 1.0), desc="training", bar_format=BAR) as bar:
-        while (progress := clock.progress()) < 1 and time.monotonic() < leave_at:
-            for group in optimizer.param_groups:
-                warmth = min((clock.step + 1) / WARM_UP_STEPS, 1)
-                group["lr"] = learning_rate * group["rate"] * warmth * cosine_decay(progress)
-            images, prompts, masks = next(batches)
-            loss, jaccard = _loss(_seen(network, images, prompts), masks)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if not nn.utils.clip_grad_norm_(network.parameters(), 3.0).isfinite():
-                raise ValueError(
-                    f"Training diverged at step {clock.step}: take a lower --learning-rate and a new --out."
-                )
-            optimizer.step()
-            clock.step += 1
-            average.update(network, clock.step)
-            if clock.step % LOG_EVERY == 0:
-                means = log.add(clock.step, clock.seconds, loss.item(), jaccard.item())
-                bar.n = min(progress, 1.0)
-                shown: dict[str, Any] = {name: f"{value:.3f}" for name, value in means.items()}
-                bar.set_postfix(step=clock.step, **shown)
-            if time.monotonic() - saved > SAVE_EVERY_S:
-                save()
-                saved = time.monotonic()
-    save()
+    batches = run.begin(PromptBatches(sources, (options.seed, run.first_step), batch))
+    run.train(batches, loss, save)
     if held_out:
-        network.load_state_dict(average.state)
-        log.add_validation(clock.step, clock.seconds, 100 * calibrate(network, held_out))
-        save_weights(in_half_precision(network.state_dict()), weights_path)
-    log.plot()
-    return weights_path
+        network.load_state_dict(run.average.state)
+        run.log_score(100 * calibrate(network, held_out))
+        save_weights(in_half_precision(network.state_dict()), path)
+    if run.log:
+        run.log.plot()
+    return path
 
 
 def split_sources(sources: list[Source]) -> tuple[list[Source], list[Source]]:
@@ -209,6 +139,25 @@ def calibrate(network: Interactor, sources: list[Source]) -> float:
     assert isinstance(judge, nn.Linear)
     judge.bias.add_((low + high) / 2)
     return mean
+
+
+def _new_network(init: Path | None) -> Interactor:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = Interactor()
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if init:
+        fit_weights(network, load_state_dict(init), str(init))
+    else:
+        load_pretrained(nn.ModuleList([network.encoder, network.to32]), published_encoder())
+    return network
+
+
+def _groups(network: Interactor) -> list[dict[str, Any]]:
+    """All weights, with the share of the learning rate that they get; see `Run`."""
+    pretrained = [*network.encoder.parameters(), *network.to32.parameters()]
+    known = set(map(id, pretrained))
+    fresh = [weight for weight in network.parameters() if id(weight) not in known]
+    return [{"params": pretrained, "rate": PRETRAINED_RATE}, {"params": fresh, "rate": 1.0}]
 
 
 def _seen(network: Interactor, images: Tensor, prompts: Tensor) -> Interaction:

@@ -14,6 +14,11 @@ from maskbank.training.schedules import Clock
 FILE = "state.pt"
 
 
+def begun(out: Path) -> bool:
+    """Whether there is a run in a folder to be resumed."""
+    return (out / FILE).exists()
+
+
 class WeightAverage:
     """Exponential moving average of a network's weights and batch-norm statistics; counters are as they are."""
 
@@ -55,7 +60,7 @@ class RunState:
         self._network, self._optimizer, self._average, self._clock = network, optimizer, average, clock
 
     def resume(self) -> dict[str, Any]:
-        """Takes up the run in the folder; returns all that was saved.
+        """Takes up the run in the folder; returns what else was saved with it, by name.
 
         Raises ValueError with one sentence when it cannot be gone on with.
         """
@@ -67,10 +72,12 @@ class RunState:
             raise ValueError(
                 f"The run in {self._out} began with another {changed[0]}: repeat that, or take another --out."
             )
-        fit_weights(self._network, state["network"], str(path))
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._average.state = {name: state["average"][name].to(own) for name, own in self._average.state.items()}
-        self._clock.step, self._clock.spent_s = state["step"], state["spent_s"]
+        del state["options"]
+        fit_weights(self._network, state.pop("network"), str(path))
+        self._optimizer.load_state_dict(state.pop("optimizer"))
+        average = state.pop("average")
+        self._average.state = {name: average[name].to(own) for name, own in self._average.state.items()}
+        self._clock.step, self._clock.spent_s = state.pop("step"), state.pop("spent_s")
         return state
 
     def save(self, **more: dict[str, Tensor] | None) -> None:

@@ -1,8 +1,8 @@
-"""How training goes on: stages with clips that grow, and the clock that says how far a run is."""
+"""How training goes on: stages with clips that grow, the learning rate, and the clock that says how far a run is."""
 
 import time
 from dataclasses import dataclass
-from math import cos, pi
+from math import cos, inf, pi
 
 import torch
 import torch.distributed as dist
@@ -47,6 +47,21 @@ def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
     return next(stage for stage in stages if progress < stage.until or stage is stages[-1])
 
 
+@dataclass(frozen=True)
+class LearningRate:
+    """The learning rate over a run: it warms up to its highest, and falls to a hundredth of that as a cosine does."""
+
+    highest: float
+    warm_up_steps: int
+    warm_up_share: float = inf  # of the run; the warm-up ends with the steps or the share, whichever is over first
+
+    def at(self, step: int, progress: float, share: float) -> float:
+        """What weights get in a step, whose group has such a share of the rate; `progress`: of the run, 0 to 1."""
+        # Not with NumPy: its numbers in state.pt could not be read again.
+        warmth = min(max((step + 1) / self.warm_up_steps, progress / self.warm_up_share), 1)
+        return self.highest * share * warmth * cosine_decay(progress)
+
+
 def cosine_decay(progress: float) -> float:
     """What is left of the learning rate, from 1 to 0.01, when so much of a run is done, 0 to 1."""
     return 0.01 + 0.99 * cos(progress * pi / 2) ** 2
@@ -65,8 +80,6 @@ class Clock:
     step: int = 0
 
     def __post_init__(self) -> None:
-        if (self.minutes is None) == (self.steps is None):
-            raise ValueError("A run has a length in minutes or in steps, and only one of the two.")
         self._started = time.monotonic()
 
     @property
