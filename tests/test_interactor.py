@@ -1,5 +1,6 @@
 """Training of the interactor: what it is shown, and that it learns, stops and goes on."""
 
+import csv
 import itertools
 from pathlib import Path
 
@@ -154,5 +155,27 @@ def test_it_learns_stops_and_goes_on(data: Path, tmp_path: Path, capsys: pytest.
     assert "began with another --learning-rate" in capsys.readouterr().err
     assert cli.main([*command, "--batch", "2"]) == 1
     assert "began with another --batch" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert f"The run in {out} had ended: nothing was trained." in capsys.readouterr().err
     tuned = train_interactor([data], tmp_path / "tuned", RunOptions(steps=1, init=out / "interactor.safetensors"))
     assert tuned.exists()
+
+
+def test_it_is_measured_when_the_run_has_ended(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interactor, "HELD_OUT_EVERY", 2)
+    monkeypatch.setattr(interactor, "HELD_OUT_CROPS", 16)
+
+    def measured(options: RunOptions) -> list[str]:
+        train_interactor([data], tmp_path / "run", options, batch=2)
+        with (tmp_path / "run" / "log.csv").open() as log:
+            return [row["held_out_j"] for row in csv.DictReader(log) if row["held_out_j"]]
+
+    assert measured(RunOptions(steps=2, stop_after=0.0001)) == []
+    assert len(measured(RunOptions(steps=2))) == 1
+
+
+def test_it_is_trained_in_one_process(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"^The interactor is trained in one process, without torchrun\.$"):
+        train_interactor([data], tmp_path / "run", RunOptions(steps=1))
+    assert not (tmp_path / "run").exists()

@@ -22,6 +22,12 @@ def join_processes() -> tuple[int, torch.device]:
     return dist.get_rank(), device
 
 
+def refuse_several_processes(what: str) -> None:
+    """Raises ValueError with one sentence, of what is done in one process only, where `torchrun` started several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(f"{what} trained in one process, without torchrun.")
+
+
 def any_process(here: bool) -> bool:
     """Whether it is so in any process."""
     if not dist.is_initialized():

@@ -1,6 +1,5 @@
 """Training on folds: each sequence of a source is scored with weights that never saw it, to decide how to train."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from maskbank.evaluation.sequences import read_sequences
 from maskbank.networks.checkpoints import sha256
 from maskbank.settings import Settings
 from maskbank.tracking.loading import load_tracker
-from maskbank.training.distributed import join_processes
+from maskbank.training.distributed import join_processes, refuse_several_processes
 from maskbank.training.fold_scores import (
     FILE,
     REPORT,
@@ -57,8 +56,7 @@ def train_on_folds(
         ValueError: as `train`, and when the folds are impossible, or others than those in `out` or `compare`; one
             sentence.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("Folds are trained in one process, without torchrun.")
+    refuse_several_processes("Folds are")
     folder = source_folder(data, source)
     sequences = [each.name for each in read_sequences(folder) if (folder / each.name).parent == folder]
     if not 2 <= folds <= len(sequences):

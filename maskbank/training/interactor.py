@@ -14,6 +14,7 @@ from maskbank.networks.interactor import Interaction, Interactor
 from maskbank.networks.lite import upsample2
 from maskbank.networks.precision import fast_bfloat16
 from maskbank.networks.weights import fit_weights, in_half_precision, load_state_dict, save_weights
+from maskbank.training.distributed import refuse_several_processes
 from maskbank.training.exports import load_data, named_data
 from maskbank.training.pretrained import load_pretrained, published_encoder
 from maskbank.training.prompts import PromptMaker
@@ -59,7 +60,7 @@ class PromptBatches(torch.utils.data.IterableDataset[Batch]):
 def train_interactor(data: Sequence[Path], out: Path, options: RunOptions, *, batch: int = BATCH) -> Path:
     """Trains `Interactor` on `data` (see `load_data`) and writes `out`/interactor.safetensors, log.csv and log.png.
 
-    A run in `out` is resumed. Every `HELD_OUT_EVERY`th image is left out, and measured in the end.
+    A run in `out` is resumed. Every `HELD_OUT_EVERY`th image is left out, and measured when the run has ended.
 
     Args:
         batch: crops in each step.
@@ -69,6 +70,7 @@ def train_interactor(data: Sequence[Path], out: Path, options: RunOptions, *, ba
     Raises:
         ValueError: the data or `init` is unusable, or the learning rate too high; one sentence.
     """
+    refuse_several_processes("The interactor is")
     out.mkdir(parents=True, exist_ok=True)
     stills, videos = load_data(data, options.exclude)
     sources, held_out = split_sources([*stills, *videos])
@@ -96,8 +98,7 @@ def train_interactor(data: Sequence[Path], out: Path, options: RunOptions, *, ba
 
     network.train()
     batches = run.begin(PromptBatches(sources, (options.seed, run.first_step), batch))
-    run.train(batches, loss, save)
-    if held_out:
+    if run.train(batches, loss, save) and held_out:
         network.load_state_dict(run.average.state)
         run.log_score(100 * calibrate(network, held_out))
         save_weights(in_half_precision(network.state_dict()), path)

@@ -1,6 +1,7 @@
 """A run of training, of any network: its steps, its log and its folder; may be stopped and resumed at any minute."""
 
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -147,7 +148,7 @@ class Run:
         save: Callable[[], None],
         after_step: Callable[[], None] | None = None,
     ) -> bool:
-        """Trains until the run ends or is to be left; returns whether it has ended.
+        """Trains until the run ends or is to be left; returns whether it has ended. Where it had before, it says so.
 
         Args:
             batches: from `begin`.
@@ -181,6 +182,9 @@ class Run:
         ended = self.clock.progress() >= 1
         if self.log:
             save()
+            if ended and self.clock.step == self.first_step:
+                text = f"The run in {self.out} had ended: nothing was trained. New data needs a new --out."
+                tqdm.write(text, file=sys.stderr)
         return ended
 
     def log_score(self, score: float) -> None:

@@ -199,8 +199,6 @@ def _finish(
 ) -> None:
     """Writes the weights of a run that has ended, with their novelty threshold, and says how good they are."""
     run = trainer.run
-    if run.clock.step == run.first_step:
-        tqdm.write(f"The run in {run.out} had ended: nothing was trained. New data needs a new --out.", file=sys.stderr)
     tqdm.write("Calibrating the novelty threshold of the trained weights.", file=sys.stderr)
     weights = trainer.weights()
     weights = weights | {"novelty_threshold": calibrated_threshold(weights, trainer.initial, stills, videos, recipe)}
