@@ -2,17 +2,11 @@
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any, TypeVar
-
-from tqdm import tqdm
+from collections.abc import Sequence
 
 from maskbank.jobs.cvat import Cvat, CvatJob
 from maskbank.jobs.function import Propagate
 from maskbank.jobs.objects import AUTO, JobObject
-from maskbank.jobs.outlined import write_outlined
 from maskbank.jobs.plan import (
     AnnotateOptions,
     JobToTrack,
@@ -29,26 +23,17 @@ from maskbank.jobs.plan import (
     with_what_people_filled_in,
 )
 from maskbank.jobs.report import report, what_next
-from maskbank.jobs.retrying import Waiting, retried
-from maskbank.jobs.review import Pictures, record_job
-from maskbank.jobs.run_folder import RunFolder, SweepLog, SweepPrediction, job_folder
+from maskbank.jobs.retrying import Waiting
+from maskbank.jobs.review import record_job
+from maskbank.jobs.run_folder import RunFolder, job_folder
 from maskbank.jobs.several import for_each_job
 from maskbank.jobs.stretches import Stretch, found_in, frames_of, stretches_around
-from maskbank.jobs.sweeps import (
-    BYTES_PER_REQUEST,
-    Answers,
-    ObjectOf,
-    backward_order,
-    check_outlines,
-    forward_order,
-    sweep,
-)
+from maskbank.jobs.sweeps import Answers, ObjectOf
+from maskbank.jobs.tracking import JobTracking, by_object, hard_boxes
 from maskbank.jobs.uploads import Annotations, Compared, count, earlier_results
 from maskbank.jobs.wording import counted, ranges
 from maskbank.jobs.writing import Writer
 from maskbank.review.page import write_page
-
-T = TypeVar("T")
 
 
 def annotate(
@@ -127,27 +112,15 @@ def annotate_job(
             return _nothing_to_do(job, folder)
         if not begun and not options.around:
             refuse_outdated(job, _earlier(outlined), options)
-        sweeps = _track(cvat, outlined, parts, propagate, object_of, options, folder)
-        now = load_job(cvat, job.id, options)
-        results = results_of(now, outlined, parts, sweeps, options)
+        sweeps = JobTracking(cvat, job, objects, parts, propagate, object_of, options, folder).run()
+        now, results = _results_now(cvat, outlined, parts, sweeps, options)
         if repeated:
             results = with_what_people_filled_in(results, now, kept, options)
             Writer(cvat, job.id, options.retry_s, Waiting("CVAT").tell).delete_twins(results.made)
             folder.note("unanswered", "")
             return _nothing_to_do(job, folder)
-        next_steps = f"  {what_next(outlined, parts, results)}"
-        if any(results.found):  # before anything is uploaded: CVAT may refuse it, and a person wants to see it still
-            slots = found_in(parts)
-            tracked, own = [objects[slot] for slot in slots], [results.found[slot] for slot in slots]
-            answers = _by_object(parts, sweeps, slots)
-            record_job(folder.path, cvat.host, job, frames_of(parts), tracked, own, answers)
-            next_steps += f"\n  Look at {write_page(folder.path)}."
-        folder.note("what next", next_steps)
-
-        now = load_job(cvat, job.id, options)  # what comes between this and the upload takes no time
-        while not results.fit(now):
-            results = results_of(now, outlined, parts, sweeps, options)
-            now = load_job(cvat, job.id, options)
+        next_steps = _shown(cvat, outlined, parts, sweeps, results, folder)
+        now, results = _results_now(cvat, outlined, parts, sweeps, options)  # the page took time
         results = with_what_people_filled_in(results, now, kept, options)
         differences = beside(now, results, options)
         refuse_outdated(job, differences.others, options)
@@ -165,6 +138,43 @@ def annotate_job(
             kept.note("last upload", folder.path.name)
             folder.note("uploaded", finished)
     return "\n".join(said)
+
+
+def _results_now(
+    cvat: Cvat,
+    outlined: JobToTrack,
+    parts: Sequence[Stretch],
+    sweeps: Sequence[tuple[Answers, Answers]],
+    options: AnnotateOptions,
+) -> tuple[JobToTrack, Results]:
+    """The job as it is now, and the results for it: people may have worked in it since it was read."""
+    now = load_job(cvat, outlined.job.id, options)
+    while True:
+        results = results_of(now, outlined, parts, sweeps, options)
+        now = load_job(cvat, outlined.job.id, options)  # what comes between this and an upload takes no time
+        if results.fit(now):
+            return now, results
+
+
+def _shown(
+    cvat: Cvat,
+    outlined: JobToTrack,
+    parts: Sequence[Stretch],
+    sweeps: Sequence[tuple[Answers, Answers]],
+    results: Results,
+    folder: RunFolder,
+) -> str:
+    """What to do next, and the page of the run, before anything is uploaded: CVAT may refuse it, and a person wants to
+    see it still."""
+    next_steps = f"  {what_next(outlined, parts, results)}"
+    if any(results.found):
+        slots = found_in(parts)
+        tracked, own = [outlined.objects[slot] for slot in slots], [results.found[slot] for slot in slots]
+        answers = by_object(parts, sweeps, slots)
+        record_job(folder.path, cvat.host, outlined.job, frames_of(parts), tracked, own, answers)
+        next_steps += f"\n  Look at {write_page(folder.path)}."
+    folder.note("what next", next_steps)
+    return next_steps
 
 
 def _parts(job: CvatJob, objects: Sequence[JobObject], options: AnnotateOptions) -> list[Stretch]:
@@ -262,94 +272,3 @@ def _said_of_results(job: CvatJob, objects: Sequence[JobObject], form: str) -> s
     ]
     digest = hashlib.sha256(json.dumps(looks).encode()).hexdigest()
     return f"{form}, frames {ranges(job.frames)}, groups {[drawn.group for drawn in objects]}, looks {digest[:16]}"
-
-
-def _track(
-    cvat: Cvat,
-    outlined: JobToTrack,
-    parts: Sequence[Stretch],
-    propagate: Propagate,
-    object_of: ObjectOf,
-    options: AnnotateOptions,
-    folder: RunFolder,
-) -> list[tuple[Answers, Answers]]:
-    """The answers of the forward and of the backward sweep through each part."""
-    job, objects = outlined.job, outlined.objects
-    pictures = Pictures(folder.path)
-    logs: list[SweepLog] = []
-    of_log: list[list[JobObject]] = []
-    for part in parts:
-        own = [objects[slot] for slot in part.slots]
-        name = f"-{part.frames[0]}-{part.frames[-1]}" if options.around else ""
-        logs.append(folder.log(f"forward{name}", forward_order(part.frames, own)))
-        logs.append(folder.log(f"backward{name}", backward_order(part.frames, own)))
-        of_log += own, own
-
-    total = sum(len(log.order) for log in logs)
-    with tqdm(total=total, desc=f"job {job.id}", unit="frame", initial=_answered(logs)) as bar:
-        fetched: dict[int, bytes] = {}  # what was fetched to check outlines, and the first sweep asks for once more
-
-        def image_of(frame: int) -> bytes:
-            if frame in fetched:
-                return fetched.pop(frame)
-            image = patiently(partial(cvat.image, job.id, frame), "CVAT")
-            pictures.keep(frame, image)
-            return image
-
-        def image_to_check(frame: int) -> bytes:
-            image = image_of(frame)
-            if sum(map(len, fetched.values())) + len(image) <= BYTES_PER_REQUEST:
-                fetched[frame] = image
-            return image
-
-        def ask(body: dict[str, Any]) -> dict[str, Any]:
-            return patiently(partial(propagate, body), "the tracker")
-
-        def patiently(action: Callable[[], T], whom: str) -> T:
-            answer = retried(action, options.retry_s, Waiting(whom, bar).tell)
-            bar.set_postfix_str("", refresh=False)
-            return answer
-
-        def tell_of_box(drawn: JobObject, frame: int) -> None:
-            hard = hard_boxes(folder)
-            box = (objects.index(drawn), frame)
-            if box not in hard:  # both sweeps begin with the same boxes
-                folder.note("hard boxes", json.dumps([*hard, box]))
-                text = f"Frame {frame}: {drawn.name} is hard to make out in its box; a mask or polygon there says more."
-                tqdm.write(text, file=sys.stderr)
-
-        if not _answered(logs):
-            for part, own in zip(parts, of_log[::2], strict=True):
-                check_outlines(part.frames, own, image_to_check, object_of, tell_of_box)
-        if options.tune and _answered(logs) < total:
-            write_outlined(folder.path / "tuning" / "data", objects, image_of, object_of)
-            propagate = options.tune(folder.path / "tuning" / "data", folder.path / "tuning" / "run")
-        for log, own in zip(logs, of_log, strict=True):
-            if len(log.order) > 1:  # one frame has a seed, and nothing to find
-                for _ in sweep(log, own, image_of, ask, object_of, tell_of_box):
-                    bar.update(_answered(logs) - bar.n)
-        bar.update(total - bar.n)
-        for frame in pictures.missing(frames_of(parts)):
-            image_of(frame)
-    answers = [dict(zip(log.order, log.answers, strict=False)) for log in logs]
-    return list(zip(answers[::2], answers[1::2], strict=True))
-
-
-def _by_object(
-    parts: Sequence[Stretch], sweeps: Sequence[tuple[Answers, Answers]], slots: Sequence[int]
-) -> list[dict[int, list[SweepPrediction | None]]]:
-    """The answers of all sweeps for the objects with these slots; None where one was not tracked."""
-    return [
-        {frame: [dict(zip(part.slots, own, strict=True)).get(slot) for slot in slots] for frame, own in answers.items()}
-        for part, both in zip(parts, sweeps, strict=True)
-        for answers in both
-    ]
-
-
-def hard_boxes(folder: RunFolder) -> list[tuple[int, int]]:
-    """The slots of objects, and the frames with a box each, in which it is hard to tell what is meant."""
-    return [(slot, frame) for slot, frame in json.loads(folder.noted("hard boxes") or "[]")]
-
-
-def _answered(logs: Iterable[SweepLog]) -> int:
-    return sum(len(log.answers) for log in logs)
