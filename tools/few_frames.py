@@ -33,7 +33,8 @@ def clip_of(sequence: AnnotatedSequence, settings: Settings, weights: Path) -> E
 
 def tuned(sequence: AnnotatedSequence, frames: Outlined, folder: Path, init: Path, options: argparse.Namespace) -> Path:
     """The weights after training on these frames."""
-    data = folder / "data" / "video" / "job" / "frames"
+    kind = "video/job" if len(frames) > 1 else "static"
+    data = folder / "data" / kind / "outlined"
     data.mkdir(parents=True, exist_ok=True)
     for i in frames:
         for file in (sequence.images[i], sequence.images[i].with_suffix(".png")):
