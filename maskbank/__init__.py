@@ -1,3 +1,3 @@
 """MaskBank: an interactive tracker for CVAT that remembers objects in a feature bank."""
 
-__version__ = "0.13.0"
+__version__ = "0.14.0"
