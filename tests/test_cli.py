@@ -1,5 +1,6 @@
 """`maskbank track` as a user runs it: results, interruption, bad arguments."""
 
+import itertools
 import os
 import re
 import signal
@@ -242,6 +243,67 @@ def test_what_a_killed_run_left_is_no_obstacle(folder, tmp_path, seed):
     assert (tmp_path / "out" / "masks" / "00009.png").exists()
     assert track(folder, "--seed", f"0={seed}", "--out", tmp_path / "out") == 0
     check_results(tmp_path / "out", [f"{index:05d}.jpg" for index in range(FRAMES)])
+
+
+def test_a_full_disk_is_said_with_the_folder_and_what_is_kept(folder, tmp_path, seed, capsys, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    full = out / f".annotations-{os.getpid()}.json"  # the draft of the annotations, on a device that is always full
+    full.symlink_to("/dev/full")
+    assert track(folder, "--seed", f"0={seed}", "--out", out) == 1
+    assert last_line(capsys) == f"maskbank: The disk that holds {out} is full; no frame was finished."
+
+    def written(path: Path, ids: np.ndarray) -> None:
+        if path.stem == "00003":
+            full.symlink_to("/dev/full")  # where the annotations go at the end, too
+            path.symlink_to("/dev/full")
+        write_id_mask(path, ids)
+
+    monkeypatch.setattr("maskbank.files.results.write_id_mask", written)
+    assert track(folder, "--seed", f"0={seed}", "--out", out, "--video", "none") == 1
+    kept = f"what was done so far is kept, and `maskbank review {out}` completes it once there is room"
+    assert last_line(capsys) == f"maskbank: The disk that holds {out} is full; {kept}."
+    (out / "masks" / "00003.png").unlink()
+    assert cli.main(["review", str(out)]) == 0
+    check_results(out, [f"{index:05d}.jpg" for index in range(3)], video=None)
+
+
+def test_review_restores_the_annotations_of_a_run_that_was_killed(folder, tmp_path, seed, capsys):
+    out = tmp_path / "out"
+    assert track(folder, "--seed", f"0={seed}", "--out", out, "--video", "none") == 0
+    annotations = out / "annotations.json"
+    whole = annotations.read_bytes()
+    ResultFolder(tmp_path / "killed", None, 25).add("0.jpg", next(iter(open_frames(folder))), truth(0), {1: 1.0})
+    annotations.write_bytes((tmp_path / "killed" / "annotations.json").read_bytes())
+    capsys.readouterr()
+    assert cli.main(["review", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"{annotations} is complete now."
+    assert annotations.read_bytes() == whole
+    changed = whole.replace(b"object 1", b"red koi")
+    annotations.write_bytes(changed)
+    assert cli.main(["review", str(out)]) == 0
+    assert annotations.read_bytes() == changed  # it has all frames, so it is let alone
+    annotations.unlink()
+    assert cli.main(["review", str(out)]) == 0
+    assert not annotations.exists()  # as in the folder of a job
+
+
+def test_a_video_that_ends_too_early_is_tracked_as_far_as_it_goes(tmp_path, seed, capfd):
+    with VideoWriter(tmp_path / "film.webm", fps=10) as video:
+        for image in itertools.islice(open_frames(CLIP / "frames"), 20):
+            video.write(image)
+    whole = (tmp_path / "film.webm").read_bytes()
+    (tmp_path / "film.webm").write_bytes(whole[: len(whole) // 2])
+    out = tmp_path / "out"
+    assert track(tmp_path / "film.webm", "--seed", f"0={seed}", "--out", out, "--video", "none") == 0
+    frames = open_frames(tmp_path / "film.webm")
+    assert 3 < len(frames) < 15
+    errors = capfd.readouterr().err.splitlines()
+    assert errors[-1] == f"maskbank: {frames.damage}" and "reading stopped at frame" in errors[-1]
+    check_results(out, [f"frame_{i:06d}.png" for i in range(len(frames))], video=None)
+    assert f'"notice":"{frames.damage}"' in (out / "review.html").read_text()
+    assert track(tmp_path / "film.webm", "--seed", f"19={seed}", "--out", out) == 1
+    assert f"film.webm has {len(frames)} frames that can be read." in capfd.readouterr().err
 
 
 def test_a_run_that_a_damaged_image_stopped_has_a_page(folder, tmp_path, seed):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import cv2
@@ -84,6 +85,14 @@ def test_curves_end_where_all_is_outlined(clip):
     assert table[2] == "| policy | 1 | 2 | 3 | 4 | 5 | 8 | frames outlined at the end |"
     uniform = next(line for line in table if line.startswith("| uniform"))
     assert uniform.endswith("| 100.0 | 100.0 | 5.0 |")
+
+
+def test_a_broken_frame_is_named(data, tracker, tmp_path):
+    [sequence] = read_sequences(shutil.copytree(data, tmp_path / "data"))
+    clip = EffortClip(tracker, sequence)
+    sequence.images[1].write_bytes(b"no image")
+    with pytest.raises(ValueError, match=f"{sequence.images[1].name} cannot be read"):
+        clip.image(1)
 
 
 def test_the_command_writes_a_table_numbers_and_a_picture(data, tmp_path, monkeypatch, capsys):

@@ -186,5 +186,40 @@ def test_bad_data_gives_one_sentence_and_keeps_what_was_done(data, tmp_path, cap
     output = capsys.readouterr()
     assert "Traceback" not in output.err
     last = output.err.replace("\r", "\n").splitlines()[-1]
-    assert last.startswith("maskbank: The function refused the sequence pond/turtle: 400: The image is damaged")
+    refused = "maskbank: The function refused 00002.jpg of the sequence pond/turtle: 400: The image is damaged"
+    assert last.startswith(refused)
     assert [row[0] for row in rows((tmp_path / "report.md").read_text())[2:6]] == ["pond/all"] * 4
+
+
+def test_a_mask_of_another_size_is_named(data, capsys):
+    odd = data / "pond" / "turtle" / "00003.png"
+    write_id_mask(odd, np.ones((30, 20), np.uint8))
+    assert cli.main(["evaluate", str(data)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == f"maskbank: {odd} is 20 x 30 pixels, but 00001.png in the same folder is 160 x 90."
+
+
+@pytest.mark.parametrize("out", ["/proc/report.md", "nowhere/report.md", "."])
+def test_a_report_that_cannot_be_written_is_found_out_first(data, tmp_path, monkeypatch, capsys, out):
+    monkeypatch.setattr(module, "score", lambda *_: pytest.fail("it was measured already"))
+    assert cli.main(["evaluate", str(data), "--out", str(tmp_path / out)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"maskbank: --out {tmp_path / out} is no file that can be written: ")
+
+
+def test_what_is_kept_when_it_is_stopped(data, monkeypatch, capsys):
+    scored, left = module.score, iter(range(1))
+
+    def score(*arguments: object) -> SequenceScore:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return scored(*arguments)
+
+    monkeypatch.setattr(module, "score", score)
+    assert cli.main(["evaluate", str(data)]) == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "maskbank: stopped; what was measured so far is above."
+    assert "| pond/all |" in said.out
+    assert cli.main(["evaluate", str(data)]) == 130
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "maskbank: stopped; nothing was measured yet." and said.out == ""

@@ -1,7 +1,10 @@
 """Frames in; pictures, masks, videos and JSON out; and the sample clip."""
 
 import json
+import math
+import os
 import runpy
+import struct
 from pathlib import Path
 
 import cv2
@@ -10,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from maskbank.files.atomic import atomic_write
+from maskbank.files.atomic import atomic_write, check_writable
 from maskbank.files.coco import CocoWriter
 from maskbank.files.frames import open_frames
 from maskbank.files.masks import davis_palette, read_id_mask, write_id_mask
@@ -272,6 +275,57 @@ def test_frames_are_counted_when_the_header_lies(tmp_path):
     assert len(frames) == len(list(frames)) < 60
 
 
+def film(path: Path, frames: int = 60) -> bytes:
+    """Noise, of which each frame takes about as many bytes as any other."""
+    random = np.random.default_rng(0)
+    with VideoWriter(path, fps=10) as video:
+        for _ in range(frames):
+            video.write(random.integers(0, 255, (120, 160, 3), np.uint8))
+    return path.read_bytes()
+
+
+def damaged_mp4(path: Path) -> None:
+    """A film of 60 frames, with nothing in the second half of its data."""
+    whole = film(path)
+    end = whole.rindex(b"moov") - 4  # the header lies at the end of an mp4
+    path.write_bytes(whole[: end // 2] + bytes(end - end // 2) + whole[end:])
+
+
+def test_a_video_that_ends_too_early_says_where(tmp_path, capfd):
+    damaged_mp4(tmp_path / "damaged.mp4")
+    whole = film(tmp_path / "cut.webm")
+    (tmp_path / "cut.webm").write_bytes(whole[: len(whole) // 2])
+    for name in ("damaged.mp4", "cut.webm"):
+        frames = open_frames(tmp_path / name)
+        assert 10 < len(frames) == len(list(frames)) < 50
+        stopped = f"reading stopped at frame {len(frames)} of the 60 that its header promises"
+        assert frames.damage == f"{name} may be damaged, cut off or trimmed: {stopped}."
+    assert capfd.readouterr().err == ""  # nothing from FFmpeg
+
+
+@pytest.mark.parametrize("ending", CODECS)
+def test_a_whole_video_is_not_taken_for_damaged(tmp_path, ending):
+    film(tmp_path / f"film{ending}")
+    assert open_frames(tmp_path / f"film{ending}").damage is None
+
+
+@pytest.mark.parametrize("element, value", [
+    ("4489", struct.pack(">d", 0)),  # the length: not known, as of a stream
+    ("4489", struct.pack(">d", -5)),
+    ("4489", struct.pack(">d", math.inf)),
+    ("4489", struct.pack(">d", 6300)),  # 63 frames
+    ("23e383", (1_000_000).to_bytes(4, "big")),  # nanoseconds of a frame: 1000 a second, ten of which are there
+])  # fmt: skip
+def test_a_webm_whose_header_lies_is_not_taken_for_damaged(tmp_path, element, value):
+    header = bytearray(film(tmp_path / "film.webm"))
+    start = header.index(bytes.fromhex(element)) + len(element) // 2 + 1  # behind its name and its size
+    header[start : start + len(value)] = value
+    (tmp_path / "film.webm").write_bytes(header)
+    frames = open_frames(tmp_path / "film.webm")
+    assert int(cv2.VideoCapture(str(tmp_path / "film.webm")).get(cv2.CAP_PROP_FRAME_COUNT)) != 60
+    assert len(frames) == 60 and frames.damage is None
+
+
 # ---------------------------------------------------------------- COCO
 
 
@@ -352,3 +406,33 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         draft.write_text("second")
         _ = 1 / 0
     assert path.read_text() == "first" and [each.name for each in tmp_path.iterdir()] == ["report.txt"]
+
+
+def test_errors_name_the_file_and_never_its_draft(tmp_path):
+    (tmp_path / "folder").mkdir()
+    full = tmp_path / f".full-{os.getpid()}.txt"  # the draft of full.txt, on a device that is always full
+    full.symlink_to("/dev/full")
+    for path, kind in (
+        (tmp_path / "folder", IsADirectoryError),
+        (tmp_path / "nowhere" / "report.txt", FileNotFoundError),
+        (tmp_path / "full.txt", OSError),
+    ):
+        with pytest.raises(kind) as raised, atomic_write(path) as draft:
+            draft.write_text("report")
+        assert raised.value.filename == str(path) and raised.value.strerror
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(tmp_path / "report.txt"):
+        (tmp_path / "other").read_text()
+    assert raised.value.filename == str(tmp_path / "other")
+
+
+def test_that_a_file_cannot_be_written_is_found_out_without_writing(tmp_path):
+    (tmp_path / "there.txt").write_text("mine")
+    check_writable(tmp_path / "there.txt")
+    check_writable(tmp_path / "new.txt")
+    assert [each.name for each in tmp_path.iterdir()] == ["there.txt"]
+    assert (tmp_path / "there.txt").read_text() == "mine"
+    for path in (tmp_path, tmp_path / "nowhere" / "a.txt", tmp_path / "there.txt" / "a.txt", Path("/proc/a.txt")):
+        with pytest.raises(OSError) as raised:
+            check_writable(path)
+        assert str(raised.value.filename) == str(path)

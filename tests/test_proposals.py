@@ -13,9 +13,10 @@ from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE, jaccard, rgb, true_mask
 from maskbank import cli
 from maskbank.evaluation.proposals import ProposalScore, proposal_report
 from maskbank.files.masks import read_id_mask
+from maskbank.files.video import VideoWriter
 from maskbank.networks.outliner import load_outliner
 from maskbank.proposals.motion import motion_map, small_grey
-from maskbank.proposals.propose import OFFSETS, frames_to_look_at, frames_to_read, propose
+from maskbank.proposals.propose import OFFSETS, Proposals, frames_to_look_at, frames_to_read, propose
 from maskbank.settings import Settings
 from maskbank.tracking.loading import load_tracker
 
@@ -64,6 +65,28 @@ def test_the_proposal_is_a_seed_of_animals_to_track_from(tmp_path, capsys):
     assert cli.main(["propose", str(CLIP / "frames"), "--out", str(out)]) == 1
     assert "has a mask already, which somebody may have corrected" in capsys.readouterr().err
     assert mask.read_bytes() == corrected
+
+
+def test_it_says_how_often_it_is_right_when_it_is_rather_sure():
+    sure, unsure = (Proposals(0, rgb(0), np.ones((1, 1), np.uint8), each).how_sure for each in (0.7, 0.2))
+    assert sure.startswith("Rather sure, which is right in 3 of 4 clips: ") and unsure.startswith("Unsure: ")
+
+
+def test_a_file_in_the_place_of_the_folder_is_found_out_first(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert cli.main(["propose", str(tmp_path / "nowhere"), "--out", str(tmp_path / "notes.txt")]) == 1
+    assert capsys.readouterr().err == f"maskbank: --out {tmp_path / 'notes.txt'} is not a folder.\n"
+
+
+def test_a_video_that_ends_too_early_is_said(tmp_path, capsys):
+    with VideoWriter(tmp_path / "film.webm", fps=10) as video:
+        for index in range(40):
+            video.write(rgb(index))
+    whole = (tmp_path / "film.webm").read_bytes()
+    (tmp_path / "film.webm").write_bytes(whole[: len(whole) // 2])
+    assert cli.main(["propose", str(tmp_path / "film.webm"), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("maskbank: film.webm may be damaged, cut off or trimmed: reading stopped at frame ")
 
 
 def test_objects_that_do_not_touch_are_apart():

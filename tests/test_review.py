@@ -292,6 +292,32 @@ def test_track_and_review_make_it(tmp_path, capsys, monkeypatch):
     assert (out / "review.html").read_bytes() == page
 
 
+def test_the_frames_of_a_run_may_be_elsewhere(tmp_path, capsys):
+    (tmp_path / "old").mkdir()
+    for i in range(FIRST, LAST + 1):
+        shutil.copy(CLIP / "frames" / f"{i:05d}.jpg", tmp_path / "old")
+    run = write_run(tmp_path / "run", facts_of(tmp_path / "old", NAMES))
+    page = write_page(run).read_bytes()
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert cli.main(["review", str(run)]) == 1
+    sentence = "does not exist; say with --frames where the frames of this run are now."
+    assert capsys.readouterr().err == f"maskbank: {tmp_path / 'old'} {sentence}\n"
+    assert cli.main(["review", str(run), "--frames", str(tmp_path / "new")]) == 0
+    assert (run / "review.html").read_bytes() == page
+    assert cli.main(["review", str(run), "--frames", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere does not exist." in capsys.readouterr().err
+    shutil.copy(CLIP / "frames" / "00000.jpg", tmp_path / "run")
+    assert cli.main(["review", str(run), "--frames", str(run)]) == 1
+    assert f"None of the frames of this run is in {run}; say with --frames" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [".", "nowhere/page.html"])
+def test_a_page_that_cannot_be_written_is_said_by_its_own_name(run, tmp_path, capsys, out):
+    assert cli.main(["review", str(run), "--out", str(tmp_path / out)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"maskbank: --out {tmp_path / out} is no file that can be written: ")
+
+
 # ---------------------------------------------------------------- in a browser
 
 BROWSER = Path(__file__).with_name("browser.mjs")
@@ -581,6 +607,21 @@ def test_ten_objects_fit(tmp_path, width, scheme):
     )
     assert seen[:2] == [width, 10]
     assert (seen[2] < 64) == (scheme == "dark")
+
+
+@in_browser
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_long_name_and_a_notice_fit(tmp_path, width):
+    name = f"{'recording' * 30}.jpg"[-250:]
+    (tmp_path / "frames").mkdir()
+    shutil.copy(CLIP / "frames" / "00005.jpg", tmp_path / "frames" / name)
+    with RunRecord(tmp_path, RunFacts("frames", "frames", {2: "koi"})) as record:
+        record.add(5, name, (HEIGHT, WIDTH), [Finding(encode_mask(true_mask(5, 2)), 0.5, False)])
+    data = data_of(tmp_path) | {"notice": f"{name} may be damaged."}
+    page = tmp_path / "page.html"
+    page.write_text(render(data))
+    seen = visit(page, ["see", "document.documentElement.scrollWidth"], text("#notice"), text("#now"), width=width)
+    assert seen == [width, f"{name} may be damaged.", f"frame 5 · {name}"]
 
 
 @in_browser

@@ -15,6 +15,7 @@ from support import CLIP, GOLDEN_KOI, RED_KOI, TURTLE, jaccard, png, rgb, true_m
 from maskbank import cli
 from maskbank.evaluation.search import SearchScore, search_report
 from maskbank.files.masks import read_id_mask, write_id_mask
+from maskbank.files.video import VideoWriter
 from maskbank.review.page import policy_digest
 from maskbank.review.search import PICTURES, SearchResults
 from maskbank.settings import Settings
@@ -135,6 +136,114 @@ def test_a_mask_of_an_earlier_search_does_not_stay(tmp_path):
         with SearchResults(tmp_path, Path("pond"), [(image, mask)]) as results:
             results.add(0, "a.jpg", image, match)
         assert (tmp_path / "masks" / "a.png").exists() == there
+
+
+def test_nothing_of_an_earlier_search_stays(folder, tmp_path):
+    out, koi = tmp_path / "out", seed_mask(tmp_path / "koi.png", GOLDEN_KOI)
+    assert search(folder, koi, "--out", out) == 0
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "another.png").write_bytes((folder / "with-20.png").read_bytes())
+    assert search(others, koi, "--out", out) == 0
+    assert [path.name for path in (out / "masks").iterdir()] == ["another.png"]
+
+
+def test_a_search_of_nothing_that_can_be_read_fails_and_leaves_an_earlier_one(folder, tmp_path, capsys):
+    out, koi = tmp_path / "out", seed_mask(tmp_path / "koi.png", GOLDEN_KOI)
+    assert search(folder, koi, "--out", out) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "a.png").write_bytes(b"no image")
+    capsys.readouterr()
+    assert search(broken, koi, "--out", out) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines()[-1].endswith(
+        f"No image in {broken} can be read, so nothing was searched."
+    )
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_what_a_killed_search_left_is_no_obstacle(folder, tmp_path):
+    results = SearchResults(tmp_path / "out", Path("pond"), [])
+    results.add(0, "a.jpg", rgb(0), Match(true_mask(0, TURTLE), 0.9))  # and it is never closed
+    assert (tmp_path / "out" / "masks" / "a.png").exists()
+    assert search(folder, seed_mask(tmp_path / "koi.png", GOLDEN_KOI), "--out", tmp_path / "out") == 0
+    assert not (tmp_path / "out" / "masks" / "a.png").exists()
+
+
+def test_a_ranking_that_no_search_made_is_not_touched(folder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "ranking.csv").write_text("runner,time\n")
+    assert search(folder, seed_mask(tmp_path / "koi.png", GOLDEN_KOI), "--out", tmp_path / "out") == 1
+    assert (
+        "has a ranking.csv that does not come from an earlier search; choose another folder" in capsys.readouterr().err
+    )
+    assert (tmp_path / "out" / "ranking.csv").read_text() == "runner,time\n"
+
+
+@pytest.mark.parametrize("out, words", [("koi.png", "koi.png/masks: Not a directory."), ("/proc/out", "/proc/out")])
+def test_a_folder_that_cannot_be_written_is_found_out_before_the_search(
+    folder, tmp_path, capsys, monkeypatch, out, words
+):
+    monkeypatch.setattr(Searcher, "find", lambda *_: pytest.fail("it was searched already"))
+    koi = seed_mask(tmp_path / "koi.png", GOLDEN_KOI)
+    assert search(folder, koi, "--out", tmp_path / out) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("maskbank: ") and words in line
+
+
+@pytest.mark.parametrize("with_out, frames, kept", [
+    (True, 0, "no frame was searched"),
+    (True, 1, "what was done so far is kept"),
+    (False, 1, "nothing is kept without --out"),
+])  # fmt: skip
+def test_what_is_kept_when_it_is_stopped(folder, tmp_path, monkeypatch, capsys, with_out, frames, kept):
+    found, left = Searcher.find, iter(range(frames))
+
+    def find(searcher: Searcher, frame: Frame) -> Match:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return found(searcher, frame)
+
+    monkeypatch.setattr(Searcher, "find", find)
+    koi, out = seed_mask(tmp_path / "koi.png", GOLDEN_KOI), tmp_path / "out"
+    assert search(folder, koi, *(["--out", out] if with_out else [])) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"maskbank: stopped; {kept}."
+    assert (out / "search.html").exists() == (with_out and frames > 0)
+
+
+def test_a_full_disk_is_said_with_the_folder_and_what_is_kept(folder, tmp_path, monkeypatch, capsys):
+    koi, out = seed_mask(tmp_path / "koi.png", GOLDEN_KOI), tmp_path / "out"
+    out.mkdir()
+    full = out / f".ranking-{os.getpid()}.csv"  # the draft of the ranking, on a device that is always full
+    full.symlink_to("/dev/full")
+    assert search(folder, koi, "--out", out) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(f"maskbank: The disk that holds {out} is full; no frame was searched.")
+    found = Searcher.find
+
+    def find(searcher: Searcher, frame: Frame) -> Match:
+        if (out / "masks" / "with-25.png").exists() and not full.is_symlink():
+            full.symlink_to("/dev/full")
+        return found(searcher, frame)
+
+    monkeypatch.setattr(Searcher, "find", find)
+    assert search(folder, koi, "--out", out) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"maskbank: The disk that holds {out} is full; the masks that were written are kept."
+    assert (out / "masks" / "with-25.png").exists() and not (out / "search.html").exists()
+
+
+def test_a_video_that_ends_too_early_is_searched_and_said(tmp_path, capsys):
+    with VideoWriter(tmp_path / "film.webm", fps=10) as video:
+        for index in range(40):
+            video.write(rgb(index))
+    whole = (tmp_path / "film.webm").read_bytes()
+    (tmp_path / "film.webm").write_bytes(whole[: len(whole) // 2])
+    assert search(tmp_path / "film.webm", seed_mask(tmp_path / "koi.png", GOLDEN_KOI)) == 0
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("maskbank: film.webm may be damaged, cut off or trimmed: reading stopped at frame ")
 
 
 def test_the_page_keeps_the_best_pictures_however_many_frames_there_are(tmp_path):

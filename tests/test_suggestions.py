@@ -50,6 +50,16 @@ def test_the_next_step_in_words():
     assert next_step(names, {1: sure_but_for({})}, numbers).startswith("No frame is worth another outline")
 
 
+def test_of_a_crowd_a_few_are_named():
+    names = {each: f"person {each}" for each in range(59)}
+    doubts = {each: sure_but_for({20: 0.4}) for each in names}
+    first = "person 0, person 1, person 2, person 3, person 4"
+    assert next_step(names, doubts, range(40)) == f"Outline next: frame 20, {first} and 54 others."
+    six = {each: doubts[each] for each in range(6)}
+    assert next_step(names, six, range(40)) == f"Outline next: frame 20, {first} and 1 other."
+    assert next_step(names, {each: doubts[each] for each in range(5)}, range(40)).endswith(f"20, {first}.")
+
+
 def test_only_candidates_are_suggested():
     assert [each.position for each in suggest({1: sure_but_for({20: 0.3, 30: 0.6})}, 1, {10, 30})] == [30]
     assert suggest({1: sure_but_for({20: 0.3})}, 1, {10}) == []

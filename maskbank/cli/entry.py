@@ -1,6 +1,7 @@
 """From a command line to the function that runs it, and from what stops it to one sentence and an exit code."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from maskbank.cli.options import KEPT
 from maskbank.service.heap import keep_freed_memory
 from maskbank.store import commands as store_commands
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 ABOUT = "Tracks objects through videos and CVAT jobs; trains, measures and serves the tracker."
 
 
@@ -26,8 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maskbank: this command needs {package}: pip install -e '.[{options.extra}]'", file=sys.stderr)
         return 1
     except OSError as error:
-        named = error.filename is not None and error.strerror
-        print(f"maskbank: {error.filename}: {error.strerror}." if named else f"maskbank: {error}", file=sys.stderr)
+        print(f"maskbank: {_said_of(error, options)}", file=sys.stderr)
         return 1
     except ValueError as error:
         print(f"maskbank: {error}", file=sys.stderr)
@@ -36,6 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"maskbank: stopped; {options.when_stopped}.", file=sys.stderr)
         return 130
     return 0
+
+
+def _said_of(error: OSError, options: argparse.Namespace) -> str:
+    """A sentence."""
+    if error.errno in DISK_FULL:
+        folder = getattr(options, "out", None) or error.filename
+        disk = f"The disk that holds {folder}" if folder else "The disk"
+        return f"{disk} is full; {getattr(options, 'when_full', options.when_stopped)}."
+    return f"{error.filename}: {error.strerror}." if error.filename is not None and error.strerror else str(error)
 
 
 def _parser() -> argparse.ArgumentParser:

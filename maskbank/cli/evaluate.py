@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from maskbank.cli.options import Commands, add_model_options, environment_with
+from maskbank.cli.options import KEPT, Commands, add_model_options, environment_with, refuse_unwritable
+from maskbank.files.atomic import check_writable
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ def add_commands(commands: Commands) -> None:
         "how these are chosen: effort.md, effort.json and effort.png in this folder",
     )
     add_model_options(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    evaluate.set_defaults(run=_evaluate, when_stopped="nothing was measured yet")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -50,8 +51,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         return
     if options.boxes and (options.search or options.propose):
         raise ValueError("--boxes says how well objects are tracked from boxes; --search and --propose do not track.")
-    if options.out and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
-        raise ValueError(f"--out {options.out} is no file that can be written.")  # before hours of work
+    if options.out:
+        refuse_unwritable(options.out)
 
     import torch
 
@@ -68,14 +69,14 @@ def _evaluate(options: argparse.Namespace) -> None:
     settings = read_settings(environment)
     if options.search:
         found = evaluate_search(load_tracker(settings)[0], read_sequences(options.data))
-        _report_on(found, search_report, options.out)
+        _report_on(found, search_report, options)
         return
     if options.propose:
         tracker, _ = load_tracker(settings)
         proposed = evaluate_proposals(
             tracker, load_outliner(settings.interactor, tracker.device), read_sequences(options.data)
         )
-        _report_on(proposed, proposal_report, options.out)
+        _report_on(proposed, proposal_report, options)
         return
     outliner = load_outliner(settings.interactor, torch.device(settings.device)) if options.boxes else None
     tables = []
@@ -84,22 +85,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     _report_on(
         evaluate(options.data, environment, outliner),
         lambda results: "\n\n".join([*tables, report(results)]),
-        options.out,
+        options,
     )
 
 
-def _report_on(results: Iterable[T], report: Callable[[list[T]], str], out: Path | None) -> None:
+def _report_on(results: Iterable[T], report: Callable[[list[T]], str], options: argparse.Namespace) -> None:
     """Reports what is measured; what was done before an interruption or a bad sequence is worth having, too."""
     done = []
     try:
         for result in results:
             done.append(result)
+            options.when_stopped = "what was measured so far is above"
     finally:
         if done:
             table = report(done)
             print(table)
-            if out:
-                out.write_text(table + "\n")
+            if options.out:
+                options.out.write_text(table + "\n")
 
 
 def _evaluate_effort(options: argparse.Namespace) -> None:
@@ -113,10 +115,12 @@ def _evaluate_effort(options: argparse.Namespace) -> None:
         raise ValueError("--effort has a folder of its own for what it measures, and knows neither --out nor --boxes.")
     tracker, _ = load_tracker(read_settings(environment_with(options)))
     options.effort.mkdir(parents=True, exist_ok=True)
+    check_writable(options.effort / "effort.md")
     curves: list[EffortCurve] = []
     try:
         for sequence in effort_curves(tracker, options.data):
             curves += sequence
+            options.when_stopped = KEPT
     finally:  # whole sequences only, so that the policies are compared on the same ones
         if curves:
             report = effort_report(curves)

@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from maskbank.cli.options import Commands, add_model_options, environment_with
+from maskbank.cli.options import KEPT, Commands, add_model_options, environment_with, warn_of_damage
 
 
 def add_commands(commands: Commands) -> None:
@@ -35,7 +35,7 @@ def _add_search(commands: Commands) -> None:
     )
     search.add_argument("--out", type=Path, help="folder for the results (default: only say what was found)")
     add_model_options(search)
-    search.set_defaults(run=_search)
+    search.set_defaults(run=_search, when_stopped="no frame was searched")
 
 
 def _add_propose(commands: Commands) -> None:
@@ -94,7 +94,12 @@ def _search(options: argparse.Namespace) -> None:
             if image is None:  # a video that ends before its last frame
                 break
             results.add(index, frames.name(index), image, searcher.find(Frame(image)))
+            options.when_stopped = KEPT if options.out else "nothing is kept without --out"
+            options.when_full = "the masks that were written are kept"
+    if not len(results):
+        raise ValueError(f"No image in {options.frames} can be read, so nothing was searched.")
     print(results.summary())
+    warn_of_damage(frames)
 
 
 def _propose(options: argparse.Namespace) -> None:
@@ -110,6 +115,8 @@ def _propose(options: argparse.Namespace) -> None:
 
     if any(options.out.glob("*.png")):
         raise ValueError(f"{options.out} has a mask already, which somebody may have corrected; choose another --out.")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is not a folder.")
     frames = open_frames(options.frames)
     settings = read_settings(environment_with(options))
     tracker, _ = load_tracker(settings)
@@ -117,6 +124,7 @@ def _propose(options: argparse.Namespace) -> None:
     needed = set(frames_to_read(looked_at, len(frames)))
     read = ((index, image) for index, image in enumerate(frames) if index in needed)
     found = propose(read, looked_at, tracker, load_outliner(settings.interactor, tracker.device))
+    warn_of_damage(frames)
     if found is None:
         print("Nothing is proposed: nothing in this clip moves against its background.")
         return

@@ -2,7 +2,14 @@
 
 import argparse
 import os
-from typing import TypeAlias
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from maskbank.files.atomic import check_writable
+
+if TYPE_CHECKING:
+    from maskbank.files.frames import FrameSource
 
 # What add_subparsers returns: argparse has no public name for it.
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -26,6 +33,20 @@ def environment_with(options: argparse.Namespace) -> dict[str, str]:
     refuse_unknown(os.environ)
     given = {f"MASKBANK_{name.upper()}": getattr(options, name) for name in ("model", "weights", "device", "size")}
     return dict(os.environ) | {name: value for name, value in given.items() if value is not None}
+
+
+def warn_of_damage(frames: "FrameSource") -> None:
+    """Says at the end of a command that not all frames could be read; what was done with the others is good."""
+    if frames.damage:
+        print(f"maskbank: {frames.damage}", file=sys.stderr)
+
+
+def refuse_unwritable(out: Path) -> None:
+    """Raises ValueError, one sentence, where the file of an --out cannot be written: before all the work for it."""
+    try:
+        check_writable(out)
+    except OSError as error:
+        raise ValueError(f"--out {out} is no file that can be written: {error.strerror}.") from error
 
 
 def as_minutes(text: str) -> float:

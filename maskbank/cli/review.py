@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from maskbank.cli.options import Commands
+from maskbank.cli.options import Commands, refuse_unwritable
 
 
 def add_commands(commands: Commands) -> None:
@@ -12,14 +12,24 @@ def add_commands(commands: Commands) -> None:
         "review",
         help="make the page to look at a run again",
         description="Makes one HTML file of a run of track or job: confidence over time, a player, the least sure "
-        "frames. Both make it at their end; this is for a run that was stopped, or for a copy elsewhere.",
+        "frames. Both make it at their end; this is for a run that was stopped, or for a copy elsewhere. Of a run of "
+        "track that was killed, or whose disk was full, it completes annotations.json as well.",
     )
     review.add_argument("run_folder", type=Path, metavar="RUN", help="--out of track, or the folder that job names")
     review.add_argument("--out", type=Path, metavar="FILE", help="the page (default: review.html in RUN)")
-    review.set_defaults(run=_review)
+    review.add_argument(
+        "--frames", type=Path, metavar="FRAMES", help="folder of images, or video file, if the run's is elsewhere now"
+    )
+    review.set_defaults(run=_review, when_stopped="the page was not made")
 
 
 def _review(options: argparse.Namespace) -> None:
+    from maskbank.review.annotations import restore_annotations
     from maskbank.review.page import write_page
 
-    print(f"Look at {write_page(options.run_folder, options.out)}.")
+    if options.out:
+        refuse_unwritable(options.out)
+    restored = restore_annotations(options.run_folder)
+    if restored:
+        print(f"{restored} is complete now.")
+    print(f"Look at {write_page(options.run_folder, options.out, options.frames)}.")

@@ -4,7 +4,7 @@ import argparse
 import itertools
 from pathlib import Path
 
-from maskbank.cli.options import KEPT, Commands, add_model_options, environment_with
+from maskbank.cli.options import KEPT, Commands, add_model_options, environment_with, warn_of_damage
 
 
 def add_commands(commands: Commands) -> None:
@@ -34,7 +34,7 @@ def add_commands(commands: Commands) -> None:
     )
     track.add_argument("--suggest", action="store_true", help="say at the end which frame to outline next, if any")
     add_model_options(track)
-    track.set_defaults(run=_track)
+    track.set_defaults(run=_track, when_stopped="no frame was finished")
 
 
 def _seed(text: str) -> tuple[int, Path]:
@@ -62,7 +62,8 @@ def _track(options: argparse.Namespace) -> None:
     seeds = {}
     for index, path in options.seed:
         if index >= len(frames):
-            raise ValueError(f"There is no frame {index} to seed: {options.frames} has {len(frames)} frames.")
+            readable = f"{options.frames} has {len(frames)} frames that can be read"
+            raise ValueError(f"There is no frame {index} to seed: {readable}.")
         if index in seeds:
             raise ValueError(f"Frame {index} has two seed masks; put all its objects into one.")
         seeds[index] = read_id_mask(path)
@@ -70,14 +71,12 @@ def _track(options: argparse.Namespace) -> None:
     video = None if options.video == "none" else options.video
     objects = sorted({int(i) for seed in seeds.values() for i in np.unique(seed) if i})
     facts = facts_of(options.frames, {i: f"object {i}" for i in objects})
-    options.when_stopped = "no frame was finished"
     with (
         ResultFolder(options.out, video, frames.fps) as results,
         tqdm(total=frames_to_track(len(frames), seeds), unit="frame", desc="tracking") as bar,
     ):
         tracked_frames = track_clip(tracker, frames, seeds, bar.update)
         first = next(tracked_frames)  # until there is a frame, the record of an earlier run stays
-        options.when_stopped = KEPT
         with RunRecord(options.out, facts) as record:
             for index, tracked in enumerate(itertools.chain([first], tracked_frames)):
                 seeded = np.unique(seeds[index]).tolist() if index in seeds else []
@@ -85,6 +84,9 @@ def _track(options: argparse.Namespace) -> None:
                 with interruptions_held_back():  # both have the frame, or neither
                     results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
                     record.add(index, frames.name(index), tracked.ids.shape, findings)
+                options.when_stopped = KEPT
+                options.when_full = f"{KEPT}, and `maskbank review {options.out}` completes it once there is room"
     print(f"Look at {write_page(options.out)}.")
+    warn_of_damage(frames)
     if options.suggest:
         print(what_to_outline_next(*read_record(options.out)))

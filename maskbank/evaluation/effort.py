@@ -17,14 +17,13 @@ from tqdm import tqdm
 
 from maskbank.evaluation.measures import Score, boundary_f, jaccard
 from maskbank.evaluation.sequences import AnnotatedSequence, mean_score, read_sequences
-from maskbank.files.images import decode_image
+from maskbank.files.frames import read_image
 from maskbank.tracking.clip_objects import track_clip_objects
 from maskbank.tracking.fusion import MaskAnswer, fuse, mask_agreement
 from maskbank.tracking.suggestions import suggest, sureness
 from maskbank.tracking.tracker import Frame, Tracker
 
 COUNTS = (1, 2, 3, 4, 5, 8)  # of outlined frames
-MAX_PIXELS = 64_000_000
 ENCODED_FRAMES = 100  # that are kept; at the usual size a gigabyte
 
 Outlined = tuple[int, ...]  # frames, in order
@@ -69,7 +68,7 @@ class EffortClip:
 
     def image(self, frame: int) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""
-        return decode_image(self.sequence.images[frame].read_bytes(), MAX_PIXELS)
+        return read_image(self.sequence.images[frame])
 
     def outcome(self, outlined: Outlined) -> Outcome:
         """Tracks as `maskbank job` does: in both directions, joined by the same rule."""

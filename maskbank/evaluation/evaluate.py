@@ -54,9 +54,9 @@ def track_sequence(
 
     Raises ValueError with one sentence when the function refuses a frame or fails on it.
     """
-    session = TrackingSession(call)
+    session, image = TrackingSession(call), sequence.images[0]
     try:
-        session.start(sequence.images[0].read_bytes(), [seed == i for i in objects])
+        session.start(image.read_bytes(), [seed == i for i in objects])
         yield np.where(np.isin(seed, objects), seed, 0), session.states
         for image in sequence.images[1:]:
             ids = np.zeros(seed.shape, np.uint8)
@@ -64,7 +64,7 @@ def track_sequence(
                 ids[mask] = object_id
             yield ids, session.states
     except FunctionError as error:
-        raise ValueError(f"The function refused the sequence {sequence.name}: {error}") from error
+        raise ValueError(f"The function refused {image.name} of the sequence {sequence.name}: {error}") from error
 
 
 def seed_from_boxes(outliner: Outliner, sequence: AnnotatedSequence) -> np.ndarray:

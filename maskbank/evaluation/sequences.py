@@ -41,7 +41,7 @@ def read_sequences(data: Path) -> list[AnnotatedSequence]:
 
     A sequence begins with its first mask that shows an object.
 
-    Raises ValueError with one sentence when there is none.
+    Raises ValueError with one sentence when there is none, or a mask has another size than those before it.
     """
     sequences = []
     frames = [path for path in data.rglob("*") if path.suffix.lower() in FRAME_ENDINGS]
@@ -51,6 +51,7 @@ def read_sequences(data: Path) -> list[AnnotatedSequence]:
         truths = [read_id_mask(mask) if mask.exists() else None for mask in masks]
         first = next((i for i, truth in enumerate(truths) if truth is not None and truth.any()), len(truths))
         if sum(truth is not None for truth in truths[first:]) >= 2:
+            _check_sizes(masks[first:], truths[first:])
             sequences.append(AnnotatedSequence(str(folder.relative_to(data)), images[first:], truths[first:]))
     if not sequences:
         raise ValueError(
@@ -58,6 +59,16 @@ def read_sequences(data: Path) -> list[AnnotatedSequence]:
             "which shows an object."
         )
     return sequences
+
+
+def _check_sizes(masks: list[Path], truths: list[np.ndarray | None]) -> None:
+    """Raises ValueError where masks of a sequence, the first of which is there, differ in size."""
+    first = truths[0]
+    assert first is not None
+    for path, truth in zip(masks, truths, strict=True):
+        if truth is not None and truth.shape != first.shape:
+            got, expected = (f"{width} x {height}" for height, width in (truth.shape, first.shape))
+            raise ValueError(f"{path} is {got} pixels, but {masks[0].name} in the same folder is {expected}.")
 
 
 @dataclass(frozen=True)

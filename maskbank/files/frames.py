@@ -19,6 +19,7 @@ from maskbank.files.video import silent_stderr
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 MAX_PIXELS = 64_000_000  # per frame; enough for 8K video and 60-megapixel photos
 FOLDER_FPS = 25.0  # images carry no frame rate
+MISCOUNTED = 5  # frames, by which the header of a video that is whole may be off
 BLOCK_BYTES = 256 << 20  # of frames that are kept at once to go backwards through a video
 
 
@@ -37,6 +38,14 @@ class FrameSource(ABC):
     """
 
     fps: float
+
+    @property
+    def damage(self) -> str | None:
+        """A sentence that says where reading stops too early; None where all can be read, or iteration raises instead.
+
+        It names a file without its folder, since it is shown on pages that may be sent to others.
+        """
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -93,7 +102,11 @@ class ImageFolder(FrameSource):
 
 
 class VideoFile(FrameSource):
-    """A video file. Frames are turned upright as its header says; names follow CVAT's (frame_000000.png)."""
+    """A video file. Frames are turned upright as its header says; names follow CVAT's (frame_000000.png).
+
+    It ends with the first frame that cannot be read, even where there are others behind it: their numbers would be
+    wrong. `damage` says so.
+    """
 
     def __init__(self, path: Path, max_pixels: int = MAX_PIXELS) -> None:
         self.path, self.max_pixels = path, max_pixels
@@ -103,16 +116,31 @@ class VideoFile(FrameSource):
         self.fps = fps if 0 < fps < 1000 else FOLDER_FPS
 
     @cached_property
-    def _count(self) -> int:
-        """Frames that can be decoded; counted, since headers are often wrong (cut or streamed files)."""
-        capture, count = self._open(), 0
+    def _counts(self) -> tuple[int, int]:
+        """Frames that can be decoded, counted, since headers are often wrong (cut or streamed files); and how many
+        there should be by the header, of streamed files 0 or less."""
+        capture, count, seconds = self._open(), 0, 0.0
         while capture.grab():
             count += 1
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        expected, fps = (capture.get(p) for p in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         capture.release()
-        return count
+        if seconds > 0 and fps > 0:
+            # A webm's number is its length times a rate that its frames may not have; so as many as they come, instead.
+            expected = min(expected, expected / fps * (count - 1) / seconds)
+        return count, round(expected)
+
+    @property
+    def damage(self) -> str | None:
+        """See `FrameSource`."""
+        count, expected = self._counts
+        if expected - count <= MISCOUNTED:
+            return None
+        stopped = f"reading stopped at frame {count} of the {expected} that its header promises"
+        return f"{self.path.name} may be damaged, cut off or trimmed: {stopped}."
 
     def __len__(self) -> int:
-        return self._count
+        return self._counts[0]
 
     def name(self, index: int) -> str:
         """As CVAT calls the frame; raises IndexError where there is none."""

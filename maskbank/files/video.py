@@ -17,6 +17,10 @@ CODECS = {".webm": "VP80", ".mp4": "mp4v"}
 50 ms of one core per 640 x 360 frame; .mp4 costs 2 ms and plays in video players, but in no browser. (VP9
 would play everywhere, at 100 to 200 ms per frame: slower than the tracker.)"""
 
+# FFmpeg prints lines for programmers about every damaged frame. OpenCV passes this on to it when the first video is
+# opened; -8 is AV_LOG_QUIET. (To turn stderr away while frames are read would hide what other threads write, too.)
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 
 class VideoWriter:
     """Writes RGB frames to a video file whose ending chooses the codec (`CODECS`): .webm for browsers.

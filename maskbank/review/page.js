@@ -425,6 +425,7 @@
     };
 
     byId('facts').textContent = facts();
+    byId('notice').textContent = data.notice ?? '';
     byId('threshold').textContent = data.unsureBelow;
     scrub.max = length - 1;
     scrub.addEventListener('input', () => {

@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -26,14 +27,25 @@ SUGGESTED = 3  # frames to outline: how much a fourth is worth depends on what t
 _HERE = Path(__file__).resolve().parent
 
 
-def write_page(run: Path, out: Path | None = None) -> Path:
+def write_page(run: Path, out: Path | None = None, source: Path | None = None) -> Path:
     """Makes the page of the run in a folder; returns its path, by default `PAGE` in the run's folder.
 
     The same run gives the same bytes.
 
-    Raises ValueError with one sentence when there is no run, or its frames are no longer where they were.
+    Args:
+        run: the folder.
+        out: the page.
+        source: where the run's frames are now, if they are no longer where they were.
+
+    Raises ValueError with one sentence when there is no run, or its frames are not there.
     """
     facts, frames = read_record(run)
+    if source is not None:
+        facts = replace(facts, frames=str(source.resolve()))
+    elif not (run / facts.frames).exists():
+        raise ValueError(
+            f"{run / facts.frames} does not exist; say with --frames where the frames of this run are now."
+        )
     out = out or run / PAGE
     text = render(page_data(facts, frames, open_frames(run / facts.frames)))
     with atomic_write(out) as draft:
@@ -47,7 +59,7 @@ def page_data(facts: RunFacts, frames: Sequence[RecordedFrame], source: FrameSou
     even = evenly_spaced(len(frames), EVENLY_SPACED)
     pictures = make_pictures(frames, _images(frames, source), {*look, *even})
     if not pictures:
-        raise ValueError(f"None of the frames of this run is in {facts.frames} any more.")
+        raise ValueError(f"None of the frames of this run is in {facts.frames}; say with --frames where they are now.")
     return {
         "title": facts.title,
         "jobUrl": facts.job_url,
@@ -59,6 +71,7 @@ def page_data(facts: RunFacts, frames: Sequence[RecordedFrame], source: FrameSou
             {"name": name, "colour": _css_colour(object_id)} | _course(frames, slot)
             for slot, (object_id, name) in enumerate(facts.objects.items())
         ],
+        "notice": source.damage,
         "next": what_to_outline_next(facts, frames),
         "suggested": [
             {"position": each.position, "slots": each.objects}

@@ -13,7 +13,7 @@ from string import Template
 
 import numpy as np
 
-from maskbank.files.atomic import atomic_write
+from maskbank.files.atomic import atomic_write, check_writable
 from maskbank.files.masks import write_id_mask
 from maskbank.files.rendering import overlay
 from maskbank.review.page import policy_digest
@@ -22,6 +22,7 @@ from maskbank.shapes.conversion import mask_to_shape
 from maskbank.tracking.search import Match
 
 RANKING, PAGE = "ranking.csv", "search.html"
+COLUMNS = ["rank", "frame", "name", "score", "found", "left", "top", "right", "bottom"]
 PICTURES = 48  # of the best frames, on the page
 TOLD = 5  # of the best frames, in the summary
 
@@ -42,17 +43,20 @@ class RankedFrame:
 class SearchResults:
     """Collects what is found frame by frame; at the end, or when the search is stopped, it writes what there is.
 
+    What an earlier search left in the folder goes with the first frame.
+
     Args:
         out: the folder; None writes nothing.
         frames: what is searched, whose name is the page's title.
         references: images and masks of the object.
 
-    Raises ValueError, one sentence, where the folder has masks that no search left there.
+    Raises ValueError, one sentence, where the folder has masks or a ranking that no search left there, and OSError
+    where nothing can be written in it.
     """
 
     def __init__(self, out: Path | None, frames: Path, references: Iterable[tuple[np.ndarray, np.ndarray]]):
-        if out and any(out.glob("masks/*.png")) and not (out / RANKING).exists():
-            raise ValueError(f"{out} has masks that do not come from an earlier search; choose another folder.")
+        if out:
+            _claim(out)
         self._out, self._title = out, frames.resolve().name
         self._ranking: list[RankedFrame] = []
         self._pictures: dict[int, str] = {}  # of the best frames so far, by index
@@ -60,6 +64,8 @@ class SearchResults:
 
     def add(self, index: int, name: str, image: np.ndarray, match: Match) -> None:
         """Ranks a frame, (H, W, 3) uint8 RGB, and writes the mask of one in which the object was found."""
+        if not self._ranking:
+            self._begin()
         box = mask_to_shape(match.mask, "rectangle")
         frame = RankedFrame(index, name, match.score, match.found, box.points if box else ())
         insort(self._ranking, frame, key=lambda each: -each.score)
@@ -69,12 +75,12 @@ class SearchResults:
             self._pictures[index] = _picture(image, match.mask)
             best = {each.index for each in self._ranking[:PICTURES]}
             self._pictures = {i: picture for i, picture in self._pictures.items() if i in best}
-        path = self._out / "masks" / f"{Path(name).stem}.png"
         if match.found:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_id_mask(path, match.mask.astype(np.uint8))
-        else:
-            path.unlink(missing_ok=True)  # of an earlier search
+            write_id_mask(self._out / "masks" / f"{Path(name).stem}.png", match.mask.astype(np.uint8))
+
+    def __len__(self) -> int:
+        """How many frames were searched."""
+        return len(self._ranking)
 
     def summary(self) -> str:
         """What was found, for people."""
@@ -87,16 +93,23 @@ class SearchResults:
 
     def __exit__(self, *_: object) -> None:
         if self._out is not None and self._ranking:
-            self._out.mkdir(parents=True, exist_ok=True)
-            with atomic_write(self._out / RANKING) as draft:
-                self._write_ranking(draft)
+            self._write_ranking(self._out / RANKING)
             with atomic_write(self._out / PAGE) as draft:
                 draft.write_text(self._page(), encoding="utf-8")
 
+    def _begin(self) -> None:
+        """Takes away what an earlier search left, and leaves what says, after a search that is killed, that it was
+        one."""
+        if self._out is None:
+            return
+        for old in (*self._out.glob("masks/*.png"), self._out / PAGE):
+            old.unlink(missing_ok=True)
+        self._write_ranking(self._out / RANKING)
+
     def _write_ranking(self, path: Path) -> None:
-        with path.open("w", encoding="utf-8", newline="") as file:
+        with atomic_write(path) as draft, draft.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["rank", "frame", "name", "score", "found", "left", "top", "right", "bottom"])
+            writer.writerow(COLUMNS)
             for rank, each in enumerate(self._ranking, start=1):
                 writer.writerow([rank, each.index, each.name, f"{each.score:.4f}", int(each.found), *each.box])
 
@@ -121,6 +134,25 @@ class SearchResults:
             found="".join(parts[True]) or "Nothing.",
             others="".join(parts[False]) or "Nothing.",
         )
+
+
+def _claim(out: Path) -> None:
+    """Makes the folder; see `SearchResults` for what is raised."""
+    ranking = out / RANKING
+    has_masks = any(out.glob("masks/*.png"))
+    if not _is_of_a_search(ranking) and (has_masks or ranking.exists()):
+        strange = "masks that do" if has_masks else f"a {RANKING} that does"
+        raise ValueError(f"{out} has {strange} not come from an earlier search; choose another folder.")
+    (out / "masks").mkdir(parents=True, exist_ok=True)
+    check_writable(ranking)
+
+
+def _is_of_a_search(ranking: Path) -> bool:
+    """Whether a file is there that a `SearchResults` wrote."""
+    try:
+        return ranking.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _picture(image: np.ndarray, mask: np.ndarray) -> str:

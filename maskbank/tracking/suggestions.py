@@ -18,6 +18,7 @@ K = TypeVar("K", bound=Hashable)  # what names an object
 ERROR_WHEN_SURE = 0.04  # 1 - J of masks with confidence 1, as measured
 REACH = 0.1  # of the frames: how far from an outline a second one is worth all that it can be
 SURELY_GONE = 0.75  # confidence from which an object that is gone is believed to be: there is nothing to outline
+TOLD = 5  # objects in a sentence
 WORTH = 0.1  # expected 1 - J, next to an outline less; what is below it is not worth a person's time
 
 
@@ -84,7 +85,14 @@ def next_step(names: Mapping[K, str], confidence: Mapping[K, Sequence[float | No
     best = next(iter(suggest(confidence, 1)), None)
     if best is None:
         return "No frame is worth another outline: it is not expected to mend much anywhere."
-    return f"Outline next: frame {numbers[best.position]}, {', '.join(names[each] for each in best.objects)}."
+    return f"Outline next: frame {numbers[best.position]}, {_enumerated([names[each] for each in best.objects])}."
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    """The first names, and how many others there are: a crowd would fill the screen."""
+    others = len(names) - TOLD
+    told = ", ".join(names[:TOLD])
+    return told if others <= 0 else f"{told} and {others} other{'s' if others > 1 else ''}"
 
 
 def _distance(length: int, outlined: Sequence[int] | np.ndarray) -> np.ndarray:
