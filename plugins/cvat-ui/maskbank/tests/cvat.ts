@@ -45,8 +45,8 @@ export const LABELS: Job['labels'] = [
         id: 2,
         name: 'turtle',
         attributes: [
-            { id: 21, mutable: false },
-            { id: 22, mutable: true },
+            { id: 21, mutable: false, defaultValue: 'unnamed' },
+            { id: 22, mutable: true, defaultValue: 'unset' },
         ],
     },
 ];

@@ -1,6 +1,7 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
 import type { Association } from './association';
 import { associate } from './association';
+import { lostAttributes } from './attributes';
 import type {
     ActionParameters,
     Collection,
@@ -18,7 +19,7 @@ import { Made } from './made';
 import type { FollowedObject, FollowedShape } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
-import { planCorrections, planUpToTarget } from './plans';
+import { planCorrections, planUpToTarget, sentenceOfLost } from './plans';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
 import { combined, nothing, resultsOf, withAssociated, withShapesOver } from './results';
@@ -103,11 +104,18 @@ export class AITracker extends BaseCollectionAction {
             {
                 ...{ collection: input.collection, everything },
                 states: await job.annotations.get(frame, false, []),
-                isMachineMade: ({ source }, drawn) => source === 'auto' || this.#made.has(drawn),
+                // A shape that is not "auto" any more was changed by a person, be it that only its label was.
+                isMachineMade: (object, drawn) =>
+                    object.source === 'auto' || ('shapes' in object && this.#made.has(drawn)),
+                labels: job.labels,
             },
             frame,
         );
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
+        const lost = over.filter(({ shape, track }) => lostAttributes(shape, track.attributes, job.labels).length);
+        if (lost.length) {
+            notify('warning', sentenceOfLost([frame]));
+        }
         const { associated, associations, unclear } = associate(merged, numbers);
         const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);

@@ -70,7 +70,7 @@ export interface Job {
     taskId: number | null;
     startFrame: number;
     stopFrame: number;
-    labels: { id?: number; name: string; attributes: { id?: number; mutable: boolean }[] }[];
+    labels: { id?: number; name: string; attributes: { id?: number; mutable: boolean; defaultValue?: string }[] }[];
     frames: {
         frameNumbers(): Promise<number[]>; // a ground truth job has only some of those from startFrame to stopFrame
         get(frame: number): Promise<{ deleted: boolean }>;

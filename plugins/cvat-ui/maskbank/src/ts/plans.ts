@@ -1,8 +1,9 @@
+import { fixedAttributes, lostAttributes } from './attributes';
 import type { Collection, Job, Shape, Track } from './cvat-types';
 import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Surroundings } from './job-shapes';
-import { isAlike } from './keyframes';
+import { isAlike, outlinedByPersons } from './keyframes';
 import type { Followed, FollowedObject } from './objects';
 import { followedObjects } from './objects';
 import type { Run } from './runs';
@@ -82,6 +83,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     tellUngrouped(asked, followed);
     tellUnclear(asked, objects, frames);
     tellLaterTracks(asked, objects, frames);
+    tellLost(asked, objects);
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
 
@@ -96,7 +98,7 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
     const byPersons = (await followedFrom(collection, frame)).objects.filter(({ kind, source }) =>
         kind === 'shape'
             ? !isMachineMade(source, source)
-            : source.shapes.some((keyframe) => keyframe.frame === frame && !isMachineMade(source, keyframe)),
+            : outlinedByPersons(source, (each) => isMachineMade(source, each)).some((each) => each.frame === frame),
     );
     const off = offOnFrame(asked, framesToTrack(numbers, frame, Math.max(settings.target, frame)));
     if (!byPersons.length && off.length) {
@@ -210,6 +212,30 @@ function tellLaterTracks(
                 'undo this, and choose the frame before as the target frame.',
         );
     }
+}
+
+/** A track has one value of an attribute that cannot change: others that persons set on its shapes are lost. */
+function tellLost({ labels, notify }: Asked, objects: readonly FollowedObject[]): void {
+    const lost = objects.flatMap((object) => {
+        if (object.kind !== 'shape' || !object.becomesTrack) {
+            return [];
+        }
+        const others = [...object.byPersons.values()];
+        const fixed = fixedAttributes(object.source, others, labels);
+        return others.filter((shape) => lostAttributes(shape, fixed, labels).length).map(({ frame }) => frame);
+    });
+    if (lost.length) {
+        notify('warning', sentenceOfLost(lost));
+    }
+}
+
+/** What persons set on these frames does not fit into the tracks that the shapes there become part of. */
+export function sentenceOfLost(frames: readonly number[]): string {
+    return (
+        `What you set on frame ${ranges(frames)} is lost: something else is set on another frame, and this attribute cannot ` +
+        'change along a track. If it is another object, cancel or undo this, and give it a group of its own (G, a click ' +
+        'on it, G).'
+    );
 }
 
 function tellUngrouped(asked: Asked, { ungrouped }: Followed): void {
