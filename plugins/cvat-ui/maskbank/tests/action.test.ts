@@ -1970,7 +1970,7 @@ describe('cancelled', () => {
         await run(0, 9, {}, after(4));
         expect(server.frames('track')).toEqual([4, 0, 1, 2]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
-        expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '4']);
+        expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '3', '4']);
         expect(shownFrames).toEqual([0]);
     });
 

@@ -207,3 +207,38 @@ test('undone several times, saved and loaded anew, it is known what the action m
     await run(0, 9);
     expect(job.numbers.filter((frame) => interpolated(job.tracks[0]!, frame))).toEqual([0]);
 });
+
+describe('what was not tracked of a person’s track', () => {
+    const path = [
+        { frame: 0, points: BOX },
+        { frame: 18, points: [110, 20, 130, 40] },
+    ];
+    const left = (frame: number): number | null => {
+        const shown = interpolated(job.tracks[0]!, frame);
+        return shown && Math.round(shown.points![0]!);
+    };
+
+    test.each([
+        [0, 9, [10, 17]],
+        [18, 9, [1, 8]],
+        [6, 9, [10, 17]],
+    ])('from %i to %i: stays where CVAT interpolated it', async (from, target, [first, last]) => {
+        job.drawTrack('rectangle', path);
+        const look = (): (number | null)[] => job.numbers.slice(first, last! + 1).map(left);
+        const before = look();
+        await run(from, target);
+        expect(look()).toEqual(before);
+        await run(0, 19); // what was added for that is no outline of a person's
+        expect(left(10)).not.toBe(before[0]);
+    });
+
+    test('also where it is gone on the target frame, or the frame behind is deleted', async () => {
+        job.drawTrack('rectangle', path);
+        const before = [11, 12].map(left);
+        job.deleted.add(10);
+        server.isGone = () => true;
+        await run(0, 9);
+        expect([9, 11, 12].map(left)).toEqual([null, ...before]);
+        expect(job.tracks[0]!.shapes.map(({ frame }) => frame)).toEqual([0, 1, 11, 18]);
+    });
+});

@@ -2,6 +2,7 @@ import { BaseCollectionAction } from 'cvat-core-wrapper';
 import type { Association } from './association';
 import { associate } from './association';
 import { lostAttributes } from './attributes';
+import { withBeside } from './beside';
 import type {
     ActionParameters,
     Collection,
@@ -136,7 +137,10 @@ export class AITracker extends BaseCollectionAction {
         if (tracked.end.reason === 'cancelled') {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
-        const found = byObject(runs, outcomes);
+        const found = await withBeside(byObject(runs, outcomes), {
+            statesOn: (each) => job.annotations.get(each, false, []),
+            nextFrame: (each, towards) => this.#nextFrame(numbers, each, towards),
+        });
         const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
         );
@@ -294,14 +298,14 @@ export class AITracker extends BaseCollectionAction {
         ]);
         const next = new Map<number, number | undefined>();
         for (const frame of new Set(frames)) {
-            next.set(frame, await this.#frameBehind(numbers, frame));
+            next.set(frame, await this.#nextFrame(numbers, frame, Infinity));
         }
         return (frame) => next.get(frame);
     }
 
     /** No frame that is deleted: a keyframe would not count there. */
-    async #frameBehind(numbers: readonly number[], last: number): Promise<number | undefined> {
-        for (const frame of framesToTrack(numbers, last, Infinity)) {
+    async #nextFrame(numbers: readonly number[], from: number, towards: number): Promise<number | undefined> {
+        for (const frame of framesToTrack(numbers, from, towards)) {
             // If CVAT cannot be asked just now, what was tracked must not be lost for it.
             const { deleted } = await this.#job.frames.get(frame).catch(() => ({ deleted: false }));
             if (!deleted) {

@@ -1,5 +1,5 @@
 import { replaced, without } from './attributes';
-import type { Attribute, Keyframe, Shape, Track } from './cvat-types';
+import type { Attribute, Keyframe, ObjectState, Shape, Track } from './cvat-types';
 import { asType, outlineOf } from './outlines';
 
 const ROUNDED = 0.01; // pixels: the server may round what it saves
@@ -15,6 +15,17 @@ export function isAlike(one: Named, other: Named): boolean {
 export function drawnAs(shape: Shape, type: string): Pick<Keyframe, 'type' | 'points' | 'rotation'> {
     const { points, rotation } = shape;
     return shape.type === type ? { type, points, rotation } : { ...asType(outlineOf(shape), type), rotation: 0 };
+}
+
+/** What an object looks like on a frame, as a keyframe; attributes hold on from the one before. */
+export function keyframeOf(
+    { shapeType, points, rotation, occluded, outside, zOrder }: ObjectState,
+    frame: number,
+): Keyframe {
+    return {
+        ...{ frame, type: shapeType, points: points ?? [], rotation: rotation ?? 0 },
+        ...{ occluded, outside, z_order: zOrder, attributes: [] },
+    };
 }
 
 /** The same track with other keyframes; partly a program's work, unless all of it was so before. */

@@ -1,7 +1,7 @@
-import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import type { Collection, Keyframe, Shape, Track } from './cvat-types';
 import type { Surroundings } from './job-shapes';
 import { JobShapes, sameAttributes } from './job-shapes';
-import { isAlike, outlinedByPersons } from './keyframes';
+import { isAlike, keyframeOf, outlinedByPersons } from './keyframes';
 import { outlineOf } from './outlines';
 import type { Target } from './tracking';
 
@@ -117,13 +117,6 @@ function followedTracks(tracks: readonly Track[], around: Surroundings): Followe
         const track = { kind: 'track', source, shown, byMachine: byFrame(made) } as const;
         return [{ ...track, start: outlineOf(shown), ...annotatedKeyframes(source, around) }];
     });
-}
-
-function keyframeOf({ shapeType, points, rotation, occluded, outside, zOrder }: ObjectState, frame: number): Keyframe {
-    return {
-        ...{ frame, type: shapeType, points: points ?? [], rotation: rotation ?? 0 },
-        ...{ occluded, outside, z_order: zOrder, attributes: [] },
-    };
 }
 
 function byFrame<Drawing extends Keyframe>(drawings: readonly Drawing[]): Map<number, Drawing> {

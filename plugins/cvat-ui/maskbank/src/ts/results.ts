@@ -97,15 +97,15 @@ interface Changes {
 }
 
 function changesOf(
-    { object, from, done, found }: Outcome,
+    { object, from, done, found, beside = [] }: Outcome,
     labels: Job['labels'],
     next: NextFrame,
     isChanged: IsChanged,
 ): Changes {
     if (object.kind === 'track') {
         const { source, shown } = object;
-        // Without a keyframe there, CVAT would interpolate up to what was found: what it was tracked from would move.
-        const added = source.shapes.some(({ frame }) => frame === shown.frame) ? [] : [shown];
+        // Without keyframes there, CVAT would interpolate up to what was found: what was not tracked would move.
+        const added = [shown, ...beside].filter((each) => source.shapes.every(({ frame }) => frame !== each.frame));
         const track = { ...source, shapes: [...source.shapes, ...added] };
         const behind = next(Math.max(from, ...done));
         const end = isOutside(source.shapes, behind) ? behind : undefined;
