@@ -23,6 +23,7 @@ let notices: [string, string][];
 let summaries: Summary[];
 let closings: number[]; // how many notices there had been
 let shownFrames: number[];
+let holds: number; // how often the page is held just now
 
 beforeEach(() => {
     job = new StoredJob(range(0, 19));
@@ -31,10 +32,15 @@ beforeEach(() => {
     summaries = [];
     closings = [];
     shownFrames = [];
+    holds = 0;
     screen = {
         trackers: () => [MASKBANK],
         notify: (kind, sentence) => notices.push([kind, sentence]),
         showSummary: (summary) => summaries.push(summary),
+        holdPage: () => {
+            holds += 1;
+            return () => void (holds -= 1);
+        },
         closeNotices: () => closings.push(notices.length + summaries.length),
         showFrame: async (frame) => {
             // CVAT has taken over the results by then.
@@ -2014,6 +2020,21 @@ describe('the tracker fails', () => {
         expect(notices).toEqual([['error', `Frame 4: ${FULL} What was tracked up to frame 3 is kept.`]]);
     });
 
+    test('until then the page is not left without a question', async () => {
+        const held: number[] = [];
+        failOn(4, new ServerError(FULL, 400));
+        const fail = server.before;
+        server.before = (request) => {
+            held.push(holds);
+            fail(request);
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        failOn(0, new ServerError(FULL, 400));
+        await expect(run(0, 9)).rejects.toThrow();
+        expect([new Set(held), holds]).toEqual([new Set([1]), 0]);
+    });
+
     test('midway: or not kept', async () => {
         failOn(4, new ServerError(FULL, 400));
         job.draw({ frame: 0, type: 'mask', points: MASK });
@@ -2070,14 +2091,7 @@ describe('the tracker fails', () => {
             const reply = (await call(...args)) as { shapes: unknown[]; states: unknown[] };
             return { shapes: reply.shapes.slice(1), states: reply.states.slice(1) };
         });
-        action = new AITracker(
-            few,
-            {
-                ...{ trackers: () => [], notify: () => {}, showSummary: () => {}, closeNotices: () => {} },
-                showFrame: async () => {},
-            },
-            () => storage,
-        );
+        action = new AITracker(few, screen, () => storage);
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
     });

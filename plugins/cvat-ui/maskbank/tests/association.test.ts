@@ -20,6 +20,7 @@ beforeEach(async () => {
         trackers: () => [MASKBANK],
         notify: (_: string, sentence: string) => void notices.push(sentence),
         showSummary: () => {},
+        holdPage: () => () => {},
         closeNotices: () => {},
         showFrame: async () => {},
     };

@@ -22,6 +22,7 @@ function pageLoaded(): void {
         trackers: () => [MASKBANK],
         notify: (_: string, sentence: string) => void notices.push(sentence),
         showSummary: () => {},
+        holdPage: () => () => {},
         closeNotices: () => {},
         showFrame: async () => {},
     };
@@ -241,4 +242,17 @@ describe('what was not tracked of a person’s track', () => {
         expect([9, 11, 12].map(left)).toEqual([null, ...before]);
         expect(job.tracks[0]!.shapes.map(({ frame }) => frame)).toEqual([0, 1, 11, 18]);
     });
+});
+
+test('objects that a person put into one group are not drawn twice by a second run', async () => {
+    drawMask(0, is('awake'), { group: 1 });
+    drawMask(0, is('awake'), { group: 1, points: [0, 6, 200, 50, 202, 51] });
+    await run(0, 9);
+    expect(notices.join()).toMatch(/group of its own/);
+    expect(job.shapes).toHaveLength(20);
+    for (const frame of [0, 3]) {
+        const later = `tracked already, on frame ${frame + 1}-9`;
+        await expect(run(frame, 9)).rejects.toThrow(later);
+    }
+    expect(job.shapes).toHaveLength(20);
 });

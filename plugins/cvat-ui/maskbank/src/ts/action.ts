@@ -43,6 +43,7 @@ export interface Screen {
     trackers(): readonly Model[]; // that the interface lists
     notify(kind: 'info' | 'warning' | 'error', sentence: string): void;
     showSummary(summary: Summary): void; // with a way to its frame
+    holdPage(): () => void; // asks before the page is left, up to a call of what it returns
     closeNotices(): void; // those and the summary of an earlier run
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
 }
@@ -124,7 +125,8 @@ export class AITracker extends BaseCollectionAction {
             this.#tellSwitchedOff(off);
             return this.#remembered(withShapesOver(takenAway(off), over), everything);
         }
-        const outcomes = await this.#track(runs, model, input);
+        const release = this.#screen.holdPage();
+        const outcomes = await this.#track(runs, model, input).finally(release);
 
         const { tracked, frames } = together(runs, outcomes, objects.length);
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');

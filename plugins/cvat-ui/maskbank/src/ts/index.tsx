@@ -43,6 +43,11 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
             };
             notification.success({ ...notice, description: `${text} Click here to go there.`, onClick });
         },
+        holdPage: () => {
+            const ask = (event: BeforeUnloadEvent): void => event.preventDefault();
+            window.addEventListener('beforeunload', ask);
+            return () => window.removeEventListener('beforeunload', ask);
+        },
         closeNotices: () => keys.splice(0).forEach((each) => notification.destroy(each)),
         showFrame,
     };

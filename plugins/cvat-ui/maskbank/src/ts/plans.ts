@@ -9,6 +9,7 @@ import { followedObjects } from './objects';
 import type { Run } from './runs';
 import type { Settings } from './settings';
 import { AROUND, SEEDS } from './settings';
+import { refuseTwice, tellSharedGroups } from './shared-groups';
 import { stretchesAround } from './stretch';
 import { ranges } from './summary';
 import type { SwitchedOff } from './switched-off';
@@ -45,6 +46,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     const visited = new Set([from, ...frames]);
     const others = numbers.filter((each) => !visited.has(each));
     const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
+    refuseTwice(asked, followed.objects, frames);
     const { crowded } = followed;
     const isDone = ({ annotated, absent }: FollowedObject): boolean =>
         frames.every((each) => annotated.has(each) || absent.has(each));
@@ -84,6 +86,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     tellUnclear(asked, objects, frames);
     tellLaterTracks(asked, objects, frames);
     tellLost(asked, objects);
+    tellSharedGroups(asked, objects);
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
 

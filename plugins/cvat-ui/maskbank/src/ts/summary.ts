@@ -108,7 +108,7 @@ function framesWhere(own: ReadonlyMap<number, Prediction>, holds: (prediction: P
 /** Frame numbers in few words: 3-5, 9. */
 export function ranges(frames: readonly number[]): string {
     const runs: [number, number][] = [];
-    for (const frame of [...frames].sort((one, other) => one - other)) {
+    for (const frame of [...new Set(frames)].sort((one, other) => one - other)) {
         const last = runs.at(-1);
         if (last && last[1] === frame - 1) {
             last[1] = frame;
