@@ -5,7 +5,7 @@ import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
 import type { Outline } from '../src/ts/outlines';
 import type { Summary } from '../src/ts/summary';
 import type { Call } from './cvat';
-import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob } from './cvat';
+import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob, withSentence } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
@@ -35,6 +35,7 @@ beforeEach(() => {
     holds = 0;
     screen = {
         trackers: () => [MASKBANK],
+        openJob: () => job,
         notify: (kind, sentence) => notices.push([kind, sentence]),
         showSummary: (summary) => summaries.push(summary),
         holdPage: () => {
@@ -56,7 +57,8 @@ type Options = Partial<Record<string, string | number>>;
 async function run(frame: number, target: number, options: Options = {}, cancelled = () => false): Promise<string[]> {
     const messages: string[] = [];
     const parameters = { 'Target frame': target, [TRACKS]: 'false', ...options } as Record<string, string | number>;
-    await runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
+    const ran = runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
+    await withSentence(ran, notices);
     return messages;
 }
 
@@ -2018,6 +2020,14 @@ describe('the tracker fails', () => {
         await run(0, 9);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2', '3']);
         expect(notices).toEqual([['error', `Frame 4: ${FULL} What was tracked up to frame 3 is kept.`]]);
+    });
+
+    test('at once: a notice that stays says why, and CVAT shows another one in few words', async () => {
+        failOn(0, new ServerError(FULL, 400));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await expect(runAction(action, job, 0, {})).rejects.toThrow(/^AI tracker: nothing was tracked\.$/);
+        expect(notices).toEqual([['error', FULL]]);
+        expect(job.commits).toEqual([]);
     });
 
     test('until then the page is not left without a question', async () => {

@@ -2,7 +2,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { AITracker } from '../src/ts/action';
 import type { Attribute, Shape } from '../src/ts/cvat-types';
-import { coreOf, interpolated, MemoryStorage, runAction, StoredJob } from './cvat';
+import { coreOf, interpolated, MemoryStorage, runAction, StoredJob, withSentence } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
@@ -20,6 +20,7 @@ let notices: string[];
 function pageLoaded(): void {
     const screen = {
         trackers: () => [MASKBANK],
+        openJob: () => job,
         notify: (_: string, sentence: string) => void notices.push(sentence),
         showSummary: () => {},
         holdPage: () => () => {},
@@ -40,7 +41,7 @@ beforeEach(() => {
 });
 
 const run = (frame: number, target: number, options: Record<string, string> = {}): Promise<void> =>
-    runAction(action, job, frame, { 'Target frame': target, [TRACKS]: 'false', ...options });
+    withSentence(runAction(action, job, frame, { 'Target frame': target, [TRACKS]: 'false', ...options }), notices);
 const is = (state: string, name = 'unnamed'): Attribute[] => [
     { spec_id: 21, value: name },
     { spec_id: 22, value: state },

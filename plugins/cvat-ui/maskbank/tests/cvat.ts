@@ -230,6 +230,16 @@ export async function runAction(
     }
 }
 
+/** A run that throws the sentence which its notice has, once it is known that CVAT is told of the end. */
+export async function withSentence(run: Promise<void>, notices: (string | [string, string])[]): Promise<void> {
+    await run.catch((error: Error) => {
+        if (error.message !== 'AI tracker: nothing was tracked.') {
+            throw error;
+        }
+        throw new Error([notices.pop()].flat().at(-1));
+    });
+}
+
 function stateOf(object: Shape | Track, drawn: Omit<Keyframe, 'id' | 'frame'>): ObjectState {
     return {
         clientID: object.clientID ?? null,

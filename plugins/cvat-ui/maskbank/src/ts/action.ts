@@ -12,6 +12,7 @@ import type {
     Job,
     Model,
     ObjectState,
+    OpenJob,
 } from './cvat-types';
 import { mergeDrawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
@@ -41,6 +42,7 @@ export const NAME = 'AI tracker';
 /** What the action needs of CVAT's user interface. */
 export interface Screen {
     trackers(): readonly Model[]; // that the interface lists
+    openJob(): OpenJob | null;
     notify(kind: 'info' | 'warning' | 'error', sentence: string): void;
     showSummary(summary: Summary): void; // with a way to its frame
     holdPage(): () => void; // asks before the page is left, up to a call of what it returns
@@ -73,7 +75,7 @@ export class AITracker extends BaseCollectionAction {
     }
 
     get parameters(): ActionParameters {
-        return parameters(maskTrackers(this.#screen.trackers()));
+        return parameters(maskTrackers(this.#screen.trackers()), this.#screen.openJob());
     }
 
     isApplicableForObject(state: ObjectState): boolean {
@@ -96,7 +98,17 @@ export class AITracker extends BaseCollectionAction {
         this.#screen.closeNotices();
     }
 
+    /** @throws Error a few words, which CVAT shows for some seconds; why, a notice says that stays */
     async run(input: CollectionActionInput): Promise<CollectionActionOutput> {
+        try {
+            return await this.#run(input);
+        } catch (error) {
+            this.#screen.notify('error', sentenceOf(error));
+            throw new Error(`${NAME}: nothing was tracked.`);
+        }
+    }
+
+    async #run(input: CollectionActionInput): Promise<CollectionActionOutput> {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
@@ -212,7 +224,7 @@ export class AITracker extends BaseCollectionAction {
                 );
             } catch (error) {
                 if (!outcomes.length) {
-                    throw new Error(sentenceOf(error));
+                    throw error;
                 }
                 const found = objects.map(() => new Map());
                 outcomes.push({ done: [], hardBoxes: [], found, end: { reason: 'failed', frame: from, error } });

@@ -120,6 +120,9 @@ export interface CollectionActionOutput {
     deleted: Collection;
 }
 
+/** The job that is open in the user interface. */
+export type OpenJob = Pick<Job, 'id' | 'startFrame' | 'stopFrame'>;
+
 /** What CVAT's user interface gives to a plugin when it starts. */
 export interface PluginContext {
     core: Core;
@@ -130,7 +133,7 @@ export interface PluginContext {
     store: {
         getState(): {
             models: { trackers: Model[] };
-            annotation: { job: { instance?: { id: number } | null } }; // the job that is open
+            annotation: { job: { instance?: OpenJob | null } };
         };
     };
 }

@@ -1,7 +1,7 @@
 import notification from 'antd/lib/notification';
 import type { Screen } from './action';
 import { AITracker, NAME } from './action';
-import type { ComponentBuilder, PluginContext } from './cvat-types';
+import type { ComponentBuilder, OpenJob, PluginContext } from './cvat-types';
 
 const builder: ComponentBuilder = (context) => {
     const { core } = context;
@@ -19,12 +19,13 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
         keys.push(`maskbank-${count++}`); // none twice: a notice that is being closed would take in the new one
         return keys.at(-1)!;
     };
-    const openJob = (): number | undefined => store.getState().annotation.job.instance?.id;
+    const openJob = (): OpenJob | null => store.getState().annotation.job.instance ?? null;
     const showFrame = async (frame: number): Promise<void> => {
         await dispatch(actionCreators.changeFrameAsync(frame, false, undefined, true));
     };
     return {
         trackers: () => store.getState().models.trackers,
+        openJob,
         notify: (kind, sentence) => {
             const duration = kind === 'info' ? 10 : 0;
             notification[kind]({ key: key(), message: NAME, description: sentence, duration });
@@ -35,9 +36,9 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
                 notification.success({ ...notice, description: text });
                 return;
             }
-            const job = openJob();
+            const job = openJob()?.id;
             const onClick = (): void => {
-                if (openJob() === job) {
+                if (openJob()?.id === job) {
                     void showFrame(frame);
                 }
             };

@@ -158,11 +158,12 @@ test('a request that the function refuses', async () => {
         drawn: [mask(0, TURTLE), { ...mask(0, TURTLE), label_id: 2 }],
     });
     expect(outcome).toMatchObject({
-        error:
-            'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track ' +
-            'from this frame. Its log tells the administrator why.',
+        error: 'AI tracker: nothing was tracked.',
         commits: 0,
-        notices: [], // those of the run before are closed
     });
+    const description =
+        'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track ' +
+        'from this frame. Its log tells the administrator why.';
+    expect(outcome.notices).toMatchObject([{ kind: 'error', description, duration: 0 }]); // those before are closed
     expect(outcome.shapes).toHaveLength(2);
 });

@@ -38,7 +38,7 @@ const core = coreOf([MASKBANK], async (task, model, args) => {
     return body;
 });
 const shownFrames: number[] = [];
-let openJob = 7;
+let openJob = { id: 7, startFrame: 0, stopFrame: 0 };
 
 window.cvatUI = {
     registerComponent: (builder) => {
@@ -49,7 +49,7 @@ window.cvatUI = {
             store: {
                 getState: () => ({
                     models: { trackers: [MASKBANK] },
-                    annotation: { job: { instance: { id: openJob } } },
+                    annotation: { job: { instance: openJob } },
                 }),
             },
         });
@@ -80,7 +80,7 @@ async function runPlugin({ frames, from, drawn, tracks = [], parameters }: Scena
 
 /** Clicks the notices that are up while a job is open; the frames that are shown then. */
 function clickNotices(job: number): number[] {
-    openJob = job;
+    openJob = { ...openJob, id: job };
     shown.forEach(({ onClick }) => onClick?.());
     return shownFrames.splice(0);
 }
