@@ -1731,7 +1731,10 @@ describe('shapes as a track', () => {
         notices.length = 0;
         await run(3, 19, convert);
         expect(notices).toEqual([
-            ['warning', expect.stringContaining('On frame 12 there is a track of the same label and group.')],
+            [
+                'warning',
+                expect.stringMatching(/^On frame 12 there is a track .* it will be drawn twice: cancel this, or undo/),
+            ],
         ]);
     });
 

@@ -1,4 +1,6 @@
+import Button from 'antd/lib/button';
 import notification from 'antd/lib/notification';
+import React from 'react';
 import type { Screen } from './action';
 import { AITracker, NAME } from './action';
 import type { ComponentBuilder, OpenJob, PluginContext } from './cvat-types';
@@ -37,12 +39,17 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
                 return;
             }
             const job = openJob()?.id;
-            const onClick = (): void => {
+            const show = (): void => {
                 if (openJob()?.id === job) {
                     void showFrame(frame);
                 }
             };
-            notification.success({ ...notice, description: `${text} Click here to go there.`, onClick });
+            const btn = (
+                <Button size="small" onClick={show}>
+                    Go to frame {frame}
+                </Button>
+            );
+            notification.success({ ...notice, description: text, btn });
         },
         holdPage: () => {
             const ask = (event: BeforeUnloadEvent): void => event.preventDefault();

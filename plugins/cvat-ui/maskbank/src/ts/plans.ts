@@ -211,8 +211,8 @@ function tellLaterTracks(
     if (first !== undefined) {
         notify(
             'warning',
-            `On frame ${first} there is a track of the same label and group. If it is the same object, it is drawn twice now: ` +
-                'undo this, and choose the frame before as the target frame.',
+            `On frame ${first} there is a track of the same label and group. If it is the same object, it will be drawn twice: ` +
+                'cancel this, or undo it afterwards, and choose the frame before as the target frame.',
         );
     }
 }

@@ -375,7 +375,9 @@ function answerFor(objects: number, reply: unknown): Reply {
     const states = statesOf(objects, reply);
     const { shapes } = reply as { shapes?: unknown };
     if (!Array.isArray(shapes) || shapes.length !== objects || !shapes.every(isOutlineOrNull)) {
-        throw new Error('The tracker does not answer as a tracker of masks does; choose another one.');
+        throw new Error(
+            'The tracker does not answer as a tracker of masks does; choose another one, or tell the administrator.',
+        );
     }
     return { shapes, states };
 }
