@@ -148,6 +148,20 @@ describe('which frames', () => {
         expect(pointsOf('mask')).toEqual(shifted('mask', MASK, [3, 6, 7], 3));
     });
 
+    test('nothing from a deleted frame, or where all frames up to the target are deleted', async () => {
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        range(4, 6).forEach((frame) => job.deleted.add(frame));
+        await expect(run(3, 6)).rejects.toThrow('All frames up to frame 6 are deleted');
+        await run(3, 7);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['3', '7']);
+        job.draw({ frame: 8, type: 'mask', points: MASK });
+        job.deleted.add(9);
+        await expect(run(7, 9)).rejects.toThrow('annotated already');
+        job.deleted.add(7);
+        await expect(run(7, 9)).rejects.toThrow('Frame 7 is deleted: restore it');
+        expect(job.commits).toHaveLength(1);
+    });
+
     test('no frame that is deleted meanwhile', async () => {
         server.before = ({ frame }) => frame === 5 && job.deleted.add(6);
         job.draw({ frame: 3, type: 'mask', points: MASK });
@@ -1235,6 +1249,12 @@ describe('only up to the outlines around the current frame', () => {
         expect(deleted.sort((one, other) => one - other)).toEqual(range(3, 15));
     });
 
+    test('between outlines there are only deleted frames', async () => {
+        [3, 5].forEach((frame) => job.draw({ frame, ...moved({ type: 'mask', points: MASK }, frame) }));
+        job.deleted.add(4);
+        await expect(run(5, 5, AROUND)).rejects.toThrow('There is nothing to track between this frame');
+    });
+
     test('outlines on deleted frames do not count', async () => {
         [0, 5, 12, 16].forEach((frame) => drawn(frame));
         drawn(8);
@@ -2085,18 +2105,39 @@ describe('the tracker fails', () => {
         );
     });
 
-    test('CVAT cannot say whether a frame is deleted', async () => {
-        job.frames.get = async (frame) => {
-            if (frame >= 3) {
-                throw new ServerError('Network Error.', 0);
-            }
-            return { deleted: false };
-        };
-        job.draw({ frame: 0, type: 'rectangle', points: BOX });
-        await run(0, 9, { [TRACKS]: 'true' });
-        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
-        expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
+    test.each([
+        ['polygon', POLYGON, [5, 5, 15, 5]],
+        ['polygon', POLYGON, [5, 5, 15, 5, 10, 15, 10]],
+        ['rectangle', BOX, [10, 20, 30]],
+        ['ellipse', ELLIPSE, [50, 50, NaN, 45]],
+        ['mask', MASK, [6, 100, 50, 102, 51]],
+    ])('it answers with a %s that is none: what was done is kept', async (type, points, broken) => {
+        const odd = coreOf([MASKBANK], async (...args) => {
+            const reply = (await server.call(...args)) as { shapes: unknown[]; states: unknown[] };
+            const isLate = (args[2] as { frame: number }).frame >= 4;
+            return { ...reply, shapes: isLate ? [{ type, points: broken }] : reply.shapes };
+        });
+        action = new AITracker(odd, screen, () => storage);
+        job.draw({ frame: 0, type, points });
+        await run(0, 9);
+        const sentence = `The tracker answered with an outline that CVAT cannot draw (${type} of ${broken.length} numbers)`;
+        expect(notices).toEqual([['error', expect.stringContaining(sentence)]]);
+        expect(job.shapes.map(({ frame }) => frame).sort()).toEqual([0, 1, 2, 3]);
+        await expect(run(3, 9)).rejects.toThrow(sentence);
     });
+
+    test.each([[{ type: 'points', points: [1, 2] }], [{ type: 'mask' }], ['text']])(
+        'it answers with %j',
+        async (shape) => {
+            const odd = coreOf([MASKBANK], async (...args) => ({
+                ...Object(await server.call(...args)),
+                shapes: [shape],
+            }));
+            action = new AITracker(odd, screen, () => storage);
+            job.draw({ frame: 0, type: 'mask', points: MASK });
+            await expect(run(0, 9)).rejects.toThrow('choose another one, or tell the administrator.');
+        },
+    );
 
     test('it answers for too few objects', async () => {
         const call = server.call;
@@ -2176,6 +2217,43 @@ describe('the tracker is busy', () => {
             'stays so.';
         expect(notices).toEqual([['error', `Frame 3: ${sentence} What was tracked up to frame 2 is kept.`]]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
+    });
+
+    test('CVAT cannot say for minutes whether a frame is deleted', async () => {
+        job.frames.get = async (frame) => {
+            if (frame >= 3) {
+                throw new ServerError('Network Error.', 0);
+            }
+            return { deleted: false };
+        };
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await settled(run(0, 9, { [TRACKS]: 'true' }));
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
+        expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
+    });
+
+    test.each([0, 3])('CVAT cannot say at once whether frame %d is deleted', async (frame) => {
+        const { get } = job.frames;
+        let times = 2;
+        job.frames.get = async (each) => {
+            if (each === frame && times-- > 0) {
+                throw new ServerError('Network Error', 0);
+            }
+            return get(each);
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const messages = await settled(run(0, 6));
+        expect(messages.filter((message) => message.startsWith('Waiting for '))).toHaveLength(2);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 6), 0));
+        expect(notices).toEqual([]);
+    });
+
+    test('CVAT cannot say whether the current frame is deleted, and the annotator cancels', async () => {
+        job.frames.get = () => Promise.reject(new ServerError('Network Error', 0));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const started = Date.now();
+        await settled(run(0, 6, {}, () => Date.now() - started > 3000));
+        expect([job.shapes.length, server.requests.length, notices.length]).toEqual([1, 0, 0]);
     });
 
     test.each([0, 3])('on frame %d, and the annotator cancels meanwhile', async (frame) => {

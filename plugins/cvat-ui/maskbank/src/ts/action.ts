@@ -22,6 +22,7 @@ import type { FollowedObject, FollowedShape } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
 import { planCorrections, planUpToTarget, sentenceOfLost } from './plans';
+import { Cancelled, patiently } from './patience';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
 import { combined, nothing, resultsOf, withAssociated, withShapesOver } from './results';
@@ -103,6 +104,9 @@ export class AITracker extends BaseCollectionAction {
         try {
             return await this.#run(input);
         } catch (error) {
+            if (error instanceof Cancelled) {
+                return { created: nothing(), deleted: nothing() };
+            }
             this.#screen.notify('error', sentenceOf(error));
             throw new Error(`${NAME}: nothing was tracked.`);
         }
@@ -111,9 +115,14 @@ export class AITracker extends BaseCollectionAction {
     async #run(input: CollectionActionInput): Promise<CollectionActionOutput> {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
+        const frame = input.frameData.number;
+        const waiting = { cancelled: input.cancelled, onWait: () => input.onProgress('Waiting for CVAT…', 0) };
+        const isDeleted = (each: number): Promise<boolean> => patiently(() => this.#isDeleted(each), waiting);
+        if (await isDeleted(frame)) {
+            throw new Error(`Frame ${frame} is deleted: restore it, or run the action on another frame.`);
+        }
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
         const everything = await job.annotations.export();
-        const frame = input.frameData.number;
         const { merged, over } = mergeDrawnOver(
             {
                 ...{ collection: input.collection, everything },
@@ -131,7 +140,7 @@ export class AITracker extends BaseCollectionAction {
             notify('warning', sentenceOfLost([frame]));
         }
         const { associated, associations, unclear } = associate(merged, numbers);
-        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
+        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, isDeleted, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         if (!runs.length) {
             this.#tellSwitchedOff(off);
@@ -203,7 +212,7 @@ export class AITracker extends BaseCollectionAction {
                 outcomes.push(
                     await trackObjects(call, objects, {
                         ...{ from, frames, useSeeds: settings.useSeeds, stopBelow: settings.stopBelow },
-                        isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
+                        isDeleted: (frame) => this.#isDeleted(frame),
                         cancelled: input.cancelled,
                         onFrame: (frame, confidence) => {
                             count = before + frames.indexOf(frame) + 1;
@@ -235,6 +244,10 @@ export class AITracker extends BaseCollectionAction {
             before += stepsOf(run);
         }
         return outcomes;
+    }
+
+    async #isDeleted(frame: number): Promise<boolean> {
+        return (await this.#job.frames.get(frame)).deleted;
     }
 
     async destroy(): Promise<void> {
@@ -321,8 +334,7 @@ export class AITracker extends BaseCollectionAction {
     async #nextFrame(numbers: readonly number[], from: number, towards: number): Promise<number | undefined> {
         for (const frame of framesToTrack(numbers, from, towards)) {
             // If CVAT cannot be asked just now, what was tracked must not be lost for it.
-            const { deleted } = await this.#job.frames.get(frame).catch(() => ({ deleted: false }));
-            if (!deleted) {
+            if (!(await this.#isDeleted(frame).catch(() => false))) {
                 return frame;
             }
         }

@@ -26,6 +26,7 @@ export interface Asked extends Annotated {
     settings: Settings;
     frame: number; // the current one
     numbers: readonly number[]; // of the job's frames
+    isDeleted(frame: number): Promise<boolean>;
     notify(kind: 'info' | 'warning', sentence: string): void;
 }
 
@@ -43,13 +44,15 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     if (!frames.length) {
         throw new Error('There is no frame between this one and the target frame; choose another target frame.');
     }
+    if (await areDeleted(frames, asked)) {
+        throw new Error(`All frames up to frame ${frames.at(-1)} are deleted; choose another target frame.`);
+    }
     const visited = new Set([from, ...frames]);
     const others = numbers.filter((each) => !visited.has(each));
     const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
     refuseTwice(asked, followed.objects, frames);
     const { crowded } = followed;
-    const isDone = ({ annotated, absent }: FollowedObject): boolean =>
-        frames.every((each) => annotated.has(each) || absent.has(each));
+    const isDone = (object: FollowedObject): boolean => !frames.some((each) => isOpen(object, each));
     const done = followed.objects.flatMap((each) => (each.kind === 'track' && isDone(each) ? [each.source] : []));
     const off = [...offOnFrame(asked, frames), ...offIn(asked, done, frames)];
     const objects = followed.objects.filter(({ source }) => off.every((each) => each.source !== source));
@@ -67,7 +70,8 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
             'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that has one.',
         );
     }
-    if (objects.every(isDone)) {
+    const open = frames.filter((each) => objects.some((object) => isOpen(object, each)));
+    if (await areDeleted(open, asked)) {
         throw new Error(
             `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
                 'frame, or delete what is to be tracked anew.' +
@@ -92,7 +96,7 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
 
 /** The objects that a person outlined on the current frame, up to their outlines around it. */
 export async function planCorrections(asked: Asked): Promise<Plan> {
-    const { job, settings, collection, frame, numbers, isMachineMade } = asked;
+    const { settings, collection, frame, numbers, isMachineMade } = asked;
     const followedFrom = (start: Collection, from: number): Promise<Followed> => {
         const later = framesToTrack(numbers, from, Infinity);
         const frames = [...later, ...framesToTrack(numbers, from, -Infinity)];
@@ -136,13 +140,21 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
     const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
     const deleted = new Set<number>();
     for (const each of outlined) {
-        if ((await job.frames.get(each)).deleted) {
+        if (await asked.isDeleted(each)) {
             deleted.add(each);
         }
     }
     const runs = new Map<string, Run>();
     for (const [place, object] of objects.entries()) {
         for (const { from, frames } of stretchesAround(object, { frame, target: settings.target, numbers, deleted })) {
+            if (
+                await areDeleted(
+                    frames.filter((each) => each !== frame && isOpen(object, each)),
+                    asked,
+                )
+            ) {
+                continue; // there is nothing to track
+            }
             const key = `${from} ${frames.at(-1)}`;
             const run = runs.get(key) ?? { objects: [], places: [], from, frames };
             runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
@@ -159,6 +171,20 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
         return { ...run, objects: (await followedFrom(start, run.from)).objects };
     });
     return { objects, runs: await Promise.all(started), off };
+}
+
+/** Whether no person said of an object what is to be seen on a frame. */
+function isOpen({ annotated, absent }: FollowedObject, frame: number): boolean {
+    return !annotated.has(frame) && !absent.has(frame);
+}
+
+async function areDeleted(frames: readonly number[], { isDeleted }: Asked): Promise<boolean> {
+    for (const frame of frames) {
+        if (!(await isDeleted(frame))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 async function findObjects(
