@@ -2268,7 +2268,7 @@ describe('the tracker is busy', () => {
 });
 
 test('it is offered for the objects that it can track', () => {
-    const state = { clientID: 1, points: [], rotation: 0, occluded: false, outside: false, zOrder: 0 };
+    const state = { clientID: 1, points: [], rotation: 0, occluded: false, outside: false, zOrder: 0, lock: false };
     const offered = (shapeType: string): boolean => action.isApplicableForObject({ ...state, shapeType });
     expect(['mask', 'polygon', 'ellipse', 'rectangle'].every(offered)).toBe(true);
     expect(['points', 'polyline', 'cuboid', 'skeleton'].some(offered)).toBe(false);

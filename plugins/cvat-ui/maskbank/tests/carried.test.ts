@@ -234,6 +234,18 @@ describe('what was not tracked of a person’s track', () => {
         expect(left(10)).not.toBe(before[0]);
     });
 
+    test.each([
+        ['ellipse', [50, 50, 60, 45], false],
+        ['polygon', [5, 5, 15, 5, 10, 15], false],
+        ['rectangle', BOX, true],
+    ])('an %s as well, and towards a keyframe where it is gone (%#)', async (type, points, outside) => {
+        const end = { frame: 18, points: points.map((number) => number + 54), outside };
+        job.drawTrack(type, [{ frame: 0, points }, end]);
+        const before = [10, 14, 17].map(left);
+        await run(0, 9);
+        expect([10, 14, 17].map(left)).toEqual(before);
+    });
+
     test('also where it is gone on the target frame, or the frame behind is deleted', async () => {
         job.drawTrack('rectangle', path);
         const before = [11, 12].map(left);

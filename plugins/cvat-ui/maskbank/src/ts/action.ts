@@ -16,6 +16,7 @@ import type {
 } from './cvat-types';
 import { mergeDrawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
+import { withoutLocked } from './locked';
 import type { Shelf } from './made';
 import { Made } from './made';
 import type { FollowedObject, FollowedShape } from './objects';
@@ -123,7 +124,7 @@ export class AITracker extends BaseCollectionAction {
         }
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
         const everything = await job.annotations.export();
-        const { merged, over } = mergeDrawnOver(
+        const { unlocked, locked } = withoutLocked(
             {
                 ...{ collection: input.collection, everything },
                 states: await job.annotations.get(frame, false, []),
@@ -134,6 +135,7 @@ export class AITracker extends BaseCollectionAction {
             },
             frame,
         );
+        const { merged, over } = mergeDrawnOver(unlocked, frame);
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
         const lost = over.filter(({ shape, track }) => lostAttributes(shape, track.attributes, job.labels).length);
         if (lost.length) {
@@ -171,7 +173,7 @@ export class AITracker extends BaseCollectionAction {
         const used = associations.filter(({ shape }) => ids.has(shape.clientID));
         this.#tellAssociated(used);
         const results = withAssociated(tracks, used);
-        this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
+        this.#summary = tracked.done.length ? summaryOf(tracked, names, frames, locked) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }

@@ -63,6 +63,7 @@ export interface ObjectState {
     occluded: boolean;
     outside: boolean;
     zOrder: number;
+    lock: boolean; // a person wants it to stay as it is
 }
 
 export interface Job {
