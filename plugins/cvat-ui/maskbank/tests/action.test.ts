@@ -5,7 +5,7 @@ import type { Keyframe, Shape, Track } from '../src/ts/cvat-types';
 import type { Outline } from '../src/ts/outlines';
 import type { Summary } from '../src/ts/summary';
 import type { Call } from './cvat';
-import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob } from './cvat';
+import { coreOf, interpolated, MemoryStorage, runAction, ServerError, StoredJob, withSentence } from './cvat';
 import { MASKBANK, moved, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
@@ -23,6 +23,7 @@ let notices: [string, string][];
 let summaries: Summary[];
 let closings: number[]; // how many notices there had been
 let shownFrames: number[];
+let holds: number; // how often the page is held just now
 
 beforeEach(() => {
     job = new StoredJob(range(0, 19));
@@ -31,10 +32,16 @@ beforeEach(() => {
     summaries = [];
     closings = [];
     shownFrames = [];
+    holds = 0;
     screen = {
         trackers: () => [MASKBANK],
+        openJob: () => job,
         notify: (kind, sentence) => notices.push([kind, sentence]),
         showSummary: (summary) => summaries.push(summary),
+        holdPage: () => {
+            holds += 1;
+            return () => void (holds -= 1);
+        },
         closeNotices: () => closings.push(notices.length + summaries.length),
         showFrame: async (frame) => {
             // CVAT has taken over the results by then.
@@ -50,7 +57,8 @@ type Options = Partial<Record<string, string | number>>;
 async function run(frame: number, target: number, options: Options = {}, cancelled = () => false): Promise<string[]> {
     const messages: string[] = [];
     const parameters = { 'Target frame': target, [TRACKS]: 'false', ...options } as Record<string, string | number>;
-    await runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
+    const ran = runAction(action, job, frame, parameters, (message) => messages.push(message), cancelled);
+    await withSentence(ran, notices);
     return messages;
 }
 
@@ -138,6 +146,20 @@ describe('which frames', () => {
         await run(3, 7);
         expect(server.frames('track')).toEqual([6, 7]);
         expect(pointsOf('mask')).toEqual(shifted('mask', MASK, [3, 6, 7], 3));
+    });
+
+    test('nothing from a deleted frame, or where all frames up to the target are deleted', async () => {
+        job.draw({ frame: 3, type: 'mask', points: MASK });
+        range(4, 6).forEach((frame) => job.deleted.add(frame));
+        await expect(run(3, 6)).rejects.toThrow('All frames up to frame 6 are deleted');
+        await run(3, 7);
+        expect(Object.keys(pointsOf('mask'))).toEqual(['3', '7']);
+        job.draw({ frame: 8, type: 'mask', points: MASK });
+        job.deleted.add(9);
+        await expect(run(7, 9)).rejects.toThrow('annotated already');
+        job.deleted.add(7);
+        await expect(run(7, 9)).rejects.toThrow('Frame 7 is deleted: restore it');
+        expect(job.commits).toHaveLength(1);
     });
 
     test('no frame that is deleted meanwhile', async () => {
@@ -1227,6 +1249,12 @@ describe('only up to the outlines around the current frame', () => {
         expect(deleted.sort((one, other) => one - other)).toEqual(range(3, 15));
     });
 
+    test('between outlines there are only deleted frames', async () => {
+        [3, 5].forEach((frame) => job.draw({ frame, ...moved({ type: 'mask', points: MASK }, frame) }));
+        job.deleted.add(4);
+        await expect(run(5, 5, AROUND)).rejects.toThrow('There is nothing to track between this frame');
+    });
+
     test('outlines on deleted frames do not count', async () => {
         [0, 5, 12, 16].forEach((frame) => drawn(frame));
         drawn(8);
@@ -1723,7 +1751,10 @@ describe('shapes as a track', () => {
         notices.length = 0;
         await run(3, 19, convert);
         expect(notices).toEqual([
-            ['warning', expect.stringContaining('On frame 12 there is a track of the same label and group.')],
+            [
+                'warning',
+                expect.stringMatching(/^On frame 12 there is a track .* it will be drawn twice: cancel this, or undo/),
+            ],
         ]);
     });
 
@@ -1970,7 +2001,7 @@ describe('cancelled', () => {
         await run(0, 9, {}, after(4));
         expect(server.frames('track')).toEqual([4, 0, 1, 2]);
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
-        expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '4']);
+        expect(Object.keys(keyframes(job.tracks[0]))).toEqual(['0', '1', '2', '3', '4']);
         expect(shownFrames).toEqual([0]);
     });
 
@@ -2014,6 +2045,29 @@ describe('the tracker fails', () => {
         expect(notices).toEqual([['error', `Frame 4: ${FULL} What was tracked up to frame 3 is kept.`]]);
     });
 
+    test('at once: a notice that stays says why, and CVAT shows another one in few words', async () => {
+        failOn(0, new ServerError(FULL, 400));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await expect(runAction(action, job, 0, {})).rejects.toThrow(/^AI tracker: nothing was tracked\.$/);
+        expect(notices).toEqual([['error', FULL]]);
+        expect(job.commits).toEqual([]);
+    });
+
+    test('until then the page is not left without a question', async () => {
+        const held: number[] = [];
+        failOn(4, new ServerError(FULL, 400));
+        const fail = server.before;
+        server.before = (request) => {
+            held.push(holds);
+            fail(request);
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        await run(0, 9);
+        failOn(0, new ServerError(FULL, 400));
+        await expect(run(0, 9)).rejects.toThrow();
+        expect([new Set(held), holds]).toEqual([new Set([1]), 0]);
+    });
+
     test('midway: or not kept', async () => {
         failOn(4, new ServerError(FULL, 400));
         job.draw({ frame: 0, type: 'mask', points: MASK });
@@ -2051,18 +2105,39 @@ describe('the tracker fails', () => {
         );
     });
 
-    test('CVAT cannot say whether a frame is deleted', async () => {
-        job.frames.get = async (frame) => {
-            if (frame >= 3) {
-                throw new ServerError('Network Error.', 0);
-            }
-            return { deleted: false };
-        };
-        job.draw({ frame: 0, type: 'rectangle', points: BOX });
-        await run(0, 9, { [TRACKS]: 'true' });
-        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
-        expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
+    test.each([
+        ['polygon', POLYGON, [5, 5, 15, 5]],
+        ['polygon', POLYGON, [5, 5, 15, 5, 10, 15, 10]],
+        ['rectangle', BOX, [10, 20, 30]],
+        ['ellipse', ELLIPSE, [50, 50, NaN, 45]],
+        ['mask', MASK, [6, 100, 50, 102, 51]],
+    ])('it answers with a %s that is none: what was done is kept', async (type, points, broken) => {
+        const odd = coreOf([MASKBANK], async (...args) => {
+            const reply = (await server.call(...args)) as { shapes: unknown[]; states: unknown[] };
+            const isLate = (args[2] as { frame: number }).frame >= 4;
+            return { ...reply, shapes: isLate ? [{ type, points: broken }] : reply.shapes };
+        });
+        action = new AITracker(odd, screen, () => storage);
+        job.draw({ frame: 0, type, points });
+        await run(0, 9);
+        const sentence = `The tracker answered with an outline that CVAT cannot draw (${type} of ${broken.length} numbers)`;
+        expect(notices).toEqual([['error', expect.stringContaining(sentence)]]);
+        expect(job.shapes.map(({ frame }) => frame).sort()).toEqual([0, 1, 2, 3]);
+        await expect(run(3, 9)).rejects.toThrow(sentence);
     });
+
+    test.each([[{ type: 'points', points: [1, 2] }], [{ type: 'mask' }], ['text']])(
+        'it answers with %j',
+        async (shape) => {
+            const odd = coreOf([MASKBANK], async (...args) => ({
+                ...Object(await server.call(...args)),
+                shapes: [shape],
+            }));
+            action = new AITracker(odd, screen, () => storage);
+            job.draw({ frame: 0, type: 'mask', points: MASK });
+            await expect(run(0, 9)).rejects.toThrow('choose another one, or tell the administrator.');
+        },
+    );
 
     test('it answers for too few objects', async () => {
         const call = server.call;
@@ -2070,14 +2145,7 @@ describe('the tracker fails', () => {
             const reply = (await call(...args)) as { shapes: unknown[]; states: unknown[] };
             return { shapes: reply.shapes.slice(1), states: reply.states.slice(1) };
         });
-        action = new AITracker(
-            few,
-            {
-                ...{ trackers: () => [], notify: () => {}, showSummary: () => {}, closeNotices: () => {} },
-                showFrame: async () => {},
-            },
-            () => storage,
-        );
+        action = new AITracker(few, screen, () => storage);
         job.draw({ frame: 0, type: 'mask', points: MASK });
         await expect(run(0, 9)).rejects.toThrow('The tracker was asked for 1 objects, but did not answer for as many.');
     });
@@ -2151,6 +2219,43 @@ describe('the tracker is busy', () => {
         expect(Object.keys(pointsOf('mask'))).toEqual(['0', '1', '2']);
     });
 
+    test('CVAT cannot say for minutes whether a frame is deleted', async () => {
+        job.frames.get = async (frame) => {
+            if (frame >= 3) {
+                throw new ServerError('Network Error.', 0);
+            }
+            return { deleted: false };
+        };
+        job.draw({ frame: 0, type: 'rectangle', points: BOX });
+        await settled(run(0, 9, { [TRACKS]: 'true' }));
+        expect(visible(job.tracks[0]!)).toEqual([0, 1, 2]);
+        expect(notices).toEqual([['error', 'Frame 3: Network Error. What was tracked up to frame 2 is kept.']]);
+    });
+
+    test.each([0, 3])('CVAT cannot say at once whether frame %d is deleted', async (frame) => {
+        const { get } = job.frames;
+        let times = 2;
+        job.frames.get = async (each) => {
+            if (each === frame && times-- > 0) {
+                throw new ServerError('Network Error', 0);
+            }
+            return get(each);
+        };
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const messages = await settled(run(0, 6));
+        expect(messages.filter((message) => message.startsWith('Waiting for '))).toHaveLength(2);
+        expect(pointsOf('mask')).toEqual(shifted('mask', MASK, range(0, 6), 0));
+        expect(notices).toEqual([]);
+    });
+
+    test('CVAT cannot say whether the current frame is deleted, and the annotator cancels', async () => {
+        job.frames.get = () => Promise.reject(new ServerError('Network Error', 0));
+        job.draw({ frame: 0, type: 'mask', points: MASK });
+        const started = Date.now();
+        await settled(run(0, 6, {}, () => Date.now() - started > 3000));
+        expect([job.shapes.length, server.requests.length, notices.length]).toEqual([1, 0, 0]);
+    });
+
     test.each([0, 3])('on frame %d, and the annotator cancels meanwhile', async (frame) => {
         busyOn(frame, Infinity);
         job.draw({ frame: 0, type: 'mask', points: MASK });
@@ -2163,7 +2268,7 @@ describe('the tracker is busy', () => {
 });
 
 test('it is offered for the objects that it can track', () => {
-    const state = { clientID: 1, points: [], rotation: 0, occluded: false, outside: false, zOrder: 0 };
+    const state = { clientID: 1, points: [], rotation: 0, occluded: false, outside: false, zOrder: 0, lock: false };
     const offered = (shapeType: string): boolean => action.isApplicableForObject({ ...state, shapeType });
     expect(['mask', 'polygon', 'ellipse', 'rectangle'].every(offered)).toBe(true);
     expect(['points', 'polyline', 'cuboid', 'skeleton'].some(offered)).toBe(false);

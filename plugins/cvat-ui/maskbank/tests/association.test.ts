@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, test } from 'vitest';
 import { AITracker } from '../src/ts/action';
 import type { Shape } from '../src/ts/cvat-types';
-import { coreOf, MemoryStorage, runAction, StoredJob } from './cvat';
+import { coreOf, MemoryStorage, runAction, StoredJob, withSentence } from './cvat';
 import { MASKBANK, Server } from './server';
 
 const AROUND = { 'Only up to the outlines around this frame': 'true' };
@@ -18,8 +18,10 @@ beforeEach(async () => {
     notices = [];
     const screen = {
         trackers: () => [MASKBANK],
+        openJob: () => job,
         notify: (_: string, sentence: string) => void notices.push(sentence),
         showSummary: () => {},
+        holdPage: () => () => {},
         closeNotices: () => {},
         showFrame: async () => {},
     };
@@ -29,7 +31,7 @@ beforeEach(async () => {
 
 async function run(frame: number, options: Record<string, string | number> = {}): Promise<void> {
     const single = { 'Polygons, boxes and ellipses become tracks': 'false' };
-    await runAction(action, job, frame, { 'Target frame': LAST, ...single, ...options });
+    await withSentence(runAction(action, job, frame, { 'Target frame': LAST, ...single, ...options }), notices);
 }
 
 /** A mask that is full, of so many columns, as the tracker finds koi of a group on a frame. */

@@ -1,7 +1,7 @@
 /**
  * A stand-in for CVAT in the browser: what `cvat-types.ts` says, and how CVAT runs an annotation action.
  *
- * Tracks of boxes are interpolated, all others hold their last keyframe. What a server does is for the one who calls.
+ * What a server does is for the one who calls.
  */
 import type {
     Attribute,
@@ -45,8 +45,8 @@ export const LABELS: Job['labels'] = [
         id: 2,
         name: 'turtle',
         attributes: [
-            { id: 21, mutable: false },
-            { id: 22, mutable: true },
+            { id: 21, mutable: false, defaultValue: 'unnamed' },
+            { id: 22, mutable: true, defaultValue: 'unset' },
         ],
     },
 ];
@@ -58,6 +58,7 @@ export class StoredJob implements Job {
     readonly labels = LABELS;
     readonly commits: Commit[] = [];
     readonly deleted = new Set<number>();
+    readonly locked = new Set<number | undefined>(); // by clientID
     private collection: Collection = { shapes: [], tags: [], tracks: [] };
     private lastClientID = 0;
 
@@ -78,14 +79,31 @@ export class StoredJob implements Job {
 
     readonly annotations = {
         get: async (frame: number): Promise<ObjectState[]> => [
-            ...this.collection.shapes.filter((shape) => shape.frame === frame).map((shape) => stateOf(shape, shape)),
+            ...this.collection.shapes
+                .filter((shape) => shape.frame === frame)
+                .map((shape) => this.stateOf(shape, shape)),
             ...this.collection.tracks.flatMap((track) => {
-                const drawn = interpolated(track, frame) ?? track.shapes.find((keyframe) => keyframe.frame === frame);
-                return drawn ? [stateOf(track, drawn)] : [];
+                const drawn =
+                    interpolated(track, frame, this.deleted) ??
+                    track.shapes.find((keyframe) => keyframe.frame === frame);
+                return drawn ? [this.stateOf(track, drawn)] : [];
             }),
         ],
         export: async (): Promise<Collection> => structuredClone(this.collection),
     };
+
+    private stateOf(object: Shape | Track, drawn: Omit<Keyframe, 'id' | 'frame'>): ObjectState {
+        return {
+            clientID: object.clientID ?? null,
+            shapeType: drawn.type,
+            points: [...(drawn.points ?? [])],
+            rotation: drawn.rotation,
+            occluded: drawn.occluded,
+            outside: drawn.outside,
+            zOrder: drawn.z_order,
+            lock: this.locked.has(object.clientID),
+        };
+    }
 
     get shapes(): readonly Shape[] {
         return this.collection.shapes;
@@ -230,30 +248,37 @@ export async function runAction(
     }
 }
 
-function stateOf(object: Shape | Track, drawn: Omit<Keyframe, 'id' | 'frame'>): ObjectState {
-    return {
-        clientID: object.clientID ?? null,
-        shapeType: drawn.type,
-        points: [...(drawn.points ?? [])],
-        rotation: drawn.rotation,
-        occluded: drawn.occluded,
-        outside: drawn.outside,
-        zOrder: drawn.z_order,
-    };
+/** A run that throws the sentence which its notice has, once it is known that CVAT is told of the end. */
+export async function withSentence(run: Promise<void>, notices: (string | [string, string])[]): Promise<void> {
+    await run.catch((error: Error) => {
+        if (error.message !== 'AI tracker: nothing was tracked.') {
+            throw error;
+        }
+        throw new Error([notices.pop()].flat().at(-1));
+    });
 }
 
-/** What a track looks like on a frame; null: nothing, as before its first keyframe and where it is outside. */
-export function interpolated(track: Track, frame: number): Keyframe | null {
-    const ordered = [...track.shapes].sort((one, other) => one.frame - other.frame);
-    const left = ordered.filter((keyframe) => keyframe.frame <= frame).at(-1);
+/**
+ * What a track looks like on a frame; null: nothing, as before its first keyframe and where it is outside.
+ *
+ * As cvat-core, it interpolates up to the next keyframe, also where that is outside, and leaves out keyframes on deleted
+ * frames, but for the frame itself. Of polygons cvat-core finds which corners belong together, and joins those that are
+ * close; here it is one by one, and those with another number of corners hold.
+ */
+export function interpolated(track: Track, frame: number, deleted: ReadonlySet<number> = new Set()): Keyframe | null {
+    const ordered = track.shapes
+        .filter((keyframe) => keyframe.frame === frame || !deleted.has(keyframe.frame))
+        .sort((one, other) => one.frame - other.frame);
+    const left = ordered.findLast((keyframe) => keyframe.frame <= frame);
     const right = ordered.find((keyframe) => keyframe.frame > frame);
     if (!left || left.outside) {
         return null;
     }
-    if (!right || right.outside || left.type !== 'rectangle') {
+    if (!right || left.points?.length !== right.points?.length) {
         return left;
     }
     const part = (frame - left.frame) / (right.frame - left.frame);
-    const points = left.points?.map((number, index) => number + part * ((right.points?.[index] ?? 0) - number));
-    return { ...left, points };
+    const points = left.points?.map((number, index) => number + part * (right.points![index]! - number));
+    const turn = ((right.rotation - left.rotation + 540) % 360) - 180; // the shorter way round
+    return { ...left, points, rotation: (left.rotation + part * turn + 360) % 360 };
 }

@@ -5,7 +5,7 @@ export interface Shown {
     description: string;
     duration?: number;
     key?: string;
-    onClick?: () => void;
+    btn?: JSX.Element;
 }
 
 export const shown: Shown[] = [];

@@ -24,8 +24,12 @@ test('it is said when there is none', () => {
 });
 
 test('the tracker is asked for only where there are several', () => {
-    expect(Object.keys(parameters([MASKBANK]))).toEqual([
-        ...['Target frame', 'Use other annotated frames as seeds', 'Only up to the outlines around this frame'],
+    expect(Object.keys(parameters([MASKBANK], JOB))).toEqual([
+        ...[
+            'Target frame (10 to 12)',
+            'Use other annotated frames as seeds',
+            'Only up to the outlines around this frame',
+        ],
         ...[
             'Polygons, boxes and ellipses become tracks',
             'Stop when unsure',
@@ -33,13 +37,13 @@ test('the tracker is asked for only where there are several', () => {
             'Go to the frame to outline next',
         ],
     ]);
-    expect(parameters([MASKBANK, SAM])['Tracker']).toMatchObject({
+    expect(parameters([MASKBANK, SAM], JOB)['Tracker']).toMatchObject({
         ...{ type: 'select', values: ['AI tracker (maskbank)', 'SAM 2 (12)'], defaultValue: 'AI tracker (maskbank)' },
     });
 });
 
 test('what CVAT offers is what it means by default', () => {
-    const offered = Object.entries(parameters([])).map(([name, { values, defaultValue }]) => {
+    const offered = Object.entries(parameters([], JOB)).map(([name, { values, defaultValue }]) => {
         const context = { instance: JOB };
         const value = typeof defaultValue === 'function' ? defaultValue(context) : defaultValue;
         expect(typeof values === 'function' ? values(context) : values).toContain(value);
@@ -58,6 +62,26 @@ test('a target frame of another job means the end of this one', () => {
     expect(readSettings({ 'Target frame': 0 }, JOB).target).toBe(12);
     expect(readSettings({ 'Target frame': 10 }, JOB).target).toBe(10);
     expect(readSettings({ 'Target frame': NaN }, JOB).target).toBe(12);
+});
+
+test('what CVAT offers again is of jobs with the same frames', () => {
+    const kept: Record<string, unknown> = {}; // by CVAT, for the action
+    const open = (job: StoredJob, chosen?: number): number => {
+        const offered = Object.entries(parameters([], job)).map(([name, { defaultValue }]) => {
+            kept[name] ??= typeof defaultValue === 'function' ? defaultValue({ instance: job }) : defaultValue;
+            kept[name] = name.startsWith('Target frame') ? (chosen ?? kept[name]) : kept[name];
+            return [name, kept[name]];
+        });
+        return readSettings(Object.fromEntries(offered), job).target;
+    };
+    const next = new StoredJob([11, 12, 13]);
+    expect([open(JOB), open(next)]).toEqual([12, 13]);
+    expect([open(JOB, 11), open(next), open(JOB)]).toEqual([11, 13, 11]);
+});
+
+test('without an open job', () => {
+    expect(Object.keys(parameters([], null))[0]).toBe('Target frame');
+    expect(readSettings({ 'Target frame (10 to 12)': 11 }, JOB).target).toBe(11);
 });
 
 test.each([

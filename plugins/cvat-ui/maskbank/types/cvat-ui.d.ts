@@ -29,12 +29,31 @@ declare module 'antd/lib/notification' {
         description: string;
         duration?: number; // in seconds; 0: until it is closed
         key?: string;
-        onClick?: () => void;
+        btn?: JSX.Element;
     }
     const notification: Record<'success' | 'info' | 'warning' | 'error', (notice: Notice) => void> & {
         destroy(key: string): void;
     };
     export default notification;
+}
+
+declare module 'antd/lib/button' {
+    const Button: (props: { size: 'small'; onClick: () => void; children?: unknown }) => JSX.Element;
+    export default Button;
+}
+
+declare module 'react' {
+    const React: { createElement(type: unknown, props: object | null, ...children: unknown[]): JSX.Element };
+    export default React;
+}
+
+declare namespace JSX {
+    interface Element {
+        props: { onClick: () => void; children?: unknown };
+    }
+    interface ElementChildrenAttribute {
+        children: unknown;
+    }
 }
 
 interface Window {

@@ -1,6 +1,8 @@
 import { BaseCollectionAction } from 'cvat-core-wrapper';
 import type { Association } from './association';
 import { associate } from './association';
+import { lostAttributes } from './attributes';
+import { withBeside } from './beside';
 import type {
     ActionParameters,
     Collection,
@@ -10,15 +12,18 @@ import type {
     Job,
     Model,
     ObjectState,
+    OpenJob,
 } from './cvat-types';
 import { mergeDrawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
+import { withoutLocked } from './locked';
 import type { Shelf } from './made';
 import { Made } from './made';
 import type { FollowedObject, FollowedShape } from './objects';
 import { OUTLINE_TYPES } from './outlines';
 import type { Asked } from './plans';
-import { planCorrections, planUpToTarget } from './plans';
+import { planCorrections, planUpToTarget, sentenceOfLost } from './plans';
+import { Cancelled, patiently } from './patience';
 import { Pace } from './progress';
 import type { NextFrame, Results } from './results';
 import { combined, nothing, resultsOf, withAssociated, withShapesOver } from './results';
@@ -39,8 +44,10 @@ export const NAME = 'AI tracker';
 /** What the action needs of CVAT's user interface. */
 export interface Screen {
     trackers(): readonly Model[]; // that the interface lists
+    openJob(): OpenJob | null;
     notify(kind: 'info' | 'warning' | 'error', sentence: string): void;
     showSummary(summary: Summary): void; // with a way to its frame
+    holdPage(): () => void; // asks before the page is left, up to a call of what it returns
     closeNotices(): void; // those and the summary of an earlier run
     showFrame(frame: number): Promise<void>; // with its annotations as they are now
 }
@@ -70,7 +77,7 @@ export class AITracker extends BaseCollectionAction {
     }
 
     get parameters(): ActionParameters {
-        return parameters(maskTrackers(this.#screen.trackers()));
+        return parameters(maskTrackers(this.#screen.trackers()), this.#screen.openJob());
     }
 
     isApplicableForObject(state: ObjectState): boolean {
@@ -93,29 +100,56 @@ export class AITracker extends BaseCollectionAction {
         this.#screen.closeNotices();
     }
 
+    /** @throws Error a few words, which CVAT shows for some seconds; why, a notice says that stays */
     async run(input: CollectionActionInput): Promise<CollectionActionOutput> {
+        try {
+            return await this.#run(input);
+        } catch (error) {
+            if (error instanceof Cancelled) {
+                return { created: nothing(), deleted: nothing() };
+            }
+            this.#screen.notify('error', sentenceOf(error));
+            throw new Error(`${NAME}: nothing was tracked.`);
+        }
+    }
+
+    async #run(input: CollectionActionInput): Promise<CollectionActionOutput> {
         const [job, settings] = [this.#job, this.#settings];
         const numbers = await job.frames.frameNumbers();
+        const frame = input.frameData.number;
+        const waiting = { cancelled: input.cancelled, onWait: () => input.onProgress('Waiting for CVAT…', 0) };
+        const isDeleted = (each: number): Promise<boolean> => patiently(() => this.#isDeleted(each), waiting);
+        if (await isDeleted(frame)) {
+            throw new Error(`Frame ${frame} is deleted: restore it, or run the action on another frame.`);
+        }
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
         const everything = await job.annotations.export();
-        const frame = input.frameData.number;
-        const { merged, over } = mergeDrawnOver(
+        const { unlocked, locked } = withoutLocked(
             {
                 ...{ collection: input.collection, everything },
                 states: await job.annotations.get(frame, false, []),
-                isMachineMade: ({ source }, drawn) => source === 'auto' || this.#made.has(drawn),
+                // A shape that is not "auto" any more was changed by a person, be it that only its label was.
+                isMachineMade: (object, drawn) =>
+                    object.source === 'auto' || ('shapes' in object && this.#made.has(drawn)),
+                labels: job.labels,
             },
             frame,
         );
+        const { merged, over } = mergeDrawnOver(unlocked, frame);
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
+        const lost = over.filter(({ shape, track }) => lostAttributes(shape, track.attributes, job.labels).length);
+        if (lost.length) {
+            notify('warning', sentenceOfLost([frame]));
+        }
         const { associated, associations, unclear } = associate(merged, numbers);
-        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, notify };
+        const asked: Asked = { ...associated, unclear, job, settings, frame, numbers, isDeleted, notify };
         const { objects, runs, off } = settings.onlyAround ? await planCorrections(asked) : await planUpToTarget(asked);
         if (!runs.length) {
             this.#tellSwitchedOff(off);
             return this.#remembered(withShapesOver(takenAway(off), over), everything);
         }
-        const outcomes = await this.#track(runs, model, input);
+        const release = this.#screen.holdPage();
+        const outcomes = await this.#track(runs, model, input).finally(release);
 
         const { tracked, frames } = together(runs, outcomes, objects.length);
         const kept = settings.keepOnCancel || (tracked.end.reason !== 'cancelled' && tracked.end.reason !== 'failed');
@@ -128,7 +162,10 @@ export class AITracker extends BaseCollectionAction {
         if (tracked.end.reason === 'cancelled') {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
-        const found = byObject(runs, outcomes);
+        const found = await withBeside(byObject(runs, outcomes), {
+            statesOn: (each) => job.annotations.get(each, false, []),
+            nextFrame: (each, towards) => this.#nextFrame(numbers, each, towards),
+        });
         const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
             this.#made.isChanged(drawn, attribute),
         );
@@ -136,7 +173,7 @@ export class AITracker extends BaseCollectionAction {
         const used = associations.filter(({ shape }) => ids.has(shape.clientID));
         this.#tellAssociated(used);
         const results = withAssociated(tracks, used);
-        this.#summary = tracked.done.length ? summaryOf(tracked, names, frames) : null;
+        this.#summary = tracked.done.length ? summaryOf(tracked, names, frames, locked) : null;
         if (settings.goToNext) {
             this.#frameToShow ??= this.#summary?.frame ?? null;
         }
@@ -177,7 +214,7 @@ export class AITracker extends BaseCollectionAction {
                 outcomes.push(
                     await trackObjects(call, objects, {
                         ...{ from, frames, useSeeds: settings.useSeeds, stopBelow: settings.stopBelow },
-                        isDeleted: async (frame) => (await job.frames.get(frame)).deleted,
+                        isDeleted: (frame) => this.#isDeleted(frame),
                         cancelled: input.cancelled,
                         onFrame: (frame, confidence) => {
                             count = before + frames.indexOf(frame) + 1;
@@ -198,7 +235,7 @@ export class AITracker extends BaseCollectionAction {
                 );
             } catch (error) {
                 if (!outcomes.length) {
-                    throw new Error(sentenceOf(error));
+                    throw error;
                 }
                 const found = objects.map(() => new Map());
                 outcomes.push({ done: [], hardBoxes: [], found, end: { reason: 'failed', frame: from, error } });
@@ -209,6 +246,10 @@ export class AITracker extends BaseCollectionAction {
             before += stepsOf(run);
         }
         return outcomes;
+    }
+
+    async #isDeleted(frame: number): Promise<boolean> {
+        return (await this.#job.frames.get(frame)).deleted;
     }
 
     async destroy(): Promise<void> {
@@ -286,17 +327,16 @@ export class AITracker extends BaseCollectionAction {
         ]);
         const next = new Map<number, number | undefined>();
         for (const frame of new Set(frames)) {
-            next.set(frame, await this.#frameBehind(numbers, frame));
+            next.set(frame, await this.#nextFrame(numbers, frame, Infinity));
         }
         return (frame) => next.get(frame);
     }
 
     /** No frame that is deleted: a keyframe would not count there. */
-    async #frameBehind(numbers: readonly number[], last: number): Promise<number | undefined> {
-        for (const frame of framesToTrack(numbers, last, Infinity)) {
+    async #nextFrame(numbers: readonly number[], from: number, towards: number): Promise<number | undefined> {
+        for (const frame of framesToTrack(numbers, from, towards)) {
             // If CVAT cannot be asked just now, what was tracked must not be lost for it.
-            const { deleted } = await this.#job.frames.get(frame).catch(() => ({ deleted: false }));
-            if (!deleted) {
+            if (!(await this.#isDeleted(frame).catch(() => false))) {
                 return frame;
             }
         }

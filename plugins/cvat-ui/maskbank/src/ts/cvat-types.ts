@@ -63,6 +63,7 @@ export interface ObjectState {
     occluded: boolean;
     outside: boolean;
     zOrder: number;
+    lock: boolean; // a person wants it to stay as it is
 }
 
 export interface Job {
@@ -70,7 +71,7 @@ export interface Job {
     taskId: number | null;
     startFrame: number;
     stopFrame: number;
-    labels: { id?: number; name: string; attributes: { id?: number; mutable: boolean }[] }[];
+    labels: { id?: number; name: string; attributes: { id?: number; mutable: boolean; defaultValue?: string }[] }[];
     frames: {
         frameNumbers(): Promise<number[]>; // a ground truth job has only some of those from startFrame to stopFrame
         get(frame: number): Promise<{ deleted: boolean }>;
@@ -120,6 +121,9 @@ export interface CollectionActionOutput {
     deleted: Collection;
 }
 
+/** The job that is open in the user interface. */
+export type OpenJob = Pick<Job, 'id' | 'startFrame' | 'stopFrame'>;
+
 /** What CVAT's user interface gives to a plugin when it starts. */
 export interface PluginContext {
     core: Core;
@@ -130,7 +134,7 @@ export interface PluginContext {
     store: {
         getState(): {
             models: { trackers: Model[] };
-            annotation: { job: { instance?: { id: number } | null } }; // the job that is open
+            annotation: { job: { instance?: OpenJob | null } };
         };
     };
 }

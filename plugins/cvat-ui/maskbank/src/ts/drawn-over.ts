@@ -1,4 +1,5 @@
-import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import { inherited, isMutable, replaced, setAttributes } from './attributes';
+import type { Collection, Job, Keyframe, ObjectState, Shape, Track } from './cvat-types';
 import { drawnAs, isAlike } from './keyframes';
 import type { Outline } from './outlines';
 import { boundsOf, OUTLINE_TYPES, outlineOf } from './outlines';
@@ -9,6 +10,7 @@ export interface Annotated {
     collection: Collection; // the chosen shapes of the frame, and tracks
     everything: Collection; // of the job
     states: readonly ObjectState[]; // on the frame
+    labels: Job['labels'];
     /** Whether a program made it, and no person changed it since. */
     isMachineMade(object: Shape | Track, drawn: Shape | Keyframe): boolean;
 }
@@ -24,12 +26,12 @@ export const SAME = 0.5; // intersection over union from which one outline is dr
 
 /**
  * What persons drew over tracks of the same label and group on a frame, as keyframes of these: it takes the place of what
- * a track shows there, as with shapes. Attributes are the track's.
+ * a track shows there, as with shapes. Attributes are the track's, but for those that a person set on the shape.
  *
  * @throws Error a sentence, where a chosen mask lies on a track: CVAT has no tracks of masks
  */
 export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: Annotated; over: DrawnOver[] } {
-    const { collection, everything, isMachineMade } = annotated;
+    const { collection, everything, isMachineMade, labels } = annotated;
     const chosen = new Set([...collection.shapes, ...collection.tracks].map(({ clientID }) => clientID));
     const pairs = everything.shapes
         .filter((shape) => shape.frame === frame && !isMachineMade(shape, shape))
@@ -46,7 +48,7 @@ export function mergeDrawnOver(annotated: Annotated, frame: number): { merged: A
     }
     const over = clear
         .filter(({ shape }) => shape.type !== 'mask')
-        .map(({ shape, track }) => withKeyframe(track, shape, isMachineMade));
+        .map(({ shape, track }) => withKeyframe(track, shape, isMachineMade, labels));
     const byProgram = new Set(over.flatMap((each) => each.byProgram));
     const isMade: Annotated['isMachineMade'] = (object, drawn) => byProgram.has(drawn) || isMachineMade(object, drawn);
     return { merged: { ...withMerged(annotated, over), isMachineMade: isMade }, over };
@@ -86,16 +88,29 @@ export function likeness(shape: Shape, shown: Shown): number {
         : overlap(outlineOf(drawnAs(shape, shown.type)), outlineOf(shown));
 }
 
-function withKeyframe(track: Track, shape: Shape, isMachineMade: Annotated['isMachineMade']): DrawnOver {
+function withKeyframe(
+    track: Track,
+    shape: Shape,
+    isMachineMade: Annotated['isMachineMade'],
+    labels: Job['labels'],
+): DrawnOver {
     const { frame, occluded, z_order } = shape;
     const others = track.shapes.filter((each) => each.frame !== frame);
-    const { attributes = [] } = track.shapes.find((each) => each.frame === frame) ?? {};
+    const { attributes: shown = [] } = track.shapes.find((each) => each.frame === frame) ?? {};
+    const set = setAttributes(shape, labels);
+    const isKeyframes = isMutable(labels);
+    const attributes = replaced(shown, set.filter(isKeyframes));
+    const always = inherited(
+        track,
+        set.filter((each) => !isKeyframes(each)),
+        labels,
+    );
     const drawn = drawnAs(shape, track.shapes[0]!.type);
     const keyframe = { frame, ...drawn, occluded, z_order, outside: false, attributes };
     const source = track.source === 'auto' ? 'semi-auto' : track.source;
     return {
         shape,
-        track: { ...track, source, shapes: [...others, keyframe] },
+        track: { ...track, source, attributes: always, shapes: [...others, keyframe] },
         byProgram: others.filter((each) => isMachineMade(track, each)),
     };
 }

@@ -1,7 +1,9 @@
+import Button from 'antd/lib/button';
 import notification from 'antd/lib/notification';
+import React from 'react';
 import type { Screen } from './action';
 import { AITracker, NAME } from './action';
-import type { ComponentBuilder, PluginContext } from './cvat-types';
+import type { ComponentBuilder, OpenJob, PluginContext } from './cvat-types';
 
 const builder: ComponentBuilder = (context) => {
     const { core } = context;
@@ -19,12 +21,13 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
         keys.push(`maskbank-${count++}`); // none twice: a notice that is being closed would take in the new one
         return keys.at(-1)!;
     };
-    const openJob = (): number | undefined => store.getState().annotation.job.instance?.id;
+    const openJob = (): OpenJob | null => store.getState().annotation.job.instance ?? null;
     const showFrame = async (frame: number): Promise<void> => {
         await dispatch(actionCreators.changeFrameAsync(frame, false, undefined, true));
     };
     return {
         trackers: () => store.getState().models.trackers,
+        openJob,
         notify: (kind, sentence) => {
             const duration = kind === 'info' ? 10 : 0;
             notification[kind]({ key: key(), message: NAME, description: sentence, duration });
@@ -35,13 +38,23 @@ function screenOf({ dispatch, actionCreators, store }: PluginContext): Screen {
                 notification.success({ ...notice, description: text });
                 return;
             }
-            const job = openJob();
-            const onClick = (): void => {
-                if (openJob() === job) {
+            const job = openJob()?.id;
+            const show = (): void => {
+                if (openJob()?.id === job) {
                     void showFrame(frame);
                 }
             };
-            notification.success({ ...notice, description: `${text} Click here to go there.`, onClick });
+            const btn = (
+                <Button size="small" onClick={show}>
+                    Go to frame {frame}
+                </Button>
+            );
+            notification.success({ ...notice, description: text, btn });
+        },
+        holdPage: () => {
+            const ask = (event: BeforeUnloadEvent): void => event.preventDefault();
+            window.addEventListener('beforeunload', ask);
+            return () => window.removeEventListener('beforeunload', ask);
         },
         closeNotices: () => keys.splice(0).forEach((each) => notification.destroy(each)),
         showFrame,

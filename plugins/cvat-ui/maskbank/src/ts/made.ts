@@ -21,7 +21,9 @@ interface Kept {
 export class Made {
     readonly #shelf: () => Shelf;
     readonly #jobs = new Map<number, Map<string, Set<string>>>(); // attributes by what was drawn
-    readonly #added = new Set<string>(); // since the job was opened
+    readonly #added = new Set<string>(); // since the run began
+    readonly #dropped = new Set<string>(); // likewise
+    readonly #undoable = new Map<number, Set<string>>(); // by job, what was in it or added since the page was loaded
     #job = 0;
 
     /** @param shelf may throw, as `localStorage` does where a browser is told to keep nothing */
@@ -33,6 +35,7 @@ export class Made {
     open(job: number): void {
         this.#job = job;
         this.#added.clear();
+        this.#dropped.clear();
         const known = this.#ofJob();
         for (const [drawn, attributes] of Object.entries(this.#read(job)?.made ?? {})) {
             known.set(drawn, new Set([...(known.get(drawn) ?? []), ...attributes]));
@@ -43,8 +46,11 @@ export class Made {
         const known = this.#ofJob();
         const key = fingerprint(drawn);
         this.#added.add(key);
-        known.delete(fingerprint({ ...drawn, outside: !drawn.outside })); // which a person may make of it
-        known.set(key, new Set([...(known.get(key) ?? []), ...drawn.attributes.map(textOf)]));
+        const opposite = fingerprint({ ...drawn, outside: !drawn.outside }); // which a person may make of it
+        known.delete(opposite);
+        this.#dropped.add(opposite);
+        this.#dropped.delete(key);
+        known.set(key, new Set(drawn.attributes.map(textOf))); // no others: what an earlier run gave, a person may set
     }
 
     has(drawn: Drawn): boolean {
@@ -60,20 +66,35 @@ export class Made {
     /**
      * Lets this browser keep what is known of the job; false if it does not, and the page alone knows it.
      *
-     * @param before what was in the job when the run began: what it has no more, the page alone needs, to undo
+     * @param before what was in the job when the run began. What it has no more is kept as long as there is room: it may
+     *     be undone, saved and loaded anew
      */
     save(before: Collection): boolean {
         const shapes = before.shapes.filter(({ attributes }) => attributes.length);
         const drawn = [...shapes, ...before.tracks.flatMap((track) => track.shapes)];
         const needed = new Set([...this.#added, ...drawn.map(fingerprint)]);
-        const known = [...this.#ofJob()].filter(([key]) => needed.has(key));
-        const made = Object.fromEntries(known.map(([key, given]) => [key, [...given]]));
-        const text = JSON.stringify({ used: Date.now(), made } satisfies Kept);
+        const undoable = this.#undoable.get(this.#job) ?? new Set();
+        needed.forEach((key) => undoable.add(key));
+        this.#undoable.set(this.#job, undoable);
+        for (const [key, given] of Object.entries(this.#read(this.#job)?.made ?? {})) {
+            if (!this.#ofJob().has(key) && !this.#dropped.has(key)) {
+                this.#ofJob().set(key, new Set(given)); // another tab has added it since the run began
+                needed.add(key);
+            }
+        }
         try {
+            const all = this.#textOf(new Set([...undoable, ...needed]));
+            const text = all.length <= MOST_CHARACTERS / 2 ? all : this.#textOf(needed); // other jobs need room, too
             return text.length <= MOST_CHARACTERS && this.#keep(text);
         } catch {
             return false;
         }
+    }
+
+    #textOf(keys: ReadonlySet<string>): string {
+        const known = [...this.#ofJob()].filter(([key]) => keys.has(key));
+        const made = Object.fromEntries(known.map(([key, given]) => [key, [...given]]));
+        return JSON.stringify({ used: Date.now(), made } satisfies Kept);
     }
 
     #ofJob(): Map<string, Set<string>> {

@@ -1,7 +1,7 @@
-import type { Collection, Keyframe, ObjectState, Shape, Track } from './cvat-types';
+import type { Collection, Keyframe, Shape, Track } from './cvat-types';
 import type { Surroundings } from './job-shapes';
 import { JobShapes, sameAttributes } from './job-shapes';
-import { isAlike } from './keyframes';
+import { isAlike, keyframeOf, outlinedByPersons } from './keyframes';
 import { outlineOf } from './outlines';
 import type { Target } from './tracking';
 
@@ -119,13 +119,6 @@ function followedTracks(tracks: readonly Track[], around: Surroundings): Followe
     });
 }
 
-function keyframeOf({ shapeType, points, rotation, occluded, outside, zOrder }: ObjectState, frame: number): Keyframe {
-    return {
-        ...{ frame, type: shapeType, points: points ?? [], rotation: rotation ?? 0 },
-        ...{ occluded, outside, z_order: zOrder, attributes: [] },
-    };
-}
-
 function byFrame<Drawing extends Keyframe>(drawings: readonly Drawing[]): Map<number, Drawing> {
     return new Map(drawings.map((drawing) => [drawing.frame, drawing]));
 }
@@ -134,7 +127,7 @@ function byFrame<Drawing extends Keyframe>(drawings: readonly Drawing[]): Map<nu
 function annotatedKeyframes(track: Track, around: Surroundings): Pick<Target, 'annotated' | 'absent'> {
     const first = around.frames[0] ?? around.from;
     const isMade = (keyframe: Keyframe): boolean => around.isMachineMade(track, keyframe);
-    const byPersons = around.useSeeds ? track.shapes.filter((keyframe) => !isMade(keyframe)) : [];
+    const byPersons = around.useSeeds ? outlinedByPersons(track, isMade) : [];
     // A person's track that ends right behind the frame from which it is to be tracked on: its end moves. Where it was
     // tracked before, the end is one that a person set against what was found.
     const isEnd = !track.shapes.some((each) => isMade(each) || (each.frame > first && !each.outside));

@@ -10,6 +10,14 @@ export interface Outline {
 
 export const OUTLINE_TYPES = ['mask', 'polygon', 'ellipse', 'rectangle'];
 
+/** Whether CVAT can draw an outline: cvat-core throws at others, in the middle of what it takes over. */
+export function isWhole({ type, points }: Outline): boolean {
+    const isOfBox = type === 'rectangle' || type === 'ellipse';
+    const isEnough = isOfBox ? points.length === 4 : points.length >= 6; // of a mask two runs and its box
+    const isEven = type !== 'polygon' || points.length % 2 === 0;
+    return isEnough && isEven && points.every(Number.isFinite);
+}
+
 const ELLIPSE_CORNERS = 64; // of the polygon that stands for an ellipse
 
 /**

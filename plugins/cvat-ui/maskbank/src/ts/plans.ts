@@ -1,13 +1,15 @@
+import { fixedAttributes, lostAttributes } from './attributes';
 import type { Collection, Job, Shape, Track } from './cvat-types';
 import type { Annotated } from './drawn-over';
 import { framesToTrack } from './frames';
 import type { Surroundings } from './job-shapes';
-import { isAlike } from './keyframes';
+import { isAlike, outlinedByPersons } from './keyframes';
 import type { Followed, FollowedObject } from './objects';
 import { followedObjects } from './objects';
 import type { Run } from './runs';
 import type { Settings } from './settings';
 import { AROUND, SEEDS } from './settings';
+import { refuseTwice, tellSharedGroups } from './shared-groups';
 import { stretchesAround } from './stretch';
 import { ranges } from './summary';
 import type { SwitchedOff } from './switched-off';
@@ -24,6 +26,7 @@ export interface Asked extends Annotated {
     settings: Settings;
     frame: number; // the current one
     numbers: readonly number[]; // of the job's frames
+    isDeleted(frame: number): Promise<boolean>;
     notify(kind: 'info' | 'warning', sentence: string): void;
 }
 
@@ -41,12 +44,15 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     if (!frames.length) {
         throw new Error('There is no frame between this one and the target frame; choose another target frame.');
     }
+    if (await areDeleted(frames, asked)) {
+        throw new Error(`All frames up to frame ${frames.at(-1)} are deleted; choose another target frame.`);
+    }
     const visited = new Set([from, ...frames]);
     const others = numbers.filter((each) => !visited.has(each));
     const followed = await findObjects(asked, collection, { from, frames, others, endMoves: true });
+    refuseTwice(asked, followed.objects, frames);
     const { crowded } = followed;
-    const isDone = ({ annotated, absent }: FollowedObject): boolean =>
-        frames.every((each) => annotated.has(each) || absent.has(each));
+    const isDone = (object: FollowedObject): boolean => !frames.some((each) => isOpen(object, each));
     const done = followed.objects.flatMap((each) => (each.kind === 'track' && isDone(each) ? [each.source] : []));
     const off = [...offOnFrame(asked, frames), ...offIn(asked, done, frames)];
     const objects = followed.objects.filter(({ source }) => off.every((each) => each.source !== source));
@@ -64,7 +70,8 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
             'There is no mask, polygon, ellipse or box on this frame to be tracked; draw one, or go to a frame that has one.',
         );
     }
-    if (objects.every(isDone)) {
+    const open = frames.filter((each) => objects.some((object) => isOpen(object, each)));
+    if (await areDeleted(open, asked)) {
         throw new Error(
             `These objects are annotated already, on every frame up to frame ${frames.at(-1)}. Choose another target ` +
                 'frame, or delete what is to be tracked anew.' +
@@ -82,12 +89,14 @@ export async function planUpToTarget(asked: Asked): Promise<Plan> {
     tellUngrouped(asked, followed);
     tellUnclear(asked, objects, frames);
     tellLaterTracks(asked, objects, frames);
+    tellLost(asked, objects);
+    tellSharedGroups(asked, objects);
     return { objects, runs: [{ objects, places: [...objects.keys()], from, frames }], off };
 }
 
 /** The objects that a person outlined on the current frame, up to their outlines around it. */
 export async function planCorrections(asked: Asked): Promise<Plan> {
-    const { job, settings, collection, frame, numbers, isMachineMade } = asked;
+    const { settings, collection, frame, numbers, isMachineMade } = asked;
     const followedFrom = (start: Collection, from: number): Promise<Followed> => {
         const later = framesToTrack(numbers, from, Infinity);
         const frames = [...later, ...framesToTrack(numbers, from, -Infinity)];
@@ -96,7 +105,7 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
     const byPersons = (await followedFrom(collection, frame)).objects.filter(({ kind, source }) =>
         kind === 'shape'
             ? !isMachineMade(source, source)
-            : source.shapes.some((keyframe) => keyframe.frame === frame && !isMachineMade(source, keyframe)),
+            : outlinedByPersons(source, (each) => isMachineMade(source, each)).some((each) => each.frame === frame),
     );
     const off = offOnFrame(asked, framesToTrack(numbers, frame, Math.max(settings.target, frame)));
     if (!byPersons.length && off.length) {
@@ -131,13 +140,21 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
     const outlined = new Set(objects.flatMap(({ annotated }) => [...annotated.keys()]));
     const deleted = new Set<number>();
     for (const each of outlined) {
-        if ((await job.frames.get(each)).deleted) {
+        if (await asked.isDeleted(each)) {
             deleted.add(each);
         }
     }
     const runs = new Map<string, Run>();
     for (const [place, object] of objects.entries()) {
         for (const { from, frames } of stretchesAround(object, { frame, target: settings.target, numbers, deleted })) {
+            if (
+                await areDeleted(
+                    frames.filter((each) => each !== frame && isOpen(object, each)),
+                    asked,
+                )
+            ) {
+                continue; // there is nothing to track
+            }
             const key = `${from} ${frames.at(-1)}`;
             const run = runs.get(key) ?? { objects: [], places: [], from, frames };
             runs.set(key, { ...run, objects: [...run.objects, object], places: [...run.places, place] });
@@ -154,6 +171,20 @@ export async function planCorrections(asked: Asked): Promise<Plan> {
         return { ...run, objects: (await followedFrom(start, run.from)).objects };
     });
     return { objects, runs: await Promise.all(started), off };
+}
+
+/** Whether no person said of an object what is to be seen on a frame. */
+function isOpen({ annotated, absent }: FollowedObject, frame: number): boolean {
+    return !annotated.has(frame) && !absent.has(frame);
+}
+
+async function areDeleted(frames: readonly number[], { isDeleted }: Asked): Promise<boolean> {
+    for (const frame of frames) {
+        if (!(await isDeleted(frame))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 async function findObjects(
@@ -206,10 +237,34 @@ function tellLaterTracks(
     if (first !== undefined) {
         notify(
             'warning',
-            `On frame ${first} there is a track of the same label and group. If it is the same object, it is drawn twice now: ` +
-                'undo this, and choose the frame before as the target frame.',
+            `On frame ${first} there is a track of the same label and group. If it is the same object, it will be drawn twice: ` +
+                'cancel this, or undo it afterwards, and choose the frame before as the target frame.',
         );
     }
+}
+
+/** A track has one value of an attribute that cannot change: others that persons set on its shapes are lost. */
+function tellLost({ labels, notify }: Asked, objects: readonly FollowedObject[]): void {
+    const lost = objects.flatMap((object) => {
+        if (object.kind !== 'shape' || !object.becomesTrack) {
+            return [];
+        }
+        const others = [...object.byPersons.values()];
+        const fixed = fixedAttributes(object.source, others, labels);
+        return others.filter((shape) => lostAttributes(shape, fixed, labels).length).map(({ frame }) => frame);
+    });
+    if (lost.length) {
+        notify('warning', sentenceOfLost(lost));
+    }
+}
+
+/** What persons set on these frames does not fit into the tracks that the shapes there become part of. */
+export function sentenceOfLost(frames: readonly number[]): string {
+    return (
+        `What you set on frame ${ranges(frames)} is lost: something else is set on another frame, and this attribute cannot ` +
+        'change along a track. If it is another object, cancel or undo this, and give it a group of its own (G, a click ' +
+        'on it, G).'
+    );
 }
 
 function tellUngrouped(asked: Asked, { ungrouped }: Followed): void {

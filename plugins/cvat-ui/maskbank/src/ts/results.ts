@@ -1,4 +1,5 @@
 import type { Association } from './association';
+import { fixedAttributes, heldAttributes, inherited, isMutable, without } from './attributes';
 import type { Attribute, Collection, CollectionActionOutput, Drawn, Job, Keyframe, Shape, Track } from './cvat-types';
 import type { DrawnOver } from './drawn-over';
 import { drawnAs, inOrder, withKeyframes, withoutIds } from './keyframes';
@@ -96,15 +97,15 @@ interface Changes {
 }
 
 function changesOf(
-    { object, from, done, found }: Outcome,
+    { object, from, done, found, beside = [] }: Outcome,
     labels: Job['labels'],
     next: NextFrame,
     isChanged: IsChanged,
 ): Changes {
     if (object.kind === 'track') {
         const { source, shown } = object;
-        // Without a keyframe there, CVAT would interpolate up to what was found: what it was tracked from would move.
-        const added = source.shapes.some(({ frame }) => frame === shown.frame) ? [] : [shown];
+        // Without keyframes there, CVAT would interpolate up to what was found: what was not tracked would move.
+        const added = [shown, ...beside].filter((each) => source.shapes.every(({ frame }) => frame !== each.frame));
         const track = { ...source, shapes: [...source.shapes, ...added] };
         const behind = next(Math.max(from, ...done));
         const end = isOutside(source.shapes, behind) ? behind : undefined;
@@ -112,30 +113,58 @@ function changesOf(
         const tracks = [withKeyframes(source, keyframes)];
         return { shapes: [], tracks, oldShapes: [], oldTracks: [source], made: [...added, ...made] };
     }
-    const { byPersons, byMachine } = object;
-    const replaced = [from, ...done].flatMap((frame) => byMachine.get(frame) ?? []);
+    const visited = new Set([from, ...done]);
+    const { object: shown, heirs } = withInherited(object, visited, labels);
+    const { source, group, byPersons, byMachine } = shown;
+    const replaced = [...visited].flatMap((frame) => byMachine.get(frame) ?? []);
     if (object.becomesTrack) {
         const known = [...byPersons.values(), ...byMachine.values()];
-        const { track, byProgram } = convertedTrack(object, labels);
-        const { keyframes, made } = withEnds(keyframesOf(track, object, found, done, undefined), next);
+        const { track, byProgram } = convertedTrack(shown, labels, visited, isChanged);
+        const { keyframes, made } = withEnds(keyframesOf(track, shown, found, done, undefined), next);
         return {
             shapes: [],
             tracks: [withKeyframes(track, keyframes)],
-            oldShapes: [...new Set([object.source, ...known.filter(({ type }) => type !== 'mask'), ...replaced])],
+            oldShapes: [...new Set([source, ...known.filter(({ type }) => type !== 'mask'), ...replaced])],
             oldTracks: [],
             made: [...made, ...keyframes.filter((keyframe) => byProgram.has(keyframe))],
         };
     }
-    const made = shapesOf(object, found);
+    const made = shapesOf(shown, found);
     const kept = made.map((shape) => withChanged(shape, byMachine.get(shape.frame), isChanged));
-    const regrouped = object.group === object.source.group ? [] : [object.source];
+    const anew = [...new Set([...heirs, ...(group === source.group ? [] : [source])])];
+    const groupOf = (shape: Shape): number => (shape === source ? group : shape.group);
     return {
-        shapes: [...kept, ...regrouped.map((shape) => ({ ...withoutIds(shape), group: object.group }))],
+        shapes: [...kept, ...anew.map((shape) => ({ ...withoutIds(shape), group: groupOf(shape) }))],
         tracks: [],
-        oldShapes: [...replaced, ...regrouped],
+        oldShapes: [...replaced, ...anew],
         oldTracks: [],
         made: made.filter(({ attributes }) => attributes.length), // that a program made it, its source tells
     };
+}
+
+/**
+ * An object where what a person drew over a program's shapes has their attributes, but for those that the person set:
+ * CVAT gives a new shape the defaults, which would spread to the frames around it. And the shapes that changed so.
+ */
+function withInherited(
+    object: FollowedShape & Target,
+    visited: ReadonlySet<number>,
+    labels: Job['labels'],
+): { object: FollowedShape & Target; heirs: Shape[] } {
+    const heirs: Shape[] = [];
+    const heirOf = (shape: Shape): Shape => {
+        const covered = visited.has(shape.frame) ? object.byMachine.get(shape.frame) : undefined;
+        const attributes = inherited(shape, covered?.attributes ?? [], labels);
+        if (!without(attributes, shape.attributes).length) {
+            return shape;
+        }
+        const heir = { ...shape, attributes };
+        heirs.push(heir);
+        return heir;
+    };
+    const source = object.isByPerson ? heirOf(object.source) : object.source;
+    const byPersons = new Map([...object.byPersons].map(([frame, shape]) => [frame, heirOf(shape)]));
+    return { object: { ...object, source, byPersons }, heirs };
 }
 
 /** Shapes of what was found, else as the nearest outline is, of two the earlier: `nearest_seed` of the Python package. */
@@ -236,27 +265,33 @@ function isOutside(keyframes: readonly Keyframe[], frame: number | undefined): b
 function convertedTrack(
     { source, isByPerson, group, byPersons, byMachine }: FollowedShape,
     labels: Job['labels'],
+    visited: ReadonlySet<number>,
+    isChanged: IsChanged,
 ): { track: Track; byProgram: Set<Keyframe> } {
-    const label = labels.find(({ id }) => id === source.label_id);
-    const mutable = new Set(label?.attributes.filter((each) => each.mutable).map(({ id }) => id));
+    const drawn = [...byPersons.values()];
+    const made = [...byMachine.values()].filter(
+        ({ frame, type }) => frame !== source.frame && !byPersons.has(frame) && type !== 'mask',
+    );
+    const shapes = [source, ...drawn, ...made];
+    const changedOn = (shape: Shape): Attribute[] => shape.attributes.filter((each) => isChanged(shape, each));
+    const onTheWay = made.filter(({ frame }) => visited.has(frame));
+    const changes = new Map(onTheWay.map((shape) => [shape, changedOn(shape)]));
+    const attributes = heldAttributes(shapes, changes, source.attributes);
     const keyframeOf = (shape: Shape): Keyframe => ({
         ...drawnAs(shape, source.type),
         ...{ frame: shape.frame, occluded: shape.occluded, z_order: shape.z_order, outside: false },
-        attributes: shape.attributes.filter(({ spec_id }) => mutable.has(spec_id)),
+        attributes: attributes.get(shape)!.filter(isMutable(labels)),
     });
-    const start = keyframeOf(source);
-    const drawn = [...byPersons.values()].map(keyframeOf);
-    const made = [...byMachine.values()]
-        .filter(({ frame, type }) => frame !== source.frame && !byPersons.has(frame) && type !== 'mask')
-        .map(keyframeOf);
+    const keyframes = shapes.map(keyframeOf);
     const track = {
         label_id: source.label_id,
         group,
         source: isByPerson || drawn.length ? 'semi-auto' : 'auto',
         frame: source.frame,
         elements: [],
-        attributes: source.attributes.filter(({ spec_id }) => !mutable.has(spec_id)),
-        shapes: [start, ...drawn, ...made],
+        attributes: fixedAttributes(source, drawn, labels),
+        shapes: keyframes,
     };
-    return { track, byProgram: new Set(isByPerson ? made : [start, ...made]) };
+    const isByProgram = (shape: Shape): boolean => made.includes(shape) || (shape === source && !isByPerson);
+    return { track, byProgram: new Set(keyframes.filter((_, index) => isByProgram(shapes[index]!))) };
 }

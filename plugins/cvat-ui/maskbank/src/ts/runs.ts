@@ -1,3 +1,4 @@
+import type { Keyframe } from './cvat-types';
 import type { FollowedObject } from './objects';
 import type { Prediction, Tracked } from './tracking';
 
@@ -15,6 +16,7 @@ export interface Outcome {
     from: number;
     done: number[];
     found: ReadonlyMap<number, Prediction>;
+    beside?: Keyframe[]; // of a track: what it shows next to what was tracked, where it has no keyframe
 }
 
 export function byObject(runs: readonly Run[], outcomes: readonly Tracked[]): Outcome[] {

@@ -11,7 +11,7 @@ export interface Settings {
     tracker: string | undefined; // its title
 }
 
-const TARGET = 'Target frame';
+const TARGET = 'Target frame'; // and which frames the job has
 export const SEEDS = 'Use other annotated frames as seeds';
 export const AROUND = 'Only up to the outlines around this frame';
 const CONVERT = 'Polygons, boxes and ellipses become tracks';
@@ -21,12 +21,20 @@ const NEXT = 'Go to the frame to outline next';
 const TRACKER = 'Tracker';
 const [KEEP, DISCARD] = ['keep what was done', 'keep nothing'];
 
-/** What CVAT asks the annotator before the action runs; which tracker, only where there are several. */
-export function parameters(trackers: readonly Model[]): ActionParameters {
+/**
+ * What CVAT asks the annotator before the action runs; which tracker, only where there are several.
+ *
+ * CVAT notes each choice, and each default as if it were one, by the name of the action and that of the parameter, and
+ * offers it again in the next job. A target frame means something in a job with the same frames only: they are in its name.
+ */
+export function parameters(
+    trackers: readonly Model[],
+    job: Pick<Job, 'startFrame' | 'stopFrame'> | null,
+): ActionParameters {
     const titles = trackers.map(titleOf);
     const checkbox = { type: 'checkbox', values: ['true', 'false'] } as const;
     return {
-        [TARGET]: {
+        [job ? `${TARGET} (${job.startFrame} to ${job.stopFrame})` : TARGET]: {
             type: 'number',
             values: ({ instance }) => [instance.startFrame, instance.stopFrame, 1].map(String),
             defaultValue: ({ instance }) => String(instance.stopFrame),
@@ -41,9 +49,10 @@ export function parameters(trackers: readonly Model[]): ActionParameters {
     };
 }
 
-/** The annotator's choices; CVAT offers the last ones again, even in a job with other frames: these mean its end. */
+/** The annotator's choices; a target frame that is none of the job's means its end. */
 export function readSettings(chosen: Record<string, unknown>, job: Job): Settings {
-    const target = Number(chosen[TARGET] ?? job.stopFrame);
+    const name = Object.keys(chosen).find((each) => each.startsWith(TARGET)) ?? TARGET;
+    const target = Number(chosen[name] ?? job.stopFrame);
     const isInJob = target >= job.startFrame && target <= job.stopFrame;
     const tracker = chosen[TRACKER];
     const onlyAround = String(chosen[AROUND]) === 'true';

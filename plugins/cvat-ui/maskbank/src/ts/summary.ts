@@ -44,11 +44,13 @@ export function sentenceOfSwitchedOff(tracks: readonly SwitchedOff[], labels: Jo
  * What was tracked, where objects are gone or the tracker is unsure of them or of a box, and which frame to outline next.
  *
  * @param frames those that were tracked and those on which objects were outlined at the start, in order
+ * @param locked how many objects were left because they are locked
  */
 export function summaryOf(
     { done, hardBoxes, found, end }: Tracked,
     names: readonly string[],
     frames: readonly number[],
+    locked = 0,
 ): Summary {
     const parts = [`Tracked ${counted(done.length, 'frame')}, up to frame ${done.at(-1)}.`];
     const remarks = found.flatMap((own, index) => {
@@ -70,6 +72,9 @@ export function summaryOf(
         parts.push(
             `Hard to make out in its box: ${boxes.join(', ')}${others}; a polygon drawn over the box says more.`,
         );
+    }
+    if (locked) {
+        parts.push(`Left as it was, because locked: ${counted(locked, 'object')}.`);
     }
     const isHidden = found.every((own) => [...own.values()].every(({ confidence }) => confidence === null));
     if (isHidden || end.reason === 'unsure') {
@@ -108,7 +113,7 @@ function framesWhere(own: ReadonlyMap<number, Prediction>, holds: (prediction: P
 /** Frame numbers in few words: 3-5, 9. */
 export function ranges(frames: readonly number[]): string {
     const runs: [number, number][] = [];
-    for (const frame of [...frames].sort((one, other) => one - other)) {
+    for (const frame of [...new Set(frames)].sort((one, other) => one - other)) {
         const last = runs.at(-1);
         if (last && last[1] === frame - 1) {
             last[1] = frame;

@@ -2,7 +2,7 @@ import { ahead } from './ahead';
 import type { Found } from './joining';
 import { joinSweeps } from './joining';
 import type { Outline } from './outlines';
-import { sameOutline } from './outlines';
+import { isWhole, OUTLINE_TYPES, sameOutline } from './outlines';
 import { Cancelled, patiently, statusOf } from './patience';
 import type { Certainty } from './states';
 import { readState } from './states';
@@ -77,8 +77,9 @@ type Call = (request: TrackerRequest) => Promise<unknown>;
  *
  * What fails before the first frame is done is thrown; what fails later ends the tracking, and what was done stays.
  */
-export async function trackObjects(send: Call, objects: readonly Target[], options: Options): Promise<Tracked> {
-    const call: Call = (request) => patiently(() => send(request), options);
+export async function trackObjects(send: Call, objects: readonly Target[], asked: Options): Promise<Tracked> {
+    const call: Call = (request) => patiently(() => send(request), asked);
+    const options = { ...asked, isDeleted: (frame: number) => patiently(() => asked.isDeleted(frame), asked) };
     const tracked = await sweepForward(call, objects, options);
     if (tracked.end.reason !== 'finished') {
         return tracked;
@@ -375,7 +376,16 @@ function answerFor(objects: number, reply: unknown): Reply {
     const states = statesOf(objects, reply);
     const { shapes } = reply as { shapes?: unknown };
     if (!Array.isArray(shapes) || shapes.length !== objects || !shapes.every(isOutlineOrNull)) {
-        throw new Error('The tracker does not answer as a tracker of masks does; choose another one.');
+        throw new Error(
+            'The tracker does not answer as a tracker of masks does; choose another one, or tell the administrator.',
+        );
+    }
+    const broken = shapes.find((shape) => shape && !isWhole(shape));
+    if (broken) {
+        throw new Error(
+            `The tracker answered with an outline that CVAT cannot draw (${broken.type} of ${broken.points.length} numbers); ` +
+                'tell the administrator.',
+        );
     }
     return { shapes, states };
 }
@@ -390,6 +400,6 @@ function statesOf(objects: number, reply: unknown): unknown[] {
     return [...states];
 }
 
-function isOutlineOrNull(shape: Partial<Outline> | null): boolean {
-    return shape === null || (typeof shape?.type === 'string' && Array.isArray(shape.points));
+function isOutlineOrNull(shape: Partial<Outline> | null): shape is Outline | null {
+    return shape === null || (OUTLINE_TYPES.includes(shape?.type ?? '') && Array.isArray(shape.points));
 }

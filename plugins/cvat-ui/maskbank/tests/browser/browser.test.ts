@@ -37,10 +37,9 @@ test('three masks through the clip', async () => {
     });
     expect(outcome).toMatchObject({ error: null, commits: 1, shownFrames: [] });
     expect(outcome.notices).toMatchObject([{ kind: 'success', message: 'AI tracker', duration: 0 }]);
-    const [, next] =
-        /^Tracked 10 frames, up to frame 10\..* Outline next: frame (\d+), .+\. Click here to go there\.$/.exec(
-            outcome.notices[0]!.description,
-        )!;
+    const [, next] = /^Tracked 10 frames, up to frame 10\..* Outline next: frame (\d+), .+\.$/.exec(
+        outcome.notices[0]!.description,
+    )!;
     const scores = objects.map((object) => {
         const own = outcome.shapes
             .filter(({ group }) => group === object)
@@ -48,8 +47,9 @@ test('three masks through the clip', async () => {
         return own.map(({ score }) => score ?? null);
     });
     expect(suggest(scores)?.position).toBe(Number(next));
-    expect(await setup.clickNotices(8)).toEqual([]); // another job is open
-    expect(await setup.clickNotices(7)).toEqual([Number(next)]);
+    expect(outcome.notices[0]!.button).toBe(`Go to frame ${next}`);
+    expect(await setup.pressButtons(8)).toEqual([]); // another job is open
+    expect(await setup.pressButtons(7)).toEqual([Number(next)]);
     expect(outcome.shapes).toHaveLength(3 * (LAST + 1));
     const tracked: number[] = [];
     for (const { group, label_id, frame, points } of outcome.shapes) {
@@ -158,11 +158,12 @@ test('a request that the function refuses', async () => {
         drawn: [mask(0, TURTLE), { ...mask(0, TURTLE), label_id: 2 }],
     });
     expect(outcome).toMatchObject({
-        error:
-            'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track ' +
-            'from this frame. Its log tells the administrator why.',
+        error: 'AI tracker: nothing was tracked.',
         commits: 0,
-        notices: [], // those of the run before are closed
     });
+    const description =
+        'The tracker refused the request; redraw outlines that are empty or lie under others, or start a new track ' +
+        'from this frame. Its log tells the administrator why.';
+    expect(outcome.notices).toMatchObject([{ kind: 'error', description, duration: 0 }]); // those before are closed
     expect(outcome.shapes).toHaveLength(2);
 });

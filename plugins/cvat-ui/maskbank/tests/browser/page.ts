@@ -19,7 +19,7 @@ export interface Scenario {
 export interface Outcome extends Collection {
     commits: number;
     messages: string[];
-    notices: Omit<Shown, 'onClick'>[];
+    notices: (Omit<Shown, 'btn'> & { button?: string })[];
     shownFrames: number[];
     error: string | null;
     seconds: number;
@@ -38,7 +38,7 @@ const core = coreOf([MASKBANK], async (task, model, args) => {
     return body;
 });
 const shownFrames: number[] = [];
-let openJob = 7;
+let openJob = { id: 7, startFrame: 0, stopFrame: 0 };
 
 window.cvatUI = {
     registerComponent: (builder) => {
@@ -49,7 +49,7 @@ window.cvatUI = {
             store: {
                 getState: () => ({
                     models: { trackers: [MASKBANK] },
-                    annotation: { job: { instance: { id: openJob } } },
+                    annotation: { job: { instance: openJob } },
                 }),
             },
         });
@@ -71,18 +71,21 @@ async function runPlugin({ frames, from, drawn, tracks = [], parameters }: Scena
     );
     const seconds = (performance.now() - started) / 1000;
     const commits = job.commits.length;
-    const notices = shown.map(({ onClick: _, ...notice }) => notice);
+    const notices = shown.map(({ btn, ...notice }) => ({
+        ...notice,
+        button: btn && [btn.props.children].flat().join(''),
+    }));
     return {
         ...(await job.annotations.export()),
         ...{ commits, messages, notices, shownFrames: shownFrames.splice(0), error, seconds },
     };
 }
 
-/** Clicks the notices that are up while a job is open; the frames that are shown then. */
-function clickNotices(job: number): number[] {
-    openJob = job;
-    shown.forEach(({ onClick }) => onClick?.());
+/** Presses the buttons of the notices that are up while a job is open; the frames that are shown then. */
+function pressButtons(job: number): number[] {
+    openJob = { ...openJob, id: job };
+    shown.forEach(({ btn }) => btn?.props.onClick());
     return shownFrames.splice(0);
 }
 
-Object.assign(window, { runPlugin, clickNotices });
+Object.assign(window, { runPlugin, pressButtons });

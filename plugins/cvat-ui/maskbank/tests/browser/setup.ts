@@ -19,7 +19,7 @@ export interface BrowserSetup {
     exchanges: Exchange[];
     run(scenario: Scenario): Promise<Outcome>;
     reload(): Promise<unknown>; // the page
-    clickNotices(job: number): Promise<number[]>; // the frames that are shown then
+    pressButtons(job: number): Promise<number[]>; // the frames that are shown then
     stop(): Promise<void>;
 }
 
@@ -49,12 +49,12 @@ export async function startBrowserSetup(size: number, frames: number): Promise<B
                     (window as unknown as { runPlugin: (wanted: Scenario) => Promise<Outcome> }).runPlugin(wanted),
                 scenario,
             );
-        const clickNotices = (job: number): Promise<number[]> =>
+        const pressButtons = (job: number): Promise<number[]> =>
             tab.evaluate(
-                (open) => (window as unknown as { clickNotices: (job: number) => number[] }).clickNotices(open),
+                (open) => (window as unknown as { pressButtons: (job: number) => number[] }).pressButtons(open),
                 job,
             );
-        return { masks, exchanges: server.exchanges, run, reload: () => tab.reload(), clickNotices, stop };
+        return { masks, exchanges: server.exchanges, run, reload: () => tab.reload(), pressButtons, stop };
     } catch (error) {
         await stop();
         throw error;
@@ -94,6 +94,8 @@ async function bundle(): Promise<string> {
         alias: {
             'cvat-core-wrapper': resolve('tests/cvat.ts'),
             'antd/lib/notification': resolve('tests/notification.ts'),
+            'antd/lib/button': resolve('tests/button.ts'),
+            react: resolve('tests/react.ts'),
         },
     });
     return outputFiles[0]!.text;
