@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _said_of(error: OSError, options: argparse.Namespace) -> str:
-    """A sentence."""
+    """A sentence; `when_full` of the options is for commands that keep less on a full disk than after Ctrl-C."""
     if error.errno in DISK_FULL:
         folder = getattr(options, "out", None) or error.filename
         disk = f"The disk that holds {folder}" if folder else "The disk"

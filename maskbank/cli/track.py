@@ -84,8 +84,8 @@ def _track(options: argparse.Namespace) -> None:
                 with interruptions_held_back():  # both have the frame, or neither
                     results.add(frames.name(index), tracked.image, tracked.ids, tracked.confidence)
                     record.add(index, frames.name(index), tracked.ids.shape, findings)
-                options.when_stopped = KEPT
-                options.when_full = f"{KEPT}, and `maskbank review {options.out}` completes it once there is room"
+                    options.when_stopped = KEPT
+                    options.when_full = f"{KEPT}, and `maskbank review {options.out}` completes it once there is room"
     print(f"Look at {write_page(options.out)}.")
     warn_of_damage(frames)
     if options.suggest:
