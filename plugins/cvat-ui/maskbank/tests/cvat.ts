@@ -252,7 +252,7 @@ export async function runAction(
     }
 }
 
-/** A run that throws the sentence which its notice has, once it is known that CVAT is told of the end. */
+/** The same run, but where it fails it throws what its notice says: CVAT itself is told a few words only. */
 export async function withSentence(run: Promise<void>, notices: (string | [string, string])[]): Promise<void> {
     await run.catch((error: Error) => {
         if (error.message !== 'AI tracker: nothing was tracked.') {
