@@ -246,6 +246,15 @@ describe('what was not tracked of a person’s track', () => {
         expect([10, 14, 17].map(left)).toEqual(before);
     });
 
+    test('what was found is not lost where CVAT cannot say what it was', async () => {
+        job.drawTrack('rectangle', path);
+        server.before = ({ frame }) => {
+            job.annotations.get = frame === 9 ? () => Promise.reject(new Error('Network Error')) : job.annotations.get;
+        };
+        await run(0, 9);
+        expect(job.tracks[0]!.shapes.map(({ frame }) => frame)).toEqual([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 18]);
+    });
+
     test('also where it is gone on the target frame, or the frame behind is deleted', async () => {
         job.drawTrack('rectangle', path);
         const before = [11, 12].map(left);

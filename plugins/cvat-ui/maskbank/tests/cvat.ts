@@ -78,7 +78,12 @@ export class StoredJob implements Job {
     };
 
     readonly annotations = {
-        get: async (frame: number): Promise<ObjectState[]> => [
+        get: async (frame: number): Promise<ObjectState[]> => (this.deleted.has(frame) ? [] : this.statesOn(frame)),
+        export: async (): Promise<Collection> => structuredClone(this.collection),
+    };
+
+    private statesOn(frame: number): ObjectState[] {
+        return [
             ...this.collection.shapes
                 .filter((shape) => shape.frame === frame)
                 .map((shape) => this.stateOf(shape, shape)),
@@ -88,9 +93,8 @@ export class StoredJob implements Job {
                     track.shapes.find((keyframe) => keyframe.frame === frame);
                 return drawn ? [this.stateOf(track, drawn)] : [];
             }),
-        ],
-        export: async (): Promise<Collection> => structuredClone(this.collection),
-    };
+        ];
+    }
 
     private stateOf(object: Shape | Track, drawn: Omit<Keyframe, 'id' | 'frame'>): ObjectState {
         return {
@@ -248,7 +252,7 @@ export async function runAction(
     }
 }
 
-/** A run that throws the sentence which its notice has, once it is known that CVAT is told of the end. */
+/** The same run, but where it fails it throws what its notice says: CVAT itself is told a few words only. */
 export async function withSentence(run: Promise<void>, notices: (string | [string, string])[]): Promise<void> {
     await run.catch((error: Error) => {
         if (error.message !== 'AI tracker: nothing was tracked.') {

@@ -68,8 +68,9 @@ test('what CVAT offers again is of jobs with the same frames', () => {
     const kept: Record<string, unknown> = {}; // by CVAT, for the action
     const open = (job: StoredJob, chosen?: number): number => {
         const offered = Object.entries(parameters([], job)).map(([name, { defaultValue }]) => {
-            kept[name] ??= typeof defaultValue === 'function' ? defaultValue({ instance: job }) : defaultValue;
-            kept[name] = name.startsWith('Target frame') ? (chosen ?? kept[name]) : kept[name];
+            const value =
+                kept[name] ?? (typeof defaultValue === 'function' ? defaultValue({ instance: job }) : defaultValue);
+            kept[name] = name.startsWith('Target frame') ? (chosen ?? value) : value;
             return [name, kept[name]];
         });
         return readSettings(Object.fromEntries(offered), job).target;

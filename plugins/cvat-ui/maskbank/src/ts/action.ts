@@ -14,6 +14,7 @@ import type {
     ObjectState,
     OpenJob,
 } from './cvat-types';
+import type { Annotated } from './drawn-over';
 import { mergeDrawnOver } from './drawn-over';
 import { framesToTrack } from './frames';
 import { withoutLocked } from './locked';
@@ -124,17 +125,13 @@ export class AITracker extends BaseCollectionAction {
         }
         const model = chooseTracker((await this.#core.lambda.list()).models, settings.tracker);
         const everything = await job.annotations.export();
-        const { unlocked, locked } = withoutLocked(
-            {
-                ...{ collection: input.collection, everything },
-                states: await job.annotations.get(frame, false, []),
-                // A shape that is not "auto" any more was changed by a person, be it that only its label was.
-                isMachineMade: (object, drawn) =>
-                    object.source === 'auto' || ('shapes' in object && this.#made.has(drawn)),
-                labels: job.labels,
-            },
-            frame,
-        );
+        const annotated: Annotated = {
+            ...{ collection: input.collection, everything, labels: job.labels },
+            states: await job.annotations.get(frame, false, []),
+            // A shape that is not "auto" any more was changed by a person, be it that only its label was.
+            isMachineMade: (object, drawn) => object.source === 'auto' || ('shapes' in object && this.#made.has(drawn)),
+        };
+        const { unlocked, locked } = withoutLocked(annotated, frame);
         const { merged, over } = mergeDrawnOver(unlocked, frame);
         const notify: Asked['notify'] = (kind, sentence) => this.#screen.notify(kind, sentence);
         const lost = over.filter(({ shape, track }) => lostAttributes(shape, track.attributes, job.labels).length);
@@ -163,7 +160,7 @@ export class AITracker extends BaseCollectionAction {
             this.#frameToShow = input.frameData.number; // CVAT does not draw anew what was cancelled
         }
         const found = await withBeside(byObject(runs, outcomes), {
-            statesOn: (each) => job.annotations.get(each, false, []),
+            statesOn: (each) => job.annotations.get(each, false, []).catch(() => []), // or what was tracked would be lost
             nextFrame: (each, towards) => this.#nextFrame(numbers, each, towards),
         });
         const tracks = resultsOf(found, job.labels, await this.#nextFrames(numbers, found), (drawn, attribute) =>
