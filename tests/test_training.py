@@ -476,6 +476,17 @@ def test_run_is_stopped_resumed_and_ends(data, tmp_path, tiny, capsys):
     assert f"The run in {out} had ended: nothing was trained. New data needs a new --out." in capsys.readouterr().err
 
 
+def test_ctrl_c_says_what_the_run_goes_on_from(data, tmp_path, monkeypatch, capsys):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer.Trainer, "loss", interrupted)
+    command = ["train", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "2"]
+    assert cli.main(command) == 130
+    said = "stopped; the same command goes on from what was saved last, two minutes ago at most."
+    assert capsys.readouterr().err.splitlines()[-1] == f"maskbank: {said}"
+
+
 def test_a_run_is_resumed_as_it_began(data, tmp_path, tiny):
     """Else weights would be a blend with others than it started from, or its rate leap."""
     train([data], tmp_path, RunOptions(minutes=1, stop_after=1e-12), schedule=tiny)

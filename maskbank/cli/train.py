@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # what commands need is imported when they run
     from maskbank.training.run import RunOptions
 
 SCHEDULES = ("small", "short", "light", "long", "stills", "large")
+GOES_ON = "the same command goes on from what was saved last, two minutes ago at most"
 EXCLUDE_HELP = "sources to leave out, or sequences of them: davis16_train/bear"
 
 
@@ -68,7 +69,7 @@ def _add_train(commands: Commands) -> None:
         "--val-every", type=as_minutes, default=15.0, metavar="MINUTES", help="how often (default: %(default)s)"
     )
     train.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
-    train.set_defaults(run=_train, extra="train")
+    train.set_defaults(run=_train, extra="train", when_stopped=GOES_ON)
 
 
 def _add_folds(commands: Commands) -> None:
@@ -129,7 +130,7 @@ def _add_train_interactor(commands: Commands) -> None:
     interactor.add_argument("--init", type=Path, metavar="FILE", help="weights to start from (default: ImageNet's)")
     interactor.add_argument("--exclude", nargs="*", action="extend", default=[], metavar="SOURCE", help=EXCLUDE_HELP)
     interactor.add_argument("--seed", type=int, default=0, help="of all random numbers (default: %(default)s)")
-    interactor.set_defaults(run=_train_interactor, extra="train")
+    interactor.set_defaults(run=_train_interactor, extra="train", when_stopped=GOES_ON)
 
 
 def _folds(text: str) -> int:
