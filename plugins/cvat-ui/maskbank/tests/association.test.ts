@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { AITracker } from '../src/ts/action';
 import type { Shape } from '../src/ts/cvat-types';
 import { coreOf, MemoryStorage, runAction, StoredJob, withSentence } from './cvat';
-import { MASKBANK, Server } from './server';
+import { MASKBANK, screenOf, Server } from './server';
 
 const AROUND = { 'Only up to the outlines around this frame': 'true' };
 const LAST = 59;
@@ -16,17 +16,8 @@ beforeEach(async () => {
     job = new StoredJob(Array.from({ length: LAST + 1 }, (_, frame) => frame));
     server = new Server();
     notices = [];
-    const screen = {
-        trackers: () => [MASKBANK],
-        openJob: () => job,
-        notify: (_: string, sentence: string) => void notices.push(sentence),
-        showSummary: () => {},
-        holdPage: () => () => {},
-        closeNotices: () => {},
-        showFrame: async () => {},
-    };
     const storage = new MemoryStorage();
-    action = new AITracker(coreOf([MASKBANK], server.call), screen, () => storage);
+    action = new AITracker(coreOf([MASKBANK], server.call), screenOf(job, notices), () => storage);
 });
 
 async function run(frame: number, options: Record<string, string | number> = {}): Promise<void> {

@@ -3,7 +3,7 @@ import { beforeEach, describe, expect, test } from 'vitest';
 import { AITracker } from '../src/ts/action';
 import type { Attribute, Shape } from '../src/ts/cvat-types';
 import { coreOf, interpolated, MemoryStorage, runAction, StoredJob, withSentence } from './cvat';
-import { MASKBANK, moved, Server } from './server';
+import { MASKBANK, moved, screenOf, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
 const MASK = [0, 2, 1, 3, 100, 50, 102, 51];
@@ -18,16 +18,7 @@ let storage: MemoryStorage;
 let notices: string[];
 
 function pageLoaded(): void {
-    const screen = {
-        trackers: () => [MASKBANK],
-        openJob: () => job,
-        notify: (_: string, sentence: string) => void notices.push(sentence),
-        showSummary: () => {},
-        holdPage: () => () => {},
-        closeNotices: () => {},
-        showFrame: async () => {},
-    };
-    action = new AITracker(coreOf([MASKBANK], server.call), screen, () => storage);
+    action = new AITracker(coreOf([MASKBANK], server.call), screenOf(job, notices), () => storage);
 }
 
 beforeEach(() => {

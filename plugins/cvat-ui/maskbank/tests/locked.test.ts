@@ -2,7 +2,7 @@ import { beforeEach, expect, test } from 'vitest';
 import { AITracker } from '../src/ts/action';
 import type { Shape } from '../src/ts/cvat-types';
 import { coreOf, MemoryStorage, runAction, StoredJob, withSentence } from './cvat';
-import { MASKBANK, moved, Server } from './server';
+import { MASKBANK, moved, screenOf, Server } from './server';
 
 const BOX = [10, 20, 30, 40];
 const MASK = [0, 2, 1, 3, 100, 50, 102, 51];
@@ -17,15 +17,8 @@ let summaries: string[];
 beforeEach(() => {
     job = new StoredJob(Array.from({ length: LAST + 1 }, (_, frame) => frame));
     [notices, summaries] = [[], []];
-    const screen = {
-        trackers: () => [MASKBANK],
-        openJob: () => job,
-        notify: (_: string, sentence: string) => void notices.push(sentence),
-        showSummary: ({ text }: { text: string }) => void summaries.push(text),
-        holdPage: () => () => {},
-        closeNotices: () => {},
-        showFrame: async () => {},
-    };
+    const showSummary = ({ text }: { text: string }): void => void summaries.push(text);
+    const screen = { ...screenOf(job, notices), showSummary };
     const storage = new MemoryStorage();
     action = new AITracker(coreOf([MASKBANK], new Server().call), screen, () => storage);
 });

@@ -1,5 +1,6 @@
 /** A CVAT server with a tracker behind it, whose objects move one pixel to the right with every frame number. */
-import type { Model } from '../src/ts/cvat-types';
+import type { Screen } from '../src/ts/action';
+import type { Model, OpenJob } from '../src/ts/cvat-types';
 import type { Outline } from '../src/ts/outlines';
 import { asType } from '../src/ts/outlines';
 import type { Call } from './cvat';
@@ -10,6 +11,19 @@ export const MASKBANK: Model = {
     kind: 'tracker',
     supportedShapeTypes: ['rectangle', 'polygon', 'mask', 'ellipse'],
 };
+
+/** A screen that lists this tracker and keeps the sentences of notices. */
+export function screenOf(job: OpenJob, notices: string[]): Screen {
+    return {
+        trackers: () => [MASKBANK],
+        openJob: () => job,
+        notify: (_, sentence) => void notices.push(sentence),
+        showSummary: () => {},
+        holdPage: () => () => {},
+        closeNotices: () => {},
+        showFrame: async () => {},
+    };
+}
 
 export interface Request {
     type: string;
